@@ -1,0 +1,9 @@
+//! Every rank's columns side by side, on every rank.
+
+use crate::{Result, memory::Memory};
+
+/// See the module.
+pub trait AllGather: Memory {
+    /// `[rows, ranks × columns]` from each rank's `x [rows, columns]`, rank 0's columns first.
+    fn all_gather(&self, x: Self::Tensor) -> Result<Self::Tensor>;
+}

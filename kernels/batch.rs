@@ -1,0 +1,74 @@
+//! The flat batch of a step, as every operation sees it; and the shapes that attention needs.
+
+use crate::KvDType;
+
+/// One step's tokens, all sequences end to end. Every rank builds the same one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Token ids, `[tokens]`.
+    pub tokens: Vec<u32>,
+    /// Index of each token in its own sequence, `[tokens]`.
+    pub positions: Vec<u32>,
+    /// Where each token's key and value go: `block × block_size + offset`, `[tokens]`.
+    pub slot_mapping: Vec<u32>,
+    /// Where each sequence begins in the flat batch, `[sequences + 1]`, the last entry = tokens.
+    pub query_starts: Vec<u32>,
+    /// Tokens that each sequence's last query sees, itself included, `[sequences]`.
+    pub context_lengths: Vec<u32>,
+    /// Each sequence's blocks in order, at least `context_length / block_size` rounded up, `[sequences]`.
+    pub block_tables: Vec<Vec<u32>>,
+    /// The flat rows whose logits are wanted, ascending.
+    pub sampled_rows: Vec<u32>,
+}
+
+/// The heads of one rank. Query heads are a contiguous range of the model's; so are the KV heads they read.
+/// Where a boundary between ranks falls inside a group of query heads, both ranks hold that KV head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads of this rank.
+    pub query: usize,
+    /// KV heads of this rank.
+    pub kv: usize,
+    /// Elements of a head.
+    pub dim: usize,
+    /// Query heads that share one KV head, in the whole model.
+    pub group: usize,
+    /// Place of this rank's first query head within its group, `0..group`.
+    pub first_in_group: usize,
+}
+
+impl Heads {
+    /// The KV head (of this rank) that a query head (of this rank) reads.
+    pub fn kv_of(&self, query: usize) -> usize {
+        (self.first_in_group + query) / self.group
+    }
+
+    /// Columns of a fused query-key-value row: query heads, then key heads, then value heads.
+    pub fn qkv_columns(&self) -> usize {
+        (self.query + 2 * self.kv) * self.dim
+    }
+}
+
+/// The size of a rank's KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvShape {
+    /// Layers of the model.
+    pub layers: usize,
+    /// Blocks, each of `block_size` slots.
+    pub blocks: usize,
+    /// Slots of a block.
+    pub block_size: usize,
+    /// KV heads of this rank.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Storage format.
+    pub dtype: KvDType,
+}
+
+impl KvShape {
+    /// Bytes of one block over all layers, keys and values.
+    pub fn block_bytes(&self) -> usize {
+        self.layers * 2 * self.block_size * self.kv_heads * self.head_dim * self.dtype.bytes()
+    }
+}

@@ -1,0 +1,9 @@
+//! One rank's small integers, on every rank: the tokens that rank 0 sampled.
+
+use crate::{Result, memory::Memory};
+
+/// See the module.
+pub trait Broadcast: Memory {
+    /// `values` become rank 0's; the length is the same on all ranks.
+    fn broadcast(&self, values: &mut [u32]) -> Result<()>;
+}

@@ -1,0 +1,1 @@
+//! The meeting place of CPU ranks: a segment of shared memory in which collectives happen.

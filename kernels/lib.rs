@@ -1,0 +1,53 @@
+//! Everything that touches a device, and nothing else: no model, no process, no sequence.
+//!
+//! A model is written once, against [`Backend`]: about a dozen *fused* operations rather than a tensor algebra.
+//! Each operation has one folder: `mod.rs` holds its contract (a trait), a plain reference and a conformance
+//! check; `cpu.rs` beside it is the fast text for the CPU. Collectives are operations like the others.
+//!
+//! Notation: `[rows, columns]` is row-major f32 unless said; a *row* is one token of the flat batch.
+
+pub mod batch;
+pub mod dtype;
+pub mod error;
+pub mod matrix;
+
+pub mod cpu;
+pub mod group;
+
+pub mod all_gather;
+pub mod all_reduce;
+pub mod attention;
+pub mod broadcast;
+pub mod embed;
+pub mod matmul;
+pub mod memory;
+pub mod rms_norm;
+pub mod rotary;
+pub mod select_rows;
+pub mod silu_mul;
+pub mod store_kv;
+
+pub use batch::{Batch, Heads, KvShape};
+pub use dtype::{DType, KvDType};
+pub use error::DeviceError;
+pub use matrix::Matrix;
+
+/// What every operation answers.
+pub type Result<T> = std::result::Result<T, DeviceError>;
+
+/// A kind of device, as the sum of the operations that a model asks of it.
+pub trait Backend:
+    memory::Memory
+    + embed::Embed
+    + matmul::MatMul
+    + rms_norm::RmsNorm
+    + rotary::Rotary
+    + store_kv::StoreKv
+    + attention::Attention
+    + silu_mul::SiluMul
+    + select_rows::SelectRows
+    + all_reduce::AllReduce
+    + all_gather::AllGather
+    + broadcast::Broadcast
+{
+}

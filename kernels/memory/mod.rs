@@ -1,0 +1,34 @@
+//! Memory of a device: activations, weights, the KV cache, and the way between host and device.
+
+use crate::{Batch, KvShape, Matrix, Result};
+
+/// Where a model's numbers live.
+pub trait Memory: Send + Sized + 'static {
+    /// Activations or a small vector, `[rows, columns]`, in the device's computation type (f32 on the CPU).
+    type Tensor: Send;
+    /// A weight matrix `[outputs, inputs]` in the form that the device's kernels read.
+    type Weight: Send;
+    /// The step's batch on the device.
+    type Batch;
+    /// Keys and values of all layers, by block.
+    type KvCache: Send;
+
+    /// The device's name for people, for instance `cpu (2 threads, avx2)`.
+    fn name(&self) -> String;
+
+    /// Copies `values` (`rows × columns`, row-major) to the device.
+    fn tensor(&self, rows: usize, columns: usize, values: &[f32]) -> Result<Self::Tensor>;
+
+    /// Copies a tensor to the host, row-major.
+    fn to_host(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
+
+    /// Takes a weight whose outputs are those of `parts`, one after the other (`q`, `k`, `v`, say); all have the same
+    /// number of columns, dtypes may differ. The CPU reads the parts where they lie.
+    fn weight(&self, parts: Vec<Matrix>) -> Result<Self::Weight>;
+
+    /// Hands a step's batch to the device.
+    fn batch(&self, batch: Batch) -> Result<Self::Batch>;
+
+    /// Takes the memory of a KV cache, zeroed.
+    fn kv_cache(&self, shape: KvShape) -> Result<Self::KvCache>;
+}

@@ -1,0 +1,16 @@
+//! Writes the step's keys and values into their slots of the KV cache.
+
+use crate::{Heads, Result, memory::Memory};
+
+/// See the module.
+pub trait StoreKv: Memory {
+    /// Stores the key and value heads of `qkv [tokens, heads.qkv_columns()]` in layer `layer` at the batch's slot mapping.
+    fn store_kv(
+        &self,
+        cache: &mut Self::KvCache,
+        layer: usize,
+        qkv: &Self::Tensor,
+        heads: &Heads,
+        batch: &Self::Batch,
+    ) -> Result<()>;
+}

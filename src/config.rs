@@ -1,0 +1,1 @@
+//! Every flag: name, default, bound and help, in one place.

@@ -1,0 +1,73 @@
+//! What the API hands to the engine, and what comes back.
+
+use std::time::Duration;
+
+use workers::link::{report::Logprobs, sampling::Sampling};
+
+/// One sequence to generate. A client's request with `n = 2` becomes two of these.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewRequest {
+    /// The client-visible id, for logs.
+    pub id: String,
+    /// The prompt's tokens, at least one, all within the vocabulary; shorter than the context.
+    pub prompt: Vec<u32>,
+    /// How tokens are chosen. `stop_token_ids` holds the model's end-of-sequence ids too, unless the client ignores them.
+    pub sampling: Sampling,
+    /// Most tokens to generate, at least one; prompt and these together fit the context.
+    pub max_tokens: u32,
+    /// How long it may wait to be admitted; none: for ever.
+    pub max_waiting: Option<Duration>,
+}
+
+/// Why a sequence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// It sampled one of its stop tokens.
+    Stop,
+    /// It reached its `max_tokens`.
+    Length,
+}
+
+/// Why a sequence could not be finished.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The waiting queue is full, or too many requests are open (429).
+    #[error("the server is at its limit of {limit} concurrent requests")]
+    QueueFull {
+        /// The limit that was met.
+        limit: usize,
+    },
+    /// Not admitted within its `max_waiting` (408).
+    #[error("the request waited longer than {} s for its turn", .0.as_secs_f32())]
+    WaitedTooLong(Duration),
+    /// The server is draining or its ranks are not up yet (503).
+    #[error("the server is not accepting requests: {0}")]
+    Unavailable(String),
+    /// The ranks died while it ran (500).
+    #[error("the request was lost: {0}")]
+    RanksLost(String),
+    /// It can never fit: longer than the whole KV cache (400).
+    #[error("{0}")]
+    TooLarge(String),
+}
+
+/// What a running sequence tells its client, in this order: `Started`, tokens, then `Finished` or `Failed`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// It was admitted for the first time.
+    Started {
+        /// Prompt tokens found in the prefix cache.
+        cached_tokens: u32,
+    },
+    /// One more token.
+    Token {
+        /// The token.
+        token: u32,
+        /// Present where they were asked for.
+        logprobs: Option<Logprobs>,
+    },
+    /// Nothing follows. The token that ended it (a stop token included) came before this as a `Token`.
+    Finished(Finish),
+    /// Nothing follows.
+    Failed(Failure),
+}

@@ -1,0 +1,16 @@
+//! Shardwire decides here: text in, text out, and which tokens next. No tensor is ever seen in this crate.
+//!
+//! A request's way: [`api`] (HTTP) → [`text`] (template, tokens) → [`engine`] (schedule, publish, collect, deliver) and
+//! back. [`supervisor`] keeps the worker processes alive beside it, [`monitor`] counts, [`config`] names every flag.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod config;
+pub mod default_model;
+pub mod engine;
+pub mod monitor;
+pub mod serve;
+pub mod supervisor;
+pub mod text;
+pub mod top;

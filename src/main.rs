@@ -1,0 +1,3 @@
+//! The `shardwire` binary: one match over its subcommands.
+
+fn main() {}

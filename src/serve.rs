@@ -1,0 +1,1 @@
+//! `shardwire serve`: wires config, text, engine, supervisor and HTTP together; signals and exit codes.

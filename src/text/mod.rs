@@ -1,0 +1,1 @@
+//! Strings and tokens: chat templates, tokenizers, incremental detokenizing, stop strings.

@@ -1,0 +1,1 @@
+//! `shardwire top`: a live terminal view of the ranks.

@@ -1,0 +1,1 @@
+//! The memory behind block ids: how many blocks fit.

@@ -1,0 +1,12 @@
+//! One process per rank: takes a step from the link, runs this rank's shard of the model, reports what was sampled.
+//!
+//! No text, no HTTP, no scheduling policy. A worker is the `shardwire` binary re-executing itself; [`worker::run`] is
+//! its whole life.
+
+pub mod kv_cache;
+pub mod layers;
+pub mod link;
+pub mod models;
+pub mod sampler;
+pub mod weights;
+pub mod worker;

@@ -1,0 +1,54 @@
+//! The frame of the step ring: what all ranks compute next.
+//!
+//! New sequences travel once and in full; known ones only by what changed. Token ids of a decode step do not travel at
+//! all: every rank knows the token that was sampled last.
+
+use serde::{Deserialize, Serialize};
+
+use super::sampling::Sampling;
+
+/// Names one sequence for as long as it lives on the ranks. Never reused within an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SequenceId(pub u64);
+
+/// One forward pass of one batch on all ranks. Ranks apply the fields in this order.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Counts up by one within an epoch, from 1.
+    pub number: u64,
+    /// Sequences to forget: finished, aborted or preempted since the last step.
+    pub finished: Vec<SequenceId>,
+    /// Sequences the ranks have not met (a preempted one comes back under a new id).
+    pub started: Vec<NewSequence>,
+    /// What to compute, in the order of the flat batch. May be empty: then ranks only forget and learn.
+    pub batch: Vec<Chunk>,
+}
+
+/// A sequence as the ranks meet it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NewSequence {
+    /// Its name from here on.
+    pub id: SequenceId,
+    /// All its tokens so far: the prompt, and what was sampled before it was preempted.
+    pub tokens: Vec<u32>,
+    /// How many of `tokens` are the prompt; the rest count as generated (penalties, `min_tokens`).
+    pub prompt_length: u32,
+    /// How to choose its next tokens.
+    pub sampling: Sampling,
+}
+
+/// The part of one sequence that a step computes: tokens `start .. start + count`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    /// Which sequence.
+    pub id: SequenceId,
+    /// First token to compute; all before it are in the KV cache.
+    pub start: u32,
+    /// How many, at least one.
+    pub count: u32,
+    /// Blocks to append to its block table before computing (all of its cached prefix too, the first time).
+    pub new_blocks: Vec<u32>,
+    /// Whether the last token's logits are sampled: true once the chunk reaches the sequence's end. The ranks append
+    /// the sampled token to the sequence.
+    pub samples: bool,
+}

@@ -1,0 +1,1 @@
+//! The model families: one short file each and one line in the table.

@@ -1,0 +1,1 @@
+//! Logits → token: a pure function of (logits, parameters, seed, position).
