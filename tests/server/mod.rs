@@ -24,7 +24,11 @@ pub fn smollm2() -> PathBuf {
         let home = PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
         home.join(".cache/shardwire/models/SmolLM2-135M-Instruct.Q4_1.gguf")
     });
-    assert!(path.exists(), "{} is missing: run `shardwire fetch`, or name the file in SHARDWIRE_SMOLLM2", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run `shardwire fetch`, or name the file in SHARDWIRE_SMOLLM2",
+        path.display()
+    );
     path
 }
 
