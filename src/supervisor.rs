@@ -1,1 +1,149 @@
 //! Starts, watches and stops the workers; the group of ranks is the unit of restart.
+//!
+//! One thread, `sw-supervisor`, lives through epochs: start a group, wait until every rank is ready, hand it to the
+//! engine, watch it, and on a death, a stall or the engine's alarm take it down and start the next. It sleeps on one
+//! channel ([`Event`]); everybody else only reads the [`status`].
+//!
+//! ```text
+//!            spawn            all ready            death · stall · alarm
+//!  (start) ────────► loading ──────────► serving ───────────────────────► down ── pause ──► loading …
+//!                       │ first start fails                                 │ too many restarts
+//!                       └──► LoadFailed (exit 2)                            └──► GaveUp (exit 3)
+//! ```
+
+mod cores;
+mod process;
+mod report;
+mod restart;
+mod worker_log;
+
+use std::{path::PathBuf, sync::Mutex, thread::JoinHandle, time::Duration};
+
+use crossbeam::channel::{Receiver, Sender};
+use tokio::sync::mpsc::UnboundedReceiver;
+use workers::worker::WorkerConfig;
+
+pub use cores::{AvailableCores, CorePlan};
+pub use report::{RankReport, RanksReport, ReportedState};
+
+/// What the supervisor is told at the start.
+#[derive(Debug, Clone)]
+pub struct SupervisorConfig {
+    /// As every rank gets it. `rank`, `epoch`, `link`, `threads`, `cores` and `spin` are filled in here, per start.
+    pub worker: WorkerConfig,
+    /// Compute threads of a rank; none: cores ÷ ranks.
+    pub threads_per_rank: Option<usize>,
+    /// Folder of `workerlog.N`.
+    pub log_dir: PathBuf,
+    /// With work outstanding and nothing moving for this long, the group is restarted.
+    pub stall_timeout: Duration,
+    /// Restarts within ten minutes before it gives up.
+    pub restarts_max: usize,
+}
+
+/// What the server must know of the workers' fate. `Ready` comes once per start of the group; nothing follows the
+/// other two.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every rank is ready, and the engine has the group.
+    Ready {
+        /// How often the group was started before.
+        epoch: u64,
+        /// KV blocks that every rank has room for.
+        kv_blocks: usize,
+        /// Compute threads of each rank.
+        threads_per_rank: usize,
+    },
+    /// The first start failed: one line that names the cause. Exit code 2.
+    LoadFailed(String),
+    /// Too many restarts: one line that names the last cause. Exit code 3.
+    GaveUp(String),
+}
+
+/// What happens to the group, as the supervisor's thread hears it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Event {
+    /// A worker of this epoch has ended.
+    Exited { epoch: u64, rank: usize },
+    /// The engine cannot go on with the group.
+    Alarm(String),
+    /// The server stops.
+    Stop,
+}
+
+/// Two ends for the engine's complaints, made before the engine and the supervisor so that each can be given its own.
+pub fn alarm() -> (Alarm, Alarms) {
+    let (sender, receiver) = crossbeam::channel::unbounded();
+    (Alarm(sender.clone()), Alarms { sender, receiver })
+}
+
+/// Tells the supervisor that the ranks broke the protocol: it treats the group as dead.
+#[derive(Debug, Clone)]
+pub struct Alarm(Sender<Event>);
+
+impl Alarm {
+    /// Raises it; does not wait.
+    pub fn raise(&self, reason: impl Into<String>) {
+        // Without a receiver the supervisor has ended, and the group with it.
+        let _ = self.0.send(Event::Alarm(reason.into()));
+    }
+}
+
+/// The supervisor's end of [`alarm`].
+#[derive(Debug)]
+pub struct Alarms {
+    sender: Sender<Event>,
+    receiver: Receiver<Event>,
+}
+
+/// What the supervisor asks of the engine.
+pub trait Serving: Send + 'static {
+    /// Whether sequences wait or run.
+    fn has_work(&self) -> bool;
+}
+
+/// The workers' guardian. Dropping it stops them.
+#[derive(Debug)]
+pub struct Supervisor {
+    events: Sender<Event>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Supervisor {
+    /// Starts the first group, in the background: the outcomes tell how that goes.
+    pub fn start(
+        config: SupervisorConfig,
+        engine: impl Serving,
+        alarms: Alarms,
+    ) -> std::io::Result<(Self, UnboundedReceiver<Outcome>)> {
+        let (_outcomes, receiver) = tokio::sync::mpsc::unbounded_channel();
+        let events = alarms.sender;
+        let _ = (config, engine, alarms.receiver);
+        Ok((Self { events, thread: Mutex::new(None) }, receiver))
+    }
+
+    /// The body of `GET /ranks`, now.
+    pub fn ranks(&self) -> RanksReport {
+        RanksReport { world_size: 0, epoch: 0, restarts: 0, ranks: Vec::new() }
+    }
+
+    /// Whether every rank is ready and, with work outstanding, moves; else why not, naming the rank (`/health`'s reason).
+    pub fn health(&self) -> Result<(), String> {
+        Err("the ranks are starting".into())
+    }
+
+    /// Stops every worker and returns when none is left, within about three seconds. Blocks: not for async threads.
+    pub fn stop(&self) {
+        let _ = self.events.send(Event::Stop);
+        let thread = self.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
