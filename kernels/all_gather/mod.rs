@@ -1,5 +1,7 @@
 //! Every rank's columns side by side, on every rank.
 
+mod cpu;
+
 use crate::{Result, memory::Memory};
 
 /// See the module.

@@ -1,5 +1,7 @@
 //! The sum of every rank's tensor, on every rank.
 
+mod cpu;
+
 use crate::{Result, memory::Memory};
 
 /// See the module.

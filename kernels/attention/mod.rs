@@ -3,6 +3,8 @@
 //! The keys of a query are visited in one fixed order (its blocks, from the first), so the result has the same bits
 //! whether the query came alone, in a chunk, or after a cached prefix.
 
+mod cpu;
+
 use crate::{Heads, Result, memory::Memory};
 
 /// See the module.

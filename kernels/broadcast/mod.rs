@@ -1,5 +1,7 @@
 //! One rank's small integers, on every rank: the tokens that rank 0 sampled.
 
+mod cpu;
+
 use crate::{Result, memory::Memory};
 
 /// See the module.

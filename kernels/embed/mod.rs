@@ -1,5 +1,7 @@
 //! Token ids to hidden states: rows of the embedding table, split over ranks by vocabulary.
 
+mod cpu;
+
 use crate::{Result, memory::Memory};
 
 /// See the module.

@@ -4,6 +4,11 @@
 //! its inputs in one fixed order that depends on nothing else in the batch, so a row's result has the same bits
 //! alone, in a batch or in a chunk.
 
+mod cpu;
+mod dequantize;
+
+pub use dequantize::dequantize;
+
 use crate::{Result, memory::Memory};
 
 /// See the module.

@@ -1,5 +1,7 @@
 //! Memory of a device: activations, weights, the KV cache, and the way between host and device.
 
+mod cpu;
+
 use crate::{Batch, KvShape, Matrix, Result};
 
 /// Where a model's numbers live.

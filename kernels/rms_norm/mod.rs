@@ -1,6 +1,8 @@
 //! Root-mean-square normalisation, alone and fused with the residual addition before it.
 //! `y = w · x / sqrt(mean(x²) + eps)` over a row, in f32 (Zhang & Sennrich 2019).
 
+mod cpu;
+
 use crate::{Heads, Result, memory::Memory};
 
 /// See the module.

@@ -1,5 +1,7 @@
 //! Rotary position embedding (Su et al. 2021) on the query and key heads of fused rows.
 
+mod cpu;
+
 use crate::{Heads, Result, memory::Memory};
 
 /// Which two elements of a head turn together.

@@ -1,5 +1,7 @@
 //! Keeps the rows whose logits are wanted.
 
+mod cpu;
+
 use crate::{Result, memory::Memory};
 
 /// See the module.

@@ -1,5 +1,7 @@
 //! The gate of a SwiGLU block (Shazeer 2020).
 
+mod cpu;
+
 use crate::{Result, memory::Memory};
 
 /// See the module.

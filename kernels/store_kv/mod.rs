@@ -1,5 +1,7 @@
 //! Writes the step's keys and values into their slots of the KV cache.
 
+mod cpu;
+
 use crate::{Heads, Result, memory::Memory};
 
 /// See the module.

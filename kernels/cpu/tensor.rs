@@ -1,0 +1,128 @@
+//! Activations and weights as the CPU sees them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::Matrix;
+
+/// `[rows, columns]` of f32, row-major. Its memory goes back to the device's [`Buffers`] when it is dropped, so that a
+/// steady step asks the allocator for nothing.
+pub struct Tensor {
+    rows: usize,
+    columns: usize,
+    data: Vec<f32>,
+    home: Buffers,
+}
+
+impl Tensor {
+    /// A tensor whose contents are left over from another, or zeros.
+    pub(super) fn take(home: &Buffers, rows: usize, columns: usize) -> Self {
+        Self { rows, columns, data: home.take(rows * columns), home: home.clone() }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// All elements, row-major.
+    pub fn data(&self) -> &[f32] {
+        &self.data
+    }
+
+    /// All elements, row-major.
+    pub fn data_mut(&mut self) -> &mut [f32] {
+        &mut self.data
+    }
+
+    /// One row.
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.data[row * self.columns..][..self.columns]
+    }
+
+    /// One row.
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        &mut self.data[row * self.columns..][..self.columns]
+    }
+}
+
+impl Drop for Tensor {
+    fn drop(&mut self) {
+        self.home.give_back(std::mem::take(&mut self.data));
+    }
+}
+
+/// A device's list of free buffers, shared with its tensors.
+#[derive(Clone, Default)]
+pub(crate) struct Buffers(Arc<Mutex<Vec<Vec<f32>>>>);
+
+impl Buffers {
+    /// More free buffers than a forward pass has tensors alive would only be hoarding.
+    const KEPT_MAX: usize = 16;
+
+    /// The smallest free buffer that is large enough, else a fresh one.
+    fn take(&self, length: usize) -> Vec<f32> {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let best = (0..free.len()).filter(|&i| free[i].capacity() >= length).min_by_key(|&i| free[i].capacity());
+        let mut buffer = best.map(|i| free.swap_remove(i)).unwrap_or_default();
+        drop(free);
+        buffer.resize(length, 0.0);
+        buffer
+    }
+
+    /// Keeps the buffer; of too many, the smallest goes.
+    fn give_back(&self, buffer: Vec<f32>) {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        free.push(buffer);
+        if free.len() > Self::KEPT_MAX {
+            let smallest = (0..free.len()).min_by_key(|&i| free[i].capacity()).expect("more than none");
+            free.swap_remove(smallest);
+        }
+    }
+}
+
+/// A weight `[outputs, inputs]`: stored matrices, the outputs of one after those of the other, read where they lie.
+pub struct Weight {
+    parts: Vec<Matrix>,
+    outputs: usize,
+    inputs: usize,
+}
+
+impl Weight {
+    /// Joins `parts`; all have as many columns as the first.
+    pub(crate) fn new(parts: Vec<Matrix>) -> Self {
+        let inputs = parts.first().map_or(0, Matrix::columns);
+        assert!(parts.iter().all(|part| part.columns() == inputs), "the parts of a weight have the same inputs");
+        Self { outputs: parts.iter().map(Matrix::rows).sum(), inputs, parts }
+    }
+
+    /// Number of outputs.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Number of inputs.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// The stored matrices, each with its first output.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (usize, &Matrix)> {
+        self.parts.iter().scan(0, |next, part| {
+            let first = *next;
+            *next += part.rows();
+            Some((first, part))
+        })
+    }
+
+    /// The stored bytes of one output's weights and their format's matrix.
+    pub(crate) fn row(&self, output: usize) -> (&Matrix, &[u8]) {
+        let (first, part) =
+            self.parts().find(|(first, part)| (*first..first + part.rows()).contains(&output)).expect("a row within");
+        (part, part.row(output - first))
+    }
+}

@@ -1,0 +1,25 @@
+//! Embedding rows on the CPU.
+
+use super::Embed;
+use crate::{
+    Batch, Result,
+    cpu::{Cpu, Tensor, Weight},
+    matmul::dequantize,
+};
+
+impl Embed for Cpu {
+    fn embed(&self, table: &Weight, first_token: u32, batch: &Batch) -> Result<Tensor> {
+        let mut output = self.scratch(batch.tokens.len(), table.inputs());
+        for (row, &token) in batch.tokens.iter().enumerate() {
+            let values = output.row_mut(row);
+            match token.checked_sub(first_token) {
+                Some(own) if (own as usize) < table.outputs() => {
+                    let (part, stored) = table.row(own as usize);
+                    dequantize(part.dtype(), stored, values);
+                }
+                _ => values.fill(0.0),
+            }
+        }
+        Ok(output)
+    }
+}

@@ -1,0 +1,41 @@
+//! Memory on the CPU: the host's own.
+
+use super::Memory;
+use crate::{
+    Batch, KvShape, Matrix, Result,
+    cpu::{Cpu, KvCache, Tensor, Weight},
+};
+
+impl Memory for Cpu {
+    type Tensor = Tensor;
+    type Weight = Weight;
+    type Batch = Batch;
+    type KvCache = KvCache;
+
+    fn name(&self) -> String {
+        format!("cpu ({} threads)", self.config.threads.max(1))
+    }
+
+    fn tensor(&self, rows: usize, columns: usize, values: &[f32]) -> Result<Tensor> {
+        assert_eq!(values.len(), rows * columns, "a tensor has rows × columns values");
+        let mut tensor = self.scratch(rows, columns);
+        tensor.data_mut().copy_from_slice(values);
+        Ok(tensor)
+    }
+
+    fn to_host(&self, tensor: &Tensor) -> Result<Vec<f32>> {
+        Ok(tensor.data().to_vec())
+    }
+
+    fn weight(&self, parts: Vec<Matrix>) -> Result<Weight> {
+        Ok(Weight::new(parts))
+    }
+
+    fn batch(&self, batch: Batch) -> Result<Batch> {
+        Ok(batch)
+    }
+
+    fn kv_cache(&self, shape: KvShape) -> Result<KvCache> {
+        KvCache::new(shape)
+    }
+}
