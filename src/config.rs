@@ -1,1 +1,291 @@
 //! Every flag: name, default, bound and help, in one place.
+//!
+//! FastDeploy's flags keep their names, so that its commands run unchanged; [`ignored`] lists those without a meaning here.
+
+mod argv;
+mod ignored;
+mod values;
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use self::values::{byte_count, fraction, parser_name};
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "shardwire", version, about = "Serves large language models from one machine", max_term_width = 110)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a model over HTTP.
+    Serve(Box<ServeFlags>),
+    /// Watch the ranks of a running server.
+    Top(TopFlags),
+    /// One rank's process; started by `serve`, told what to do on its standard input.
+    #[command(hide = true)]
+    Worker,
+}
+
+/// Flags of `shardwire top`.
+#[derive(Debug, Args)]
+pub struct TopFlags {
+    /// The server to watch.
+    #[arg(long, default_value = "http://127.0.0.1:8000")]
+    pub url: String,
+}
+
+/// Where the model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The best there is.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// NVIDIA GPUs, one per rank.
+    Cuda,
+}
+
+/// Computation type of weights that aren't quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ComputeType {
+    /// As they are stored, computed in f32.
+    Auto,
+    /// IEEE binary32.
+    #[value(alias = "float32")]
+    F32,
+    /// bfloat16.
+    #[value(alias = "bfloat16")]
+    Bf16,
+    /// IEEE binary16.
+    #[value(alias = "float16", alias = "half")]
+    F16,
+}
+
+/// Storage format of keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvCacheType {
+    /// The device's best trade: f32 on the CPU.
+    Auto,
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// 8-bit integers with a scale.
+    Int8,
+}
+
+/// Flags of `shardwire serve`.
+#[derive(Debug, Args)]
+pub struct ServeFlags {
+    /// A folder as Hugging Face publishes it, a .gguf file, or a hub name; absent: a small default model, fetched once.
+    #[arg(long, value_name = "DIR|FILE.gguf|HUB_ID", help_heading = "Model")]
+    pub model: Option<String>,
+    /// The model's name in the API; turns on the checking of names.
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    pub served_model_name: Option<String>,
+    /// A folder (or tokenizer.json) to take the tokenizer from instead of the model's.
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub tokenizer: Option<PathBuf>,
+    /// A Jinja chat template, or a file holding one, instead of the model's.
+    #[arg(long, value_name = "FILE|TEXT", help_heading = "Model")]
+    pub chat_template: Option<String>,
+    /// Longest sequence, prompt and completion, in tokens; absent: the model's own limit, lowered to what the KV cache holds.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(2..=16_777_216), help_heading = "Model")]
+    pub max_model_len: Option<u32>,
+    /// Computation type of weights that aren't quantized.
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Model")]
+    pub dtype: ComputeType,
+    /// Completion length where a request names none; absent: 16 for completions, the rest of the context for chats.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Model")]
+    pub default_max_tokens: Option<u32>,
+    /// Treat special tokens that a user types inside a message as plain text.
+    #[arg(long, help_heading = "Model")]
+    pub no_special_tokens_in_content: bool,
+    /// Splits thoughts from answers.
+    #[arg(long, value_name = "NAME", value_parser = parser_name(values::REASONING_PARSERS), help_heading = "Model")]
+    pub reasoning_parser: Option<String>,
+    /// Finds tool calls in answers.
+    #[arg(long, value_name = "NAME", value_parser = parser_name(values::TOOL_CALL_PARSERS), help_heading = "Model")]
+    pub tool_call_parser: Option<String>,
+    /// Allow requests to ask for log-probabilities.
+    #[arg(long, help_heading = "Model")]
+    pub enable_logprob: bool,
+
+    /// Address to listen at.
+    #[arg(long, default_value = "0.0.0.0", help_heading = "HTTP")]
+    pub host: String,
+    /// Port to listen at; 0 chooses a free one and the ready line names it.
+    #[arg(long, default_value_t = 8000, help_heading = "HTTP")]
+    pub port: u16,
+    /// A second port that answers /metrics too.
+    #[arg(long, value_name = "PORT", help_heading = "HTTP")]
+    pub metrics_port: Option<u16>,
+    /// Threads that speak HTTP; absent: one per four cores, at least one.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "HTTP")]
+    pub workers: Option<u16>,
+    /// A key that clients must send as `Authorization: Bearer KEY`; repeatable. SHARDWIRE_API_KEY takes a comma list.
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "SHARDWIRE_API_KEY",
+        hide_env_values = true,
+        value_delimiter = ',',
+        help_heading = "HTTP"
+    )]
+    pub api_key: Vec<String>,
+    /// Most requests open at once; more are answered 429.
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "HTTP")]
+    pub max_concurrency: u32,
+    /// Longest time a request may wait for its turn before it is answered 408; -1 is for ever.
+    #[arg(long, value_name = "SECONDS", default_value_t = -1, allow_hyphen_values = true, value_parser = clap::value_parser!(i64).range(-1..=31_536_000), help_heading = "HTTP")]
+    pub max_waiting_time: i64,
+    /// Largest request body (K, M, G suffixes); larger ones are answered 413.
+    #[arg(long, value_name = "BYTES", default_value = "32M", value_parser = byte_count, help_heading = "HTTP")]
+    pub max_body_size: u64,
+    /// At SIGTERM or SIGINT: how long running requests may go on before they are ended.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=86_400), help_heading = "HTTP")]
+    pub timeout_graceful_shutdown: u64,
+
+    /// Where the model runs; auto takes what is there.
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Ranks")]
+    pub device: Device,
+    /// How many worker processes share the model (also written -tp).
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64), help_heading = "Ranks")]
+    pub tensor_parallel_size: u32,
+    /// CPU threads of a rank; absent: cores ÷ ranks.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Ranks")]
+    pub threads_per_rank: Option<u32>,
+    /// Restarts of the group of ranks within 10 minutes before giving up (exit code 3).
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(..=1000), help_heading = "Ranks")]
+    pub max_restarts: u32,
+    /// Work outstanding and no step finished for this long: the group is restarted.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400), help_heading = "Ranks")]
+    pub stall_timeout: u64,
+    /// Folder of the logs: workerlog.N per rank, server.log.
+    #[arg(long, value_name = "DIR", env = "FD_LOG_DIR", default_value = "log", help_heading = "Ranks")]
+    pub log_dir: PathBuf,
+
+    /// Most sequences computed at once.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096), help_heading = "Scheduling and memory")]
+    pub max_num_seqs: u32,
+    /// Most tokens computed in a step; longer prompts are computed in chunks of this.
+    #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_048_576), help_heading = "Scheduling and memory")]
+    pub max_num_batched_tokens: u32,
+    /// Tokens in a KV block.
+    #[arg(long, value_name = "TOKENS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Scheduling and memory")]
+    pub block_size: u32,
+    /// Memory for the KV cache of all ranks together (K, M, G suffixes); absent: what the sequences can need, at most a
+    /// quarter of the available memory.
+    #[arg(long, value_name = "BYTES", value_parser = byte_count, help_heading = "Scheduling and memory")]
+    pub kv_cache_memory: Option<u64>,
+    /// Number of KV blocks, instead of deriving it from memory.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_777_216), help_heading = "Scheduling and memory")]
+    pub num_gpu_blocks_override: Option<u32>,
+    /// Storage format of keys and values.
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Scheduling and memory")]
+    pub kv_cache_dtype: KvCacheType,
+    /// Share of a GPU's memory to use (on the CPU: --kv-cache-memory).
+    #[arg(long, value_name = "SHARE", default_value_t = 0.9, value_parser = fraction, help_heading = "Scheduling and memory")]
+    pub gpu_memory_utilization: f64,
+    /// Share the KV blocks of equal prompt beginnings (the default).
+    #[arg(long, overrides_with = "no_enable_prefix_caching", help_heading = "Scheduling and memory")]
+    enable_prefix_caching: bool,
+    /// Compute every prompt from its first token.
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Scheduling and memory")]
+    no_enable_prefix_caching: bool,
+
+    /// What was said on the command line without a meaning here: one sentence each, to be logged.
+    #[arg(skip)]
+    pub warnings: Vec<String>,
+}
+
+impl ServeFlags {
+    /// Whether equal prompt beginnings share their KV blocks.
+    pub fn prefix_caching(&self) -> bool {
+        !self.no_enable_prefix_caching
+    }
+}
+
+impl CommandLine {
+    /// Reads the arguments as clap does (its errors, exit code 2), with FastDeploy's spellings and flags accepted too.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let command = Self::command().mut_subcommand("serve", |serve| serve.args(ignored::arguments()));
+        let matches = command.try_get_matches_from(arguments.into_iter().map(argv::modern_spelling))?;
+        let mut line = Self::from_arg_matches(&matches)?;
+        if let (Command::Serve(flags), Some(("serve", given))) = (&mut line.command, matches.subcommand()) {
+            flags.warnings = ignored::warnings(given);
+        }
+        Ok(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn serve(arguments: &str) -> Result<ServeFlags, clap::Error> {
+        let words = ["shardwire", "serve"].into_iter().chain(arguments.split_whitespace()).map(OsString::from);
+        match CommandLine::read(words)?.command {
+            Command::Serve(flags) => Ok(*flags),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn clap_accepts_the_definition() {
+        CommandLine::command().mut_subcommand("serve", |serve| serve.args(ignored::arguments())).debug_assert();
+    }
+
+    #[test]
+    fn the_mission_s_command_is_understood() {
+        let flags = serve("--model m --port 8188 --tensor-parallel-size 8 --max-model-len 32768").unwrap();
+        assert_eq!((flags.port, flags.tensor_parallel_size, flags.max_model_len), (8188, 8, Some(32768)));
+        assert!(flags.warnings.is_empty() && flags.prefix_caching());
+    }
+
+    #[test]
+    fn other_spellings_mean_the_same() {
+        for line in
+            ["-tp 4", "-tp=4", "--tensor_parallel_size 4", "--tensor_parallel_size=4", "--tensor-parallel-size=4"]
+        {
+            assert_eq!(serve(line).unwrap().tensor_parallel_size, 4, "{line}");
+        }
+        assert!(!serve("--no-enable-prefix-caching").unwrap().prefix_caching());
+        assert!(serve("--no-enable-prefix-caching --enable-prefix-caching").unwrap().prefix_caching());
+        assert_eq!(serve("--reasoning-parser ernie_x1").unwrap().reasoning_parser.as_deref(), Some("ernie-x1"));
+        assert_eq!(serve("--kv-cache-memory 2G").unwrap().kv_cache_memory, Some(2 << 30));
+    }
+
+    #[test]
+    fn flags_without_meaning_are_warned_of_once_each() {
+        let flags = serve("--engine-worker-queue-port 9000 --enable-chunked-prefill --swap_space 4").unwrap();
+        assert_eq!(flags.warnings.len(), 3, "{:?}", flags.warnings);
+        assert!(flags.warnings.iter().any(|warning| warning.contains("--swap-space")));
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_names_its_flag() {
+        for (line, flag) in [
+            ("--port 70000", "--port"),
+            ("--tensor-parallel-size 0", "--tensor-parallel-size"),
+            ("--max-num-seqs 0", "--max-num-seqs"),
+            ("--max-waiting-time -2", "--max-waiting-time"),
+            ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization"),
+            ("--kv-cache-memory lots", "--kv-cache-memory"),
+            ("--reasoning-parser nobody", "qwen3"),
+            ("--no-such-flag", "--no-such-flag"),
+        ] {
+            let error = serve(line).unwrap_err();
+            assert!(error.to_string().contains(flag) && error.exit_code() == 2, "{line}: {error}");
+        }
+    }
+}

@@ -1,3 +1,7 @@
 //! The `shardwire` binary: one match over its subcommands.
 
-fn main() {}
+use shardwire::config::CommandLine;
+
+fn main() {
+    let _line = CommandLine::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+}
