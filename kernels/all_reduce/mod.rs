@@ -10,3 +10,10 @@ pub trait AllReduce: Memory {
     /// rank ends with the same bits. One rank alone: nothing happens.
     fn all_reduce(&self, x: &mut Self::Tensor) -> Result<()>;
 }
+
+/// What [`AllReduce::all_reduce`] means: the sum of `parts`, one per rank, in their order.
+#[cfg(test)]
+pub(crate) fn reference(parts: &[Vec<f32>]) -> Vec<f32> {
+    let add = |sum: Vec<f32>, part: &Vec<f32>| sum.iter().zip(part).map(|(a, b)| a + b).collect();
+    parts[1..].iter().fold(parts[0].clone(), add)
+}
