@@ -1,9 +1,205 @@
 //! The deciding loop: admit → schedule → publish → collect → deliver.
 //!
 //! [`sequence`], [`scheduler`] and [`block_pool`] are pure values: no I/O, no clock, no device. The loop itself runs on a
-//! thread of its own, joined to the API by [`request`]'s handle and to the ranks by the link.
+//! thread of its own, joined to the API by [`EngineHandle`] and to the ranks by [`Ranks`].
 
 pub mod block_pool;
+mod clients;
+mod handle;
+mod ranks;
 pub mod request;
 pub mod scheduler;
 pub mod sequence;
+#[cfg(test)]
+mod simulation;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    thread,
+    time::Duration,
+};
+
+use crossbeam::channel::{Receiver, unbounded};
+
+use self::{
+    clients::Clients,
+    handle::Command,
+    request::{Event, Failure},
+    scheduler::{Limits, Scheduler},
+    sequence::Sequence,
+    stats::Board,
+};
+
+pub use self::{
+    handle::{EngineHandle, RequestStream},
+    ranks::{Ranks, RanksError},
+    stats::EngineStats,
+};
+
+/// How long the loop waits for a report before it looks at its commands: a group's end is noticed within this.
+const COLLECT_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// The engine's bounds, fixed at its start. All are at least one, `waiting_max` excepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Tokens in a KV block.
+    pub block_size: usize,
+    /// Most tokens in a step.
+    pub batch_tokens_max: usize,
+    /// Most sequences running at once.
+    pub sequences_max: usize,
+    /// Longest sequence, tokens.
+    pub model_len_max: usize,
+    /// Most sequences that wait beside `sequences_max` others; more are refused with `QueueFull`.
+    pub waiting_max: usize,
+    /// Whether the KV of prefixes seen before is used again.
+    pub prefix_caching: bool,
+}
+
+/// Told that the ranks answered nonsense or not at all, in words for the log. Called on the engine's thread: keep it short.
+pub type OnBroken = Box<dyn Fn(String) + Send>;
+
+/// The loop and what it owns.
+pub struct Engine {
+    config: EngineConfig,
+    scheduler: Scheduler,
+    ranks: Option<Box<dyn Ranks>>,
+    clients: Clients,
+    commands: Receiver<Command>,
+    board: Arc<Board>,
+    on_broken: OnBroken,
+}
+
+impl Engine {
+    /// Starts the loop on a thread of its own, without ranks yet.
+    pub fn start(config: EngineConfig, on_broken: OnBroken) -> EngineHandle {
+        let (sender, commands) = unbounded();
+        let board = Arc::new(Board::default());
+        let scheduler = Scheduler::new(Limits::of(&config));
+        let clients = Clients::new(board.clone());
+        let (ranks, shared, own) = (None, board.clone(), config.clone());
+        let engine = Self { config: own, scheduler, ranks, clients, commands, board, on_broken };
+        let thread = thread::Builder::new().name("sw-engine".into()).spawn(move || engine.run());
+        EngineHandle::new(config, shared, sender, thread.expect("the system can start a thread"))
+    }
+
+    /// The whole server in one loop.
+    fn run(mut self) {
+        while self.admit().is_continue() {
+            let outcome = self.schedule_and_publish();
+            self.deliver(); // What the last step gave, while the ranks compute the next.
+            let outcome = outcome.and_then(|()| self.collect());
+            if let Err(broken) = outcome {
+                self.give_up_group(broken.to_string());
+            }
+        }
+        self.clients.fail_all(Failure::Unavailable("it has stopped".into()));
+    }
+
+    /// Takes all commands; while there's nothing to do, waits for one.
+    fn admit(&mut self) -> ControlFlow<()> {
+        if self.is_idle() {
+            let command = match self.clients.next_deadline() {
+                Some(deadline) => self.commands.recv_deadline(deadline).ok(),
+                None => match self.commands.recv() {
+                    Ok(command) => Some(command),
+                    Err(_) => return ControlFlow::Break(()),
+                },
+            };
+            command.map_or(ControlFlow::Continue(()), |command| self.obey(command))?;
+        }
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey(command)?;
+        }
+        for key in self.clients.waited_too_long() {
+            self.scheduler.cancel(key);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.scheduler.has_no_events() && (self.ranks.is_none() || self.scheduler.has_no_work())
+    }
+
+    fn obey(&mut self, command: Command) -> ControlFlow<()> {
+        match command {
+            Command::Submit { key, request, events } => {
+                self.clients.add(key, events, request.max_waiting);
+                self.scheduler.submit(Sequence::new(key, request, self.config.model_len_max));
+            }
+            Command::Cancel(key) => {
+                self.scheduler.cancel(key);
+                self.clients.abort(key);
+            }
+            Command::GroupUp { ranks, kv_blocks } => self.group_up(ranks, kv_blocks),
+            Command::GroupDown { reason } => self.group_down(reason),
+            Command::Stop => return ControlFlow::Break(()),
+        }
+        self.board.update(&self.scheduler);
+        ControlFlow::Continue(())
+    }
+
+    /// Publishes the next step, where there is one to compute and none on its way.
+    fn schedule_and_publish(&mut self) -> Result<(), RanksError> {
+        let Some(ranks) = &mut self.ranks else { return Ok(()) };
+        if self.scheduler.steps_in_flight() == 0
+            && let Some(step) = self.scheduler.schedule()
+        {
+            ranks.publish(step)?;
+            self.board.note_progress();
+        }
+        self.board.update(&self.scheduler);
+        Ok(())
+    }
+
+    /// Waits a while for the report of the step on its way.
+    fn collect(&mut self) -> Result<(), RanksError> {
+        let Some(ranks) = &mut self.ranks else { return Ok(()) };
+        if self.scheduler.steps_in_flight() > 0
+            && let Some(report) = ranks.collect(COLLECT_TIMEOUT)?
+        {
+            self.scheduler.settle(report)?;
+            self.board.note_progress();
+        }
+        self.board.update(&self.scheduler);
+        Ok(())
+    }
+
+    fn deliver(&mut self) {
+        for (key, event) in self.scheduler.events() {
+            self.clients.tell(key, event);
+        }
+    }
+
+    fn group_up(&mut self, ranks: Box<dyn Ranks>, kv_blocks: usize) {
+        if self.ranks.is_some() {
+            self.group_down("its ranks were replaced".into());
+        }
+        self.scheduler.group_up(kv_blocks);
+        self.board.cache_tokens_max.store(self.scheduler.blocks().tokens_max(), Relaxed);
+        self.board.ranks_up.store(true, Relaxed);
+        self.ranks = Some(ranks);
+    }
+
+    /// Running sequences fail. To replay them instead, `self.scheduler.preempt_all()` takes the place of the loop: a
+    /// sequence continues with the same tokens from where it was, because sampling depends on seed and position only.
+    fn group_down(&mut self, reason: String) {
+        self.deliver();
+        for key in self.scheduler.group_down() {
+            self.clients.tell(key, Event::Failed(Failure::RanksLost(reason.clone())));
+        }
+        self.board.ranks_up.store(false, Relaxed);
+        self.board.update(&self.scheduler);
+        self.ranks = None;
+    }
+
+    fn give_up_group(&mut self, reason: String) {
+        tracing::error!(reason, "the group of ranks is of no use any more");
+        self.group_down(reason.clone());
+        (self.on_broken)(reason);
+    }
+}

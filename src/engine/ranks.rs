@@ -1,0 +1,25 @@
+//! The ranks, as the loop sees them: a place to publish steps and to collect their reports.
+
+use std::time::Duration;
+
+use workers::link::{report::StepReport, step::Step};
+
+/// All ranks of one group.
+pub trait Ranks: Send {
+    /// Hands a step to every rank.
+    fn publish(&mut self, step: &Step) -> Result<(), RanksError>;
+
+    /// The next report, in the order of the steps; none within `timeout`: `Ok(None)`.
+    fn collect(&mut self, timeout: Duration) -> Result<Option<StepReport>, RanksError>;
+}
+
+/// The ranks can't be used any more: our own fault or theirs, never a client's. The group has to be started again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RanksError {
+    /// No way through: the ring is broken, full for too long, or a frame does not fit it.
+    #[error("the link to the ranks failed: {0}")]
+    Link(String),
+    /// A rank said what it could not have been asked.
+    #[error("the ranks answered wrongly: {0}")]
+    Protocol(String),
+}
