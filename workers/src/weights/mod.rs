@@ -1,1 +1,26 @@
 //! From files to this rank's shard: safetensors folders and GGUF files, mapped, read only where needed.
+//!
+//! [`Checkpoint::open`] is the way in. What it hands out are views of mapped bytes, so a rank that takes some rows or
+//! columns of a tensor never touches the rest. A file is an allegation until checked: each reader refuses, in one line
+//! that names the file and the fault, whatever does not add up.
+
+mod checkpoint;
+mod error;
+mod folder;
+mod generation;
+pub mod gguf;
+mod json;
+mod mapped;
+mod safetensors;
+mod tensor;
+
+pub use checkpoint::Checkpoint;
+pub use error::LoadError;
+pub use generation::GenerationConfig;
+pub use gguf::{Metadata, MetadataValue};
+pub(crate) use json::Fields;
+pub(crate) use mapped::MappedFile;
+pub(crate) use tensor::{TensorInfo, TensorTable};
+
+#[cfg(test)]
+mod hostile;

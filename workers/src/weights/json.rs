@@ -1,0 +1,108 @@
+//! Typed, checked reading of a model's JSON files: every complaint names file and key.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::LoadError;
+
+/// The most bytes that a model's JSON file may have: an index of a thousand layers stays far below.
+const BYTES_MAX: u64 = 64 << 20;
+
+/// A JSON object of a file. An absent key and `null` are the same, as in transformers.
+pub(crate) struct Fields {
+    path: PathBuf,
+    /// Keys that lead to this object, for messages: `rope_scaling.` or nothing.
+    prefix: String,
+    object: Map<String, Value>,
+}
+
+impl Fields {
+    /// Reads the file at `path`, which holds one object.
+    pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
+        let unreadable = |cause| LoadError::unreadable(path, &cause);
+        let length = std::fs::metadata(path).map_err(unreadable)?.len();
+        if length > BYTES_MAX {
+            return Err(LoadError::corrupt(path, format!("is larger than {BYTES_MAX} bytes")));
+        }
+        let bytes = std::fs::read(path).map_err(unreadable)?;
+        match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(object)) => Ok(Self { path: path.into(), prefix: String::new(), object }),
+            Ok(_) => Err(LoadError::corrupt(path, "must hold a JSON object")),
+            Err(fault) => Err(LoadError::corrupt(path, format!("is not valid JSON: {fault}"))),
+        }
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The value of `key`, unless absent or null.
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+        self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    /// A whole number that is not negative.
+    pub(crate) fn count(&self, key: &str) -> Result<Option<usize>, LoadError> {
+        self.typed(key, "a whole number >= 0", |value| value.as_u64().and_then(|n| usize::try_from(n).ok()))
+    }
+
+    /// A finite number.
+    pub(crate) fn number(&self, key: &str) -> Result<Option<f64>, LoadError> {
+        self.typed(key, "a number", |value| value.as_f64().filter(|n| n.is_finite()))
+    }
+
+    /// True or false.
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, LoadError> {
+        self.typed(key, "true or false", Value::as_bool)
+    }
+
+    /// A string.
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&str>, LoadError> {
+        self.typed(key, "a string", Value::as_str)
+    }
+
+    /// Token ids: one, or a list of them; none if absent.
+    pub(crate) fn token_ids(&self, key: &str) -> Result<Vec<u32>, LoadError> {
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids = self.typed(key, "a token id or a list of them", |value| match value {
+            Value::Array(list) => list.iter().map(id).collect(),
+            one => id(one).map(|id| vec![id]),
+        })?;
+        Ok(ids.unwrap_or_default())
+    }
+
+    /// A nested object.
+    pub(crate) fn fields(&self, key: &str) -> Result<Option<Self>, LoadError> {
+        let object = self.typed(key, "an object", Value::as_object)?;
+        let prefix = format!("{}{key}.", self.prefix);
+        Ok(object.map(|object| Self { path: self.path.clone(), prefix, object: object.clone() }))
+    }
+
+    /// Every entry of this object.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.object.iter()
+    }
+
+    /// The value of a key that must be there.
+    pub(crate) fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, LoadError> {
+        value.ok_or_else(|| LoadError::config(&self.path, format!("{}{key} is missing", self.prefix)))
+    }
+
+    /// A complaint about `key`.
+    pub(crate) fn fault(&self, key: &str, must_be: &str) -> LoadError {
+        let found = self.get(key).map_or("nothing".into(), Value::to_string);
+        LoadError::config(&self.path, format!("{}{key} must be {must_be}, got {found}", self.prefix))
+    }
+
+    fn typed<'a, T>(
+        &'a self,
+        key: &str,
+        must_be: &str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, LoadError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        read(value).map(Some).ok_or_else(|| self.fault(key, must_be))
+    }
+}

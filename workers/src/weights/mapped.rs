@@ -1,0 +1,42 @@
+//! Read-only mappings of model files: the one room of this folder with unsafe code.
+#![allow(unsafe_code, reason = "mapping a file is the only way to read just a shard of it without copying")]
+
+use std::{fs::File, path::Path, sync::Arc};
+
+use memmap2::Mmap;
+
+use super::LoadError;
+
+/// A whole file in the address space; its pages are read when first touched. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct MappedFile(Arc<Mmap>);
+
+impl MappedFile {
+    /// Maps the file at `path`. An empty file is refused: nothing here is ever legitimately empty.
+    pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
+        let unreadable = |cause| LoadError::unreadable(path, &cause);
+        let file = File::open(path).map_err(unreadable)?;
+        let kind = file.metadata().map_err(unreadable)?;
+        if !kind.is_file() {
+            return Err(LoadError::corrupt(path, "is not a regular file"));
+        }
+        if kind.len() == 0 {
+            return Err(LoadError::corrupt(path, "is empty"));
+        }
+        // SAFETY: the mapping is private and read-only, and only ever seen as bytes, for which any content is valid.
+        // A process that shortens the file while it is mapped would end us by SIGBUS, as it does every program that maps
+        // files; model files are replaced by renaming, not rewritten in place.
+        let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
+        Ok(Self(Arc::new(map)))
+    }
+
+    /// The file's bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The bytes with their owner, as a matrix holds them.
+    pub(crate) fn shared(&self) -> kernels::matrix::Bytes {
+        self.0.clone()
+    }
+}
