@@ -1,1 +1,95 @@
 //! Strings and tokens: chat templates, tokenizers, incremental detokenizing, stop strings.
+//!
+//! On the way in, [`TextModel`] turns messages or plain text into token ids ([`template`], [`tokenizer`]). On the way
+//! out, each sequence has a [`Detokenizer`] and, behind it, its [`StopStrings`].
+//!
+//! Everything here is synchronous and may take long for a long prompt: callers run it on a bounded set of blocking
+//! threads, never on the HTTP executor.
+
+pub mod detokenizer;
+pub mod error;
+pub mod gguf_vocabulary;
+pub mod messages;
+mod pieces;
+mod pre_tokenizer;
+pub mod python_values;
+pub mod stop_strings;
+pub mod strftime;
+pub mod template;
+pub mod template_source;
+pub mod tokenizer;
+
+use std::{path::Path, sync::Arc};
+
+use serde_json::Value;
+
+pub use detokenizer::Detokenizer;
+pub use error::TextError;
+pub use stop_strings::{Released, StopStrings};
+pub use template::{ChatOptions, ChatTemplate};
+pub use tokenizer::Tokenizer;
+
+/// All that text needs of a model: its vocabulary and how it wants a conversation to be written.
+#[derive(Debug)]
+pub struct TextModel {
+    /// Shared with every [`Detokenizer`].
+    pub tokenizer: Arc<Tokenizer>,
+    /// None where the model has none and none was given: chat requests are then refused, completions work.
+    pub template: Option<ChatTemplate>,
+}
+
+/// What the command line puts in place of the checkpoint's own files.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TextOverrides<'a> {
+    /// `--tokenizer`: a folder (or its tokenizer.json) or a GGUF file to read the tokenizer from.
+    pub tokenizer: Option<&'a Path>,
+    /// `--chat-template`: a Jinja text, or the path of a file that holds one.
+    pub chat_template: Option<&'a str>,
+}
+
+impl TextModel {
+    /// Reads tokenizer and template of `checkpoint`, a Hugging Face folder or a `.gguf` file.
+    pub fn load(checkpoint: &Path, overrides: TextOverrides<'_>) -> Result<Self, TextError> {
+        let source = overrides.tokenizer.unwrap_or(checkpoint);
+        let (tokenizer, found) = if is_gguf(source) { read_gguf(source)? } else { read_folder(source)? };
+        let template = match overrides.chat_template {
+            Some(given) => Some(found.compile_override(given)?),
+            None => found.compile()?,
+        };
+        Ok(Self { tokenizer: Arc::new(tokenizer), template })
+    }
+
+    /// The tokens of a conversation: rendered by the template, then tokenized without adding special tokens (the
+    /// template writes its own).
+    pub fn chat_prompt(&self, messages: &Value, options: &ChatOptions) -> Result<Vec<u32>, TextError> {
+        let text = self.chat_text(messages, options)?;
+        self.tokenizer.encode(&text, false)
+    }
+
+    /// The text of a conversation as the model reads it.
+    pub fn chat_text(&self, messages: &Value, options: &ChatOptions) -> Result<String, TextError> {
+        let template = self.template.as_ref().ok_or(TextError::NoTemplate)?;
+        let messages = messages::for_template(messages, template.content_style())?;
+        template.render(&messages, options)
+    }
+
+    /// The tokens of a plain prompt, with the special tokens (usually a BOS) that the model puts around a text.
+    pub fn completion_prompt(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        self.tokenizer.encode(text, true)
+    }
+}
+
+fn is_gguf(path: &Path) -> bool {
+    path.is_file() && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
+fn read_folder(source: &Path) -> Result<(Tokenizer, template_source::TemplateSource), TextError> {
+    let folder = if source.is_file() { source.parent().unwrap_or(Path::new(".")) } else { source };
+    Ok((Tokenizer::from_folder(folder)?, template_source::TemplateSource::of_folder(folder)?))
+}
+
+fn read_gguf(file: &Path) -> Result<(Tokenizer, template_source::TemplateSource), TextError> {
+    let vocabulary = gguf_vocabulary::GgufVocabulary::read(file)?;
+    let tokenizer = Tokenizer::from_gguf(&vocabulary).map_err(|error| error.in_file(file))?;
+    Ok((tokenizer, template_source::TemplateSource::of_gguf(file, vocabulary)))
+}

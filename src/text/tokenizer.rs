@@ -1,0 +1,199 @@
+//! Text to token ids and back.
+
+use std::{
+    fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
+
+use serde_json::{Value, json};
+use tokenizers::PostProcessorWrapper;
+
+use super::{Detokenizer, TextError, gguf_vocabulary::GgufVocabulary, pieces::Pieces};
+
+/// The longest text that is tokenized, in bytes. A text this long has a million tokens or more, beyond any context;
+/// the bound keeps one request from holding a tokenizer thread for minutes.
+pub const TEXT_BYTES_MAX: usize = 8 << 20;
+
+/// A model's vocabulary: a Hugging Face tokenizer and what each token adds to a text.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    pieces: Pieces,
+    bos: Option<u32>,
+    eos: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a Hugging Face folder, and `tokenizer_config.json` beside it where there is one.
+    pub fn from_folder(folder: &Path) -> Result<Self, TextError> {
+        let file = folder.join("tokenizer.json");
+        if !file.is_file() {
+            return Err(TextError::file(&file, missing_reason(folder)));
+        }
+        let bytes = fs::read(&file).map_err(|error| TextError::file(&file, error))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|error| TextError::file(&file, format!("not a tokenizer: {error}")))?;
+        let config = read_json_if_present(&folder.join("tokenizer_config.json"))?;
+        let token = |name: &str| special_token(&config, name).and_then(|text| inner.token_to_id(text));
+        let (bos, eos) = (token("bos_token"), token("eos_token"));
+        let ends = Ends {
+            bos: bos.filter(|_| config["add_bos_token"] != false),
+            eos: eos.filter(|_| config["add_eos_token"] == true),
+        };
+        if writes_own_ends(&config) {
+            ends.apply(&mut inner).map_err(|error| error.in_file(&file))?;
+        }
+        Self::new(inner, bos, eos).map_err(|error| error.in_file(&file))
+    }
+
+    /// Makes the tokenizer that a GGUF file describes in its metadata.
+    pub fn from_gguf(vocabulary: &GgufVocabulary) -> Result<Self, TextError> {
+        let mut inner = vocabulary.build()?;
+        let ends = Ends {
+            bos: vocabulary.bos.filter(|_| vocabulary.adds_bos()),
+            eos: vocabulary.eos.filter(|_| vocabulary.add_eos == Some(true)),
+        };
+        ends.apply(&mut inner)?;
+        Self::new(inner, vocabulary.bos, vocabulary.eos)
+    }
+
+    fn new(mut inner: tokenizers::Tokenizer, bos: Option<u32>, eos: Option<u32>) -> Result<Self, TextError> {
+        // Some files ask to cut or fill up texts as was useful in training; a server does neither.
+        inner.with_truncation(None).map_err(TextError::model)?.with_padding(None);
+        let pieces = Pieces::of(&inner)?;
+        Ok(Self { inner, pieces, bos, eos })
+    }
+
+    /// The tokens of `text`, at most [`TEXT_BYTES_MAX`] bytes. Special tokens spelled out in the text are parsed as
+    /// such; `add_special_tokens` also puts around the text what the model expects there (usually a BOS before it).
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(TextError::TooLarge {
+                limit: format!("{} bytes of text, at most {TEXT_BYTES_MAX}", text.len()),
+            });
+        }
+        // The regular expressions behind some tokenizers panic where they give up on a pathological text.
+        let encoding = catch_unwind(AssertUnwindSafe(|| self.inner.encode_fast(text, add_special_tokens)));
+        let encoding = encoding.map_err(|_| not_tokenized("the tokenizer gave up on it"))?;
+        Ok(encoding.map_err(not_tokenized)?.get_ids().to_vec())
+    }
+
+    /// The text of `ids`: what a [`Detokenizer`] makes of them. Ids outside the vocabulary add nothing.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> String {
+        let mut detokenizer = Detokenizer::new(self, skip_special_tokens);
+        let mut text: String = ids.iter().map(|&id| detokenizer.push(id)).collect();
+        text.push_str(&detokenizer.finish());
+        text
+    }
+
+    /// One more than the highest token id. The model's own vocabulary may be larger, padded to a round number.
+    pub fn vocab_size(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// The id of the token that is written exactly so in the vocabulary.
+    pub fn token_id(&self, text: &str) -> Option<u32> {
+        self.inner.token_to_id(text)
+    }
+
+    /// A token as the vocabulary writes it (`Ġhello`, `▁hello`, `<0x0A>`).
+    pub fn token_text(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The bytes that a token stands for, without its neighbours; none for ids outside the vocabulary.
+    pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
+        self.pieces.get(id).map(|piece| piece.bytes.as_ref())
+    }
+
+    /// Whether a token is one of those that `skip_special_tokens` leaves out.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.pieces.get(id).is_some_and(|piece| piece.special)
+    }
+
+    /// The token at the beginning of a text, where the model names one.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that ends a text, where the model names one.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    pub(crate) fn pieces(&self) -> &Pieces {
+        &self.pieces
+    }
+
+    pub(crate) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+}
+
+/// The tokens put before and after a text.
+struct Ends {
+    bos: Option<u32>,
+    eos: Option<u32>,
+}
+
+impl Ends {
+    fn apply(&self, tokenizer: &mut tokenizers::Tokenizer) -> Result<(), TextError> {
+        let mut tokens = serde_json::Map::new();
+        let mut special = |id: u32| {
+            let text =
+                tokenizer.id_to_token(id).ok_or_else(|| TextError::model(format!("no token has the id {id}")))?;
+            tokens.insert(text.clone(), json!({"id": text, "ids": [id], "tokens": [text]}));
+            Ok(json!({"SpecialToken": {"id": text, "type_id": 0}}))
+        };
+        let bos = self.bos.map(&mut special).transpose()?;
+        let eos = self.eos.map(&mut special).transpose()?;
+        let sequence = Some(json!({"Sequence": {"id": "A", "type_id": 0}}));
+        let single: Vec<_> = [bos, sequence, eos].into_iter().flatten().collect();
+        let processor =
+            json!({"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": tokens});
+        tokenizer.with_post_processor(Some(from_json::<PostProcessorWrapper>(processor)?));
+        Ok(())
+    }
+}
+
+/// These classes of `transformers` ignore the post-processor of tokenizer.json and write BOS and EOS by their
+/// `add_bos_token` and `add_eos_token`.
+fn writes_own_ends(config: &Value) -> bool {
+    let class = config["tokenizer_class"].as_str().unwrap_or_default();
+    ["LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer"]
+        .iter()
+        .any(|own| class.starts_with(own))
+}
+
+/// A special token of tokenizer_config.json or special_tokens_map.json, which write it as a text or as an object.
+pub(crate) fn special_token<'a>(config: &'a Value, name: &str) -> Option<&'a str> {
+    let token = &config[name];
+    token.as_str().or_else(|| token["content"].as_str())
+}
+
+/// The JSON of a file; null where there is no such file.
+pub(crate) fn read_json_if_present(file: &Path) -> Result<Value, TextError> {
+    if !file.is_file() {
+        return Ok(Value::Null);
+    }
+    let text = fs::read_to_string(file).map_err(|error| TextError::file(file, error))?;
+    serde_json::from_str(&text).map_err(|error| TextError::file(file, format!("not JSON: {error}")))
+}
+
+pub(crate) fn from_json<T: serde::de::DeserializeOwned>(json: Value) -> Result<T, TextError> {
+    serde_json::from_value(json).map_err(TextError::model)
+}
+
+fn missing_reason(folder: &Path) -> &'static str {
+    if folder.join("tokenizer.model").is_file() {
+        "missing; tokenizer.model alone can't be read: convert it once with transformers' save_pretrained, \
+         or give another folder by --tokenizer"
+    } else {
+        "missing; give the folder of a tokenizer by --tokenizer"
+    }
+}
+
+fn not_tokenized(message: impl ToString) -> TextError {
+    TextError::NotTokenized { message: message.to_string() }
+}
