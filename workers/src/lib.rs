@@ -3,6 +3,8 @@
 //! No text, no HTTP, no scheduling policy. A worker is the `shardwire` binary re-executing itself; [`worker::run`] is
 //! its whole life.
 
+#![deny(unsafe_code)]
+
 pub mod kv_cache;
 pub mod layers;
 pub mod link;

@@ -7,9 +7,31 @@
 //!  vitals: one page per rank, written by the rank's own step loop, read by the server
 //! ```
 
+//!
+//! [`server::ServerLink`] creates four segments and hands out the server's ends, [`worker::WorkerLink`] attaches to them.
+//! What crosses is [`step::Step`] one way and [`report::StepReport`] the other.
+
+pub mod codec;
+pub mod ends;
+pub mod error;
+pub mod name;
+mod page;
 pub mod report;
+#[allow(unsafe_code)]
 pub mod ring;
 pub mod sampling;
+pub mod server;
+#[allow(unsafe_code)]
 pub mod shm;
 pub mod step;
+#[cfg(test)]
+mod tests;
 pub mod vitals;
+pub mod worker;
+
+pub use ends::{ReportReader, ReportWriter, StepReader, StepWriter};
+pub use error::LinkError;
+pub use server::{LinkConfig, LinkNames, ServerLink};
+pub use shm::Segment;
+pub use vitals::{VitalsBoard, VitalsWriter};
+pub use worker::{Seat, WorkerLink};
