@@ -1,0 +1,44 @@
+//! Log-probabilities of the untouched distribution.
+
+use super::distribution::exp;
+use super::{argmax, maximum};
+use crate::link::report::Logprobs;
+
+/// Of `token`, and of the `count` most likely tokens, best first.
+pub(super) fn of(logits: &[f32], token: usize, count: usize) -> Logprobs {
+    let log_sum = log_sum_exp(logits);
+    let logprob = |index: usize| (f64::from(logits[index]) - log_sum) as f32;
+    let top = most_likely(logits, count).into_iter().map(|index| (index as u32, logprob(index)));
+    Logprobs { sampled: logprob(token), top: top.collect() }
+}
+
+/// `ln Σ exp(logit)`.
+fn log_sum_exp(logits: &[f32]) -> f64 {
+    let greatest = maximum(logits);
+    // Sums of 64 in f32 lose less than the exponentials did; the sums' sum is in f64.
+    let sum_of = |chunk: &[f32]| chunk.iter().map(|&logit| exp(logit - greatest)).sum::<f32>();
+    f64::from(greatest) + logits.chunks(64).map(|chunk| f64::from(sum_of(chunk))).sum::<f64>().ln()
+}
+
+/// Indices of the `count` greatest logits, greatest first, the smaller index first among equals.
+fn most_likely(logits: &[f32], count: usize) -> Vec<usize> {
+    const CHUNK: usize = 128;
+    let mut best: Vec<usize> = Vec::with_capacity(count + 1);
+    if count == 1 {
+        return argmax(logits).into_iter().collect();
+    }
+    for (chunk_index, chunk) in logits.chunks(CHUNK).enumerate().take_while(|_| count > 0) {
+        let enters = |best: &[usize], logit: f32| best.len() < count || logit > logits[best[count - 1]];
+        if !enters(&best, maximum(chunk)) {
+            continue;
+        }
+        for (offset, &logit) in chunk.iter().enumerate() {
+            if enters(&best, logit) {
+                let place = best.partition_point(|&index| logits[index] >= logit);
+                best.insert(place, chunk_index * CHUNK + offset);
+                best.truncate(count);
+            }
+        }
+    }
+    best
+}
