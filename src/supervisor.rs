@@ -11,17 +11,32 @@
 //!                       └──► LoadFailed (exit 2)                            └──► GaveUp (exit 3)
 //! ```
 
+mod cause;
 mod cores;
+mod group;
+mod life;
+mod loading;
 mod process;
+mod ranks;
 mod report;
 mod restart;
+mod status;
 mod worker_log;
 
-use std::{path::PathBuf, sync::Mutex, thread::JoinHandle, time::Duration};
+use std::{
+    fmt, io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 use crossbeam::channel::{Receiver, Sender};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use workers::worker::WorkerConfig;
+
+use self::{life::Life, status::Status};
+use crate::engine::EngineHandle;
 
 pub use cores::{AvailableCores, CorePlan};
 pub use report::{RankReport, RanksReport, ReportedState};
@@ -96,48 +111,48 @@ pub struct Alarms {
     receiver: Receiver<Event>,
 }
 
-/// What the supervisor asks of the engine.
-pub trait Serving: Send + 'static {
-    /// Whether sequences wait or run.
-    fn has_work(&self) -> bool;
-}
-
 /// The workers' guardian. Dropping it stops them.
-#[derive(Debug)]
 pub struct Supervisor {
     events: Sender<Event>,
+    status: Arc<Status>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Supervisor {
-    /// Starts the first group, in the background: the outcomes tell how that goes.
+    /// Starts the first group, in the background: the outcomes tell how that goes. Their end without `LoadFailed` or
+    /// `GaveUp` means that the supervisor was stopped.
     pub fn start(
         config: SupervisorConfig,
-        engine: impl Serving,
+        engine: EngineHandle,
         alarms: Alarms,
-    ) -> std::io::Result<(Self, UnboundedReceiver<Outcome>)> {
-        let (_outcomes, receiver) = tokio::sync::mpsc::unbounded_channel();
-        let events = alarms.sender;
-        let _ = (config, engine, alarms.receiver);
-        Ok((Self { events, thread: Mutex::new(None) }, receiver))
+    ) -> io::Result<(Self, UnboundedReceiver<Outcome>)> {
+        let Alarms { sender: events, receiver } = alarms;
+        let (outcomes, fate) = unbounded_channel();
+        let status = Arc::new(Status::new(config.worker.world_size, config.stall_timeout, engine.clone()));
+        let life = Life { config, engine, status: status.clone(), events: receiver, exits: events.clone(), outcomes };
+        // One thread for all spawning: a worker gets its parent-death signal when the thread that forked it ends.
+        let thread = thread::Builder::new().name("sw-supervisor".into()).spawn(move || life.live())?;
+        Ok((Self { events, status, thread: Mutex::new(Some(thread)) }, fate))
     }
 
     /// The body of `GET /ranks`, now.
     pub fn ranks(&self) -> RanksReport {
-        RanksReport { world_size: 0, epoch: 0, restarts: 0, ranks: Vec::new() }
+        self.status.report()
     }
 
-    /// Whether every rank is ready and, with work outstanding, moves; else why not, naming the rank (`/health`'s reason).
+    /// Whether every rank is ready and, with work outstanding, moves; else why not, naming the rank: `/health`'s reason.
     pub fn health(&self) -> Result<(), String> {
-        Err("the ranks are starting".into())
+        self.status.health()
     }
 
-    /// Stops every worker and returns when none is left, within about three seconds. Blocks: not for async threads.
+    /// Stops every worker and returns when none is left, within about two seconds. Blocks: not for async threads.
     pub fn stop(&self) {
         let _ = self.events.send(Event::Stop);
-        let thread = self.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            let _ = thread.join();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the supervisor's thread had panicked");
         }
     }
 }
@@ -145,5 +160,11 @@ impl Supervisor {
 impl Drop for Supervisor {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+impl fmt::Debug for Supervisor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Supervisor").field("ranks", &self.ranks()).finish_non_exhaustive()
     }
 }

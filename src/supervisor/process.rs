@@ -18,7 +18,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use workers::worker::WorkerConfig;
+use workers::{link::error::LinkError, worker::WorkerConfig};
 
 use super::worker_log::WorkerLog;
 
@@ -49,7 +49,7 @@ impl Worker {
         on_exit: impl FnOnce() + Send + 'static,
     ) -> Result<Self, StartError> {
         let rank = config.rank;
-        let mut log = WorkerLog::open(log_dir, rank)
+        let log = WorkerLog::open(log_dir, rank)
             .map_err(|source| StartError::Log { path: log_dir.display().to_string(), source })?;
         let outputs =
             log.outputs().map_err(|source| StartError::Log { path: log_dir.display().to_string(), source })?;
@@ -122,9 +122,9 @@ impl Worker {
     }
 
     /// Waits for its end, so that no zombie stays.
-    pub fn reap(&mut self) -> Option<Exit> {
+    pub fn reap(&mut self) {
         self.stdin = None;
-        self.child.wait().ok().map(Exit)
+        let _ = self.child.wait();
     }
 
     /// What it last wrote since this start, at most `lines` lines.
@@ -157,9 +157,12 @@ impl fmt::Display for Exit {
     }
 }
 
-/// Why a worker could not even be started: the machine's fault.
+/// Why workers could not even be started: the machine's fault.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// No shared memory to talk through.
+    #[error(transparent)]
+    Link(#[from] LinkError),
     /// No process.
     #[error("the worker of rank {rank} could not be started: {source}")]
     Spawn {

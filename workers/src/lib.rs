@@ -12,3 +12,8 @@ pub mod models;
 pub mod sampler;
 pub mod weights;
 pub mod worker;
+
+/// Bytes of shared memory in which so many CPU ranks meet for their collectives (`LinkConfig::meeting_bytes`).
+pub fn meeting_bytes(world_size: usize) -> usize {
+    kernels::group::Group::bytes(world_size)
+}

@@ -1,0 +1,248 @@
+//! The supervisor's thread: epoch after epoch, it starts the group, watches it, and takes it down.
+
+use std::{
+    fs,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use tokio::sync::mpsc::UnboundedSender;
+use workers::link::vitals::{RankState, Vitals};
+
+use super::{
+    AvailableCores, CorePlan, Event, Outcome, SupervisorConfig,
+    cause::{root_cause, stalled_rank, tell_stall},
+    group::Group,
+    loading::LoadingDisplay,
+    ranks::LinkRanks,
+    restart::{RestartPolicy, Verdict},
+    status::Status,
+};
+use crate::engine::EngineHandle;
+
+/// How often the vitals of a loading group are looked at.
+const LOADING_TICK: Duration = Duration::from_millis(20);
+
+/// A rank that reports no progress in loading for this long is given up. Its longest silence is one huge tensor from a
+/// slow disk.
+const LOADING_SILENCE_MAX: Duration = Duration::from_secs(120);
+
+/// After the first death: how long others may take to tell a cause that explains it.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// All that the thread owns.
+pub struct Life {
+    pub config: SupervisorConfig,
+    pub engine: EngineHandle,
+    pub status: Arc<Status>,
+    pub events: Receiver<Event>,
+    pub exits: Sender<Event>,
+    pub outcomes: UnboundedSender<Outcome>,
+}
+
+/// Why an epoch ended.
+enum End {
+    /// The server stops.
+    Stopped,
+    /// The group broke, for this reason.
+    Broken(String),
+}
+
+impl Life {
+    /// Lives until the server stops, the first start fails or too many restarts were needed.
+    pub fn live(self) {
+        let plan = CorePlan::new(
+            self.config.worker.world_size,
+            self.config.threads_per_rank,
+            &AvailableCores::of_this_process(),
+        );
+        let (born, mut policy) = (Instant::now(), RestartPolicy::new(self.config.restarts_max));
+        let mut was_ready = false;
+        for epoch in 0.. {
+            let End::Broken(reason) = self.one_epoch(epoch, &plan, &mut was_ready) else { return };
+            if !was_ready {
+                return self.tell(Outcome::LoadFailed(reason));
+            }
+            match policy.failed(born.elapsed()) {
+                Verdict::GiveUp => return self.tell(Outcome::GaveUp(reason)),
+                Verdict::RestartAfter(pause) => {
+                    tracing::error!("{reason}; starting all ranks again in {} s", pause.as_secs_f32());
+                    if self.is_stopped_within(pause) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// One start of the group, from its birth until nothing is left of it.
+    fn one_epoch(&self, epoch: u64, plan: &CorePlan, was_ready: &mut bool) -> End {
+        let exits = self.exits.clone();
+        let on_exit = move |rank| drop(exits.send(Event::Exited { epoch, rank }));
+        let (mut group, ranks) = match Group::start(&self.config, plan, epoch, on_exit) {
+            Ok(started) => started,
+            Err(error) => return End::Broken(error.to_string()),
+        };
+        self.status.started(epoch, &group.pids(), group.board());
+        let end = match self.load(&mut group) {
+            Ok(kv_blocks) => {
+                *was_ready = true;
+                self.serve(&mut group, ranks, kv_blocks, plan)
+            }
+            Err(end) => end,
+        };
+        self.take_down(group, &end);
+        end
+    }
+
+    /// Waits until every rank is ready; answers the KV blocks that all have room for.
+    fn load(&self, group: &mut Group) -> Result<usize, End> {
+        let mut display = LoadingDisplay::new(self.config.worker.world_size);
+        loop {
+            if let Some(end) = self.next_event(group, LOADING_TICK, Alarms::Stale) {
+                return Err(end);
+            }
+            let vitals = group.vitals();
+            display.show(&vitals);
+            group.unlink_when_attached();
+            if let Some(end) = self.loading_fault(group, &vitals) {
+                return Err(end);
+            }
+            if vitals.iter().all(|vitals| vitals.state == RankState::Ready) {
+                let kv_blocks = vitals.iter().map(|vitals| vitals.kv_blocks_total).min().unwrap_or(0);
+                return Ok(kv_blocks as usize);
+            }
+        }
+    }
+
+    /// A rank that says it failed, or that says nothing for too long.
+    fn loading_fault(&self, group: &mut Group, vitals: &[Vitals]) -> Option<End> {
+        if let Some(rank) = vitals.iter().position(|vitals| vitals.state == RankState::Failed) {
+            return Some(self.broken_by(group, rank));
+        }
+        let silent = |vitals: &Vitals| {
+            vitals.state != RankState::Ready && Duration::from_millis(vitals.last_progress_ms) > LOADING_SILENCE_MAX
+        };
+        vitals.iter().any(silent).then(|| End::Broken(tell_stalled(group, vitals, LOADING_SILENCE_MAX)))
+    }
+
+    /// Hands the group to the engine and watches until something ends it.
+    fn serve(&self, group: &mut Group, ranks: LinkRanks, kv_blocks: usize, plan: &CorePlan) -> End {
+        self.engine.group_up(Box::new(ranks), kv_blocks);
+        self.status.serving();
+        self.tell(Outcome::Ready { epoch: group.epoch(), kv_blocks, threads_per_rank: plan.threads_per_rank });
+        let tick = (self.config.stall_timeout / 10).clamp(Duration::from_millis(20), Duration::from_secs(1));
+        loop {
+            if let Some(end) = self.next_event(group, tick, Alarms::Fresh) {
+                return end;
+            }
+            let vitals = group.vitals();
+            if let Some(rank) = vitals.iter().position(|vitals| vitals.state == RankState::Failed) {
+                return self.broken_by(group, rank);
+            }
+            if self.is_stalled(&vitals) {
+                return End::Broken(tell_stalled(group, &vitals, self.config.stall_timeout));
+            }
+        }
+    }
+
+    /// Work is outstanding, and neither a report came nor did any rank move for the stall limit.
+    fn is_stalled(&self, vitals: &[Vitals]) -> bool {
+        let stats = self.engine.stats();
+        let moved_ms = vitals.iter().map(|vitals| vitals.last_progress_ms).min().unwrap_or(0);
+        let silent = stats.since_progress.min(Duration::from_millis(moved_ms));
+        stats.steps_outstanding && silent >= self.config.stall_timeout
+    }
+
+    /// Waits for one event, at most `timeout`; answers how it ends the epoch, if it does.
+    fn next_event(&self, group: &mut Group, timeout: Duration, alarms: Alarms) -> Option<End> {
+        match (self.events.recv_timeout(timeout), alarms) {
+            (Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected), _) => Some(End::Stopped),
+            (Ok(Event::Exited { epoch, rank }), _) if epoch == group.epoch() => Some(self.broken_by(group, rank)),
+            (Ok(Event::Alarm(reason)), Alarms::Fresh) => Some(self.broken_by_alarm(group, reason)),
+            _ => None,
+        }
+    }
+
+    /// One rank is known to be lost: listens a moment longer where that may be the consequence of another's end.
+    fn broken_by(&self, group: &mut Group, rank: usize) -> End {
+        let deadline = Instant::now() + GRACE;
+        group.note_death(rank);
+        self.status.died(rank);
+        while group.fates().iter().all(|fate| fate.is_consequence() || fate.exit.is_none()) {
+            match self.events.recv_deadline(deadline) {
+                Ok(Event::Exited { epoch, rank }) if epoch == group.epoch() => {
+                    group.note_death(rank);
+                    self.status.died(rank);
+                }
+                Ok(Event::Stop) => return End::Stopped,
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        End::Broken(root_cause(&group.fates()))
+    }
+
+    /// The engine's link broke: most likely since a rank is dying at this moment, which says more.
+    fn broken_by_alarm(&self, group: &mut Group, reason: String) -> End {
+        match self.events.recv_timeout(GRACE) {
+            Ok(Event::Exited { epoch, rank }) if epoch == group.epoch() => self.broken_by(group, rank),
+            Ok(Event::Stop) => End::Stopped,
+            _ => End::Broken(reason),
+        }
+    }
+
+    /// Leaves no process, and lets the engine and the onlookers know.
+    fn take_down(&self, group: Group, end: &End) {
+        match end {
+            End::Stopped => {
+                self.engine.group_down("the server is stopping".into());
+                group.stop();
+                self.status.down("the server is stopping");
+            }
+            End::Broken(reason) => {
+                self.engine.group_down(reason.clone());
+                group.kill();
+                self.status.down(reason);
+            }
+        }
+    }
+
+    /// Waits out a pause; answers whether the server stops meanwhile.
+    fn is_stopped_within(&self, pause: Duration) -> bool {
+        let deadline = Instant::now() + pause;
+        loop {
+            match self.events.recv_deadline(deadline) {
+                Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
+                Err(RecvTimeoutError::Timeout) => return false,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// A server that listens no more needs no news.
+    fn tell(&self, outcome: Outcome) {
+        let _ = self.outcomes.send(outcome);
+    }
+}
+
+/// Whether the engine's alarms can be about this group: before it was handed over, they are about the one before.
+#[derive(Clone, Copy)]
+enum Alarms {
+    Stale,
+    Fresh,
+}
+
+fn tell_stalled(group: &Group, vitals: &[Vitals], limit: Duration) -> String {
+    let pids = group.pids();
+    let stopped: Vec<_> = pids.iter().map(|&pid| is_stopped(pid)).collect();
+    let rank = stalled_rank(vitals, &stopped);
+    tell_stall(rank, pids[rank], &vitals[rank], stopped[rank], limit.as_secs())
+}
+
+/// Whether a process is stopped by a signal or a debugger (`T` or `t` after the parenthesised name, proc(5)).
+fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['T', 't']))
+}
