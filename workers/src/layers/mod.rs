@@ -1,1 +1,22 @@
 //! What a model is made of: weights that know their own shard, and the operations they go through.
+//!
+//! Attention and MLP are each a column-parallel matrix (every rank has some outputs), something local, and a row-parallel
+//! one (every rank has some inputs) whose partial sums an all-reduce makes whole. Hidden states and norms are replicated.
+
+mod attention;
+mod linear;
+mod mlp;
+mod norm;
+mod rotary;
+mod shard;
+mod source;
+mod vocabulary;
+
+pub(crate) use attention::Attention;
+pub(crate) use linear::{ColumnParallel, Part, RowParallel};
+pub(crate) use mlp::Mlp;
+pub(crate) use norm::Norm;
+pub(crate) use rotary::Rotary;
+pub use shard::Shard;
+pub(crate) use source::Source;
+pub(crate) use vocabulary::Vocabulary;

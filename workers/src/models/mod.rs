@@ -1,6 +1,8 @@
 //! The model families: one short file each and one line in the table.
 
+mod check;
 mod config;
+mod decoder;
 mod ernie45;
 mod family;
 mod from_gguf;
@@ -9,9 +11,61 @@ mod llama;
 mod qwen3;
 mod rope;
 
+pub use check::check;
 pub use config::ModelConfig;
 pub use family::Family;
 pub use rope::{Rope, Scaling};
 
+use decoder::Decoder;
+use kernels::{Backend, KvDType, KvShape};
+
+use crate::{
+    layers::{Shard, Source},
+    weights::{Checkpoint, LoadError},
+};
+
 /// Every family that Shardwire knows.
 pub const FAMILIES: [&Family; 3] = [&llama::FAMILY, &ernie45::FAMILY, &qwen3::FAMILY];
+
+/// The longest sequence that a rotary table is made for, tokens.
+const MODEL_LEN_MAX: usize = 1 << 24;
+
+/// One rank's shard of a model, on its device.
+pub trait Model<B: Backend>: Send {
+    /// The logits of the batch's sampled rows, the same on all ranks: `[sampled rows, columns]`. The first
+    /// [`ModelConfig::vocab_size`] columns are the tokens'; where ranks do not divide the vocabulary, up to
+    /// `world_size - 1` columns of padding follow, to be ignored. The batch's keys and values enter `cache`.
+    /// All ranks must be called with the same batch.
+    fn forward(&self, device: &B, batch: &B::Batch, cache: &mut B::KvCache) -> kernels::Result<B::Tensor>;
+}
+
+/// What a rank decides beside the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Longest sequence, tokens: positions of the rotary table.
+    pub max_model_len: usize,
+}
+
+/// Puts a rank's shard of the checkpoint on `device`, telling `progress` the share done, `0..=1`.
+pub fn load<B: Backend>(
+    device: &B,
+    checkpoint: &Checkpoint,
+    shard: Shard,
+    options: LoadOptions,
+    progress: &mut dyn FnMut(f32),
+) -> Result<Box<dyn Model<B>>, LoadError> {
+    check::split(checkpoint, shard.world_size)?;
+    if !(1..=MODEL_LEN_MAX).contains(&options.max_model_len) {
+        let fault =
+            format!("a maximum length of {} tokens is not between 1 and {MODEL_LEN_MAX}", options.max_model_len);
+        return Err(LoadError::config(checkpoint.path(), fault));
+    }
+    let mut source = Source::new(device, checkpoint, shard);
+    Ok(Box::new(Decoder::load(&mut source, options, progress)?))
+}
+
+/// The KV cache that a rank's shard of a model needs.
+pub fn kv_shape(config: &ModelConfig, shard: Shard, block_size: usize, blocks: usize, dtype: KvDType) -> KvShape {
+    let kv_heads = shard.heads(config).heads().kv;
+    KvShape { layers: config.layers, blocks, block_size, kv_heads, head_dim: config.head_dim, dtype }
+}

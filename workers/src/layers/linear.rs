@@ -1,0 +1,93 @@
+//! Linear layers: `x · Wᵀ + bias`, of which a rank owns some outputs or some inputs.
+
+use std::ops::Range;
+
+use kernels::{Backend, Result, memory::Memory};
+
+use super::{Source, source::columns};
+use crate::weights::LoadError;
+
+/// Matrices over the same input, one after the other; each rank computes its own outputs, no communication.
+pub(crate) struct ColumnParallel<M: Memory> {
+    /// `[own outputs of all parts, inputs]`.
+    weight: M::Weight,
+    /// `[1, own outputs of all parts]`.
+    bias: Option<M::Tensor>,
+}
+
+/// One matrix of a fused layer.
+pub(crate) struct Part {
+    /// Its name, without `.weight`.
+    pub name: String,
+    /// Its outputs in the whole model.
+    pub outputs: usize,
+    /// This rank's outputs of them.
+    pub own: Range<usize>,
+}
+
+impl<M: Memory> ColumnParallel<M> {
+    /// Takes this rank's outputs of every part.
+    pub(crate) fn load(
+        source: &mut Source<M>,
+        parts: &[Part],
+        inputs: usize,
+        bias: bool,
+    ) -> std::result::Result<Self, LoadError> {
+        let mut weights = Vec::new();
+        let mut biases = Vec::new();
+        for Part { name, outputs, own } in parts {
+            weights.push(source.matrix(&format!("{name}.weight"), *outputs, inputs)?.row_range(own.clone()));
+            if bias {
+                biases.extend(source.vector(&format!("{name}.bias"), *outputs, own.clone())?);
+            }
+        }
+        let weight = source.device.weight(weights)?;
+        Ok(Self { weight, bias: bias.then(|| source.upload(&biases)).transpose()? })
+    }
+
+    /// `[rows, own outputs]` from `x [rows, inputs]`.
+    pub(crate) fn forward(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
+    where
+        M: Backend,
+    {
+        device.matmul(x, &self.weight, self.bias.as_ref())
+    }
+}
+
+/// A matrix of which each rank has some inputs; an all-reduce adds the partial sums, so that all ranks have the whole.
+pub(crate) struct RowParallel<M: Memory> {
+    /// `[outputs, own inputs]`.
+    weight: M::Weight,
+    /// `[1, outputs]`, on the first rank only: it must be added once.
+    bias: Option<M::Tensor>,
+}
+
+impl<M: Memory> RowParallel<M> {
+    /// Takes columns `own` of the matrix `name`, `outputs × inputs` in the whole model.
+    pub(crate) fn load(
+        source: &mut Source<M>,
+        name: &str,
+        (outputs, inputs): (usize, usize),
+        own: Range<usize>,
+        bias: bool,
+    ) -> std::result::Result<Self, LoadError> {
+        let whole = source.matrix(&format!("{name}.weight"), outputs, inputs)?;
+        let weight = source.device.weight(vec![columns(&whole, own)])?;
+        let bias = match bias {
+            true => Some(source.vector(&format!("{name}.bias"), outputs, 0..outputs)?),
+            false => None,
+        };
+        let bias = bias.filter(|_| source.shard.rank == 0).map(|values| source.upload(&values)).transpose()?;
+        Ok(Self { weight, bias })
+    }
+
+    /// `[rows, outputs]`, the same on all ranks, from this rank's `x [rows, own inputs]`.
+    pub(crate) fn forward(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
+    where
+        M: Backend,
+    {
+        let mut sum = device.matmul(x, &self.weight, self.bias.as_ref())?;
+        device.all_reduce(&mut sum)?;
+        Ok(sum)
+    }
+}

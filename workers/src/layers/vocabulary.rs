@@ -1,0 +1,49 @@
+//! A table over the vocabulary, of which each rank has an equal run of rows: the embedding, the head, or both at once.
+
+use kernels::{Backend, Matrix, Result, memory::Memory};
+
+use super::{Source, shard::Tokens};
+use crate::weights::LoadError;
+
+/// This rank's rows, filled up with zeros where the vocabulary does not divide.
+pub(crate) struct Vocabulary<M: Memory> {
+    /// `[vocabulary / world size (rounded up), hidden size]`.
+    weight: M::Weight,
+    /// The token of the first row.
+    first_token: u32,
+}
+
+impl<M: Memory> Vocabulary<M> {
+    /// Takes this rank's rows of `name.weight`.
+    pub(crate) fn load(source: &mut Source<M>, name: &str) -> std::result::Result<Self, LoadError> {
+        let (vocab_size, hidden_size) = (source.config().vocab_size, source.config().hidden_size);
+        let whole = source.matrix(&format!("{name}.weight"), vocab_size, hidden_size)?;
+        let Tokens { own, padding } = source.shard.tokens(vocab_size);
+        let first_token = u32::try_from(own.start).expect("the vocabulary's size was checked");
+        let mut parts = vec![whole.row_range(own)];
+        parts.retain(|part| part.rows() > 0);
+        if padding > 0 {
+            parts.push(Matrix::from_f32(&vec![0.0; padding * hidden_size], padding, hidden_size));
+        }
+        Ok(Self { weight: source.device.weight(parts)?, first_token })
+    }
+
+    /// `[tokens, hidden size]`: the batch's tokens as hidden states, on all ranks.
+    pub(crate) fn embed(&self, device: &M, batch: &M::Batch) -> Result<M::Tensor>
+    where
+        M: Backend,
+    {
+        let mut hidden = device.embed(&self.weight, self.first_token, batch)?;
+        device.all_reduce(&mut hidden)?;
+        Ok(hidden)
+    }
+
+    /// `[rows, world size × own rows]`: the logits of `x [rows, hidden size]`, on all ranks. Columns from the vocabulary's
+    /// size on are padding.
+    pub(crate) fn logits(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
+    where
+        M: Backend,
+    {
+        device.all_gather(device.matmul(x, &self.weight, None)?)
+    }
+}

@@ -1,0 +1,156 @@
+//! Everything that can be known of a model before a rank is started: that every tensor is there, has its shape, and
+//! splits over the ranks, and that none is left over.
+
+use kernels::{Batch, KvShape, Matrix, Result, memory::Memory};
+
+use super::{LoadOptions, ModelConfig, decoder::Decoder};
+use crate::{
+    layers::{Shard, Source},
+    weights::{Checkpoint, LoadError},
+};
+
+/// Refuses a checkpoint that `world_size` ranks could not load. No weight matrix is read.
+pub fn check(checkpoint: &Checkpoint, world_size: usize) -> std::result::Result<(), LoadError> {
+    split(checkpoint, world_size)?;
+    for rank in 0..world_size {
+        let mut source = Source::new(&Nowhere, checkpoint, Shard { rank, world_size });
+        Decoder::load(&mut source, LoadOptions { max_model_len: 1 }, &mut |_| {})?;
+        refuse_left_over(checkpoint, &source)?;
+    }
+    Ok(())
+}
+
+/// Each rank needs a query head and some of the MLP's width.
+pub(super) fn split(checkpoint: &Checkpoint, world_size: usize) -> std::result::Result<(), LoadError> {
+    let ModelConfig { heads, intermediate_size, .. } = *checkpoint.config();
+    let most = heads.min(intermediate_size);
+    if (1..=most).contains(&world_size) {
+        return Ok(());
+    }
+    let fault =
+        format!("it has {heads} attention heads and an MLP of width {intermediate_size}; 1 to {most} ranks work");
+    Err(LoadError::Split { path: checkpoint.path().into(), world_size, fault })
+}
+
+/// A tensor that nobody asked for means that the model is not what its settings say: a bias they do not mention, say.
+fn refuse_left_over<M: Memory>(checkpoint: &Checkpoint, source: &Source<M>) -> std::result::Result<(), LoadError> {
+    let left_over = |name: &&str| !source.taken().contains(*name) && !is_redundant(name);
+    match checkpoint.names().find(left_over) {
+        None => Ok(()),
+        Some(name) => {
+            let fault = format!("is not part of {} with these settings", checkpoint.config().architecture);
+            Err(LoadError::tensor(checkpoint.path(), name, fault))
+        }
+    }
+}
+
+/// Tensors that files carry though the model is whole without them: a tied head's copy, precomputed rotary frequencies,
+/// the layers that predict tokens further ahead.
+fn is_redundant(name: &str) -> bool {
+    matches!(name, "lm_head.weight" | "rope_freqs.weight")
+        || name.ends_with("rotary_emb.inv_freq")
+        || name.contains("mtp_")
+}
+
+/// A device that keeps nothing: loading onto it is checking.
+struct Nowhere;
+
+impl Memory for Nowhere {
+    type Tensor = ();
+    type Weight = ();
+    type Batch = ();
+    type KvCache = ();
+
+    fn name(&self) -> String {
+        "nowhere".into()
+    }
+
+    fn tensor(&self, _rows: usize, _columns: usize, _values: &[f32]) -> Result<()> {
+        Ok(())
+    }
+
+    fn to_host(&self, _tensor: &()) -> Result<Vec<f32>> {
+        Ok(Vec::new())
+    }
+
+    fn weight(&self, _parts: Vec<Matrix>) -> Result<()> {
+        Ok(())
+    }
+
+    fn batch(&self, _batch: Batch) -> Result<()> {
+        Ok(())
+    }
+
+    fn kv_cache(&self, _shape: KvShape) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    fn golden(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden").join(name)
+    }
+
+    /// The golden folder `model` with one text replaced in one of its files; the same length keeps safetensors whole.
+    fn fault(model: &str, file: &str, from: &str, to: &str) -> String {
+        let copy = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(golden(model)).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+        let mut bytes = std::fs::read(copy.path().join(file)).unwrap();
+        let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).expect(from);
+        bytes.splice(at..at + from.len(), to.bytes());
+        std::fs::write(copy.path().join(file), bytes).unwrap();
+        let checkpoint = Checkpoint::open(copy.path()).expect("the files hold together");
+        check(&checkpoint, 1).expect_err("the model does not").to_string()
+    }
+
+    #[test]
+    fn golden_models_pass_at_every_size_up_to_their_heads() {
+        let check_model = |name: &str, heads: usize| {
+            let checkpoint = Checkpoint::open(&golden(name)).unwrap();
+            for world_size in 1..=heads {
+                check(&checkpoint, world_size).unwrap_or_else(|fault| panic!("{world_size} ranks: {fault}"));
+            }
+            for world_size in [0, heads + 1, 1_000_000_000] {
+                let line = check(&checkpoint, world_size).expect_err("too many ranks").to_string();
+                assert!(line.contains(&format!("1 to {heads} ranks work")), "{line}");
+            }
+        };
+        check_model("models/llama_basic", 8);
+        check_model("models/llama3_rope", 8);
+        check_model("models/ernie45", 8);
+        check_model("models/qwen3", 4);
+        check_model("gguf/llama_q8_0/model.gguf", 8);
+        check_model("gguf/llama_mixed/model.gguf", 8);
+    }
+
+    #[test]
+    fn tensors_at_fault_are_named() {
+        let check_fault = |file: &str, from: &str, to: &str, expected: &str| {
+            let line = fault("models/ernie45", file, from, to);
+            assert!(line.contains(expected), "{line}");
+        };
+        let weights = "model.safetensors";
+        let missing = "tensor model.layers.1.mlp.up_proj.weight: is missing";
+        check_fault(weights, "layers.1.mlp.up_proj", "layers.1.mlp.up_porj", missing);
+        let shape = "mlp.down_proj.weight: has shape 64 × 128, the model's settings ask for 64 × 160";
+        check_fault("config.json", "\"intermediate_size\": 128", "\"intermediate_size\": 160", shape);
+        let bias = "tensor model.layers.0.self_attn.q_proj.bias: is missing";
+        check_fault("config.json", "\"use_bias\": false", "\"use_bias\": true", bias);
+        let left_over = "is not part of Ernie4_5ForCausalLM with these settings";
+        check_fault("config.json", "\"num_hidden_layers\": 3", "\"num_hidden_layers\": 2", left_over);
+        check_fault(
+            "config.json",
+            "\"use_cache\"",
+            "\"tie_word_embeddings\": false, \"use_cache\"",
+            "lm_head.weight: is missing",
+        );
+    }
+}
