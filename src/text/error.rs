@@ -74,6 +74,13 @@ impl TextError {
         Self::Model { reason: reason.to_string() }
     }
 
+    /// An error of the weights' room, whose message names the file already.
+    pub(crate) fn unreadable(path: &Path, error: impl ToString) -> Self {
+        let message = error.to_string();
+        let reason = message.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&message);
+        Self::file(path, reason)
+    }
+
     pub(crate) fn file(path: &Path, reason: impl ToString) -> Self {
         Self::File { path: path.into(), reason: reason.to_string() }
     }

@@ -2,13 +2,14 @@
 //!
 //! Keys and token types: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, "Tokenizer".
 
-use std::{collections::HashMap, path::Path};
+use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use tokenizers::{
     AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer,
     models::bpe::{BPE, Merges, Vocab},
 };
+use workers::weights::{Metadata, MetadataValue};
 
 use super::{TextError, pre_tokenizer::PreTokenizer, tokenizer::from_json};
 
@@ -51,10 +52,29 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 
 impl GgufVocabulary {
-    /// Reads the metadata of a GGUF file.
-    pub fn read(file: &Path) -> Result<Self, TextError> {
-        let _ = file;
-        Err(TextError::model("vocabularies of GGUF files can't be read yet"))
+    /// Reads it from a GGUF file's metadata. An entry of the wrong type counts as missing.
+    pub fn of_metadata(metadata: &Metadata) -> Self {
+        let text = |key: &str| metadata.string(key).map(str::to_string);
+        let id = |key: &str| metadata.unsigned(key).and_then(|id| u32::try_from(id).ok());
+        let texts = |key: &str| strings(metadata.strings(key).unwrap_or_default());
+        let scores = metadata.array("tokenizer.ggml.scores").unwrap_or_default();
+        let types = metadata.integers("tokenizer.ggml.token_type").unwrap_or_default();
+        Self {
+            model: text("tokenizer.ggml.model").unwrap_or_default(),
+            pre: text("tokenizer.ggml.pre"),
+            tokens: texts("tokenizer.ggml.tokens"),
+            token_types: types.into_iter().map(|kind| i32::try_from(kind).unwrap_or_default()).collect(),
+            scores: scores.iter().map(score).collect(),
+            merges: texts("tokenizer.ggml.merges"),
+            bos: id("tokenizer.ggml.bos_token_id"),
+            eos: id("tokenizer.ggml.eos_token_id"),
+            unknown: id("tokenizer.ggml.unknown_token_id"),
+            padding: id("tokenizer.ggml.padding_token_id"),
+            add_bos: metadata.boolean("tokenizer.ggml.add_bos_token"),
+            add_eos: metadata.boolean("tokenizer.ggml.add_eos_token"),
+            add_space_prefix: metadata.boolean("tokenizer.ggml.add_space_prefix"),
+            chat_template: text("tokenizer.chat_template"),
+        }
     }
 
     /// The tokenizer, without what is put around a text.
@@ -180,6 +200,14 @@ impl GgufVocabulary {
         tokenizer.add_tokens(plain).map_err(TextError::model)?;
         Ok(())
     }
+}
+
+fn strings(texts: Vec<&str>) -> Vec<String> {
+    texts.into_iter().map(str::to_string).collect()
+}
+
+fn score(value: &MetadataValue) -> f32 {
+    if let MetadataValue::Float(score) = *value { score as f32 } else { f32::MIN }
 }
 
 fn split_merge(merge: &str) -> Result<(String, String), TextError> {

@@ -19,9 +19,13 @@ pub mod template;
 pub mod template_source;
 pub mod tokenizer;
 
+#[cfg(test)]
+mod golden;
+
 use std::{path::Path, sync::Arc};
 
 use serde_json::Value;
+use workers::weights::Checkpoint;
 
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
@@ -89,7 +93,9 @@ fn read_folder(source: &Path) -> Result<(Tokenizer, template_source::TemplateSou
 }
 
 fn read_gguf(file: &Path) -> Result<(Tokenizer, template_source::TemplateSource), TextError> {
-    let vocabulary = gguf_vocabulary::GgufVocabulary::read(file)?;
+    let checkpoint = Checkpoint::open(file).map_err(|error| TextError::unreadable(file, error))?;
+    let metadata = checkpoint.gguf_metadata().ok_or_else(|| TextError::file(file, "not a GGUF file"))?;
+    let vocabulary = gguf_vocabulary::GgufVocabulary::of_metadata(metadata);
     let tokenizer = Tokenizer::from_gguf(&vocabulary).map_err(|error| error.in_file(file))?;
     Ok((tokenizer, template_source::TemplateSource::of_gguf(file, vocabulary)))
 }
