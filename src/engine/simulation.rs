@@ -1,1 +1,403 @@
+//! A rank without arithmetic, and the scheduler's rules played out on it at random.
+//!
+//! Its KV cache stores, in each slot, a digest of all tokens up to there. So a step that reads a block which somebody else
+//! wrote, or that was never written, is found out; and what it samples depends on every token before.
 
+use std::collections::{HashMap, HashSet};
+
+use proptest::{collection::vec, prelude::*, sample::Index};
+use workers::link::{
+    report::{SampledToken, StepReport},
+    sampling::Sampling,
+    step::{Chunk, NewSequence, SequenceId, Step},
+};
+
+use super::{
+    request::{Event, Failure, Finish, NewRequest},
+    scheduler::{Counts, Limits, Scheduler},
+    sequence::{RequestKey, Sequence},
+};
+
+const VOCABULARY: u64 = 13;
+const STOP_TOKEN: u32 = 0;
+
+/// What a rank knows, and what it insists on.
+pub struct RankModel {
+    block_size: usize,
+    last_step: u64,
+    last_id: u64,
+    sequences: HashMap<SequenceId, Known>,
+    /// A digest per slot, `[blocks × block_size]`.
+    cache: Vec<Option<u64>>,
+}
+
+struct Known {
+    tokens: Vec<u32>,
+    prompt_length: usize,
+    sampling: Sampling,
+    block_table: Vec<u32>,
+    computed: usize,
+}
+
+impl RankModel {
+    pub fn new(blocks: usize, block_size: usize) -> Self {
+        let cache = vec![None; blocks * block_size];
+        Self { block_size, last_step: 0, last_id: 0, sequences: HashMap::new(), cache }
+    }
+
+    /// Does what a worker does with a frame, and panics where a worker could not.
+    pub fn apply(&mut self, step: &Step) -> StepReport {
+        assert_eq!(step.number, self.last_step + 1, "steps come one by one");
+        self.last_step = step.number;
+        for id in &step.finished {
+            assert!(self.sequences.remove(id).is_some(), "{id:?} finished without being known");
+        }
+        step.started.iter().for_each(|sequence| self.meet(sequence));
+        let mut written = HashSet::new();
+        step.batch.iter().for_each(|chunk| self.write(chunk, &mut written));
+        let tokens = step.batch.iter().filter_map(|chunk| self.read(chunk)).collect();
+        StepReport { step: step.number, tokens }
+    }
+
+    fn meet(&mut self, sequence: &NewSequence) {
+        let NewSequence { id, tokens, prompt_length, sampling } = sequence.clone();
+        assert!(id.0 > self.last_id, "ids are never used again");
+        self.last_id = id.0;
+        let prompt_length = prompt_length as usize;
+        assert!((1..=tokens.len()).contains(&prompt_length));
+        self.sequences.insert(id, Known { tokens, prompt_length, sampling, block_table: Vec::new(), computed: 0 });
+    }
+
+    fn write(&mut self, chunk: &Chunk, written: &mut HashSet<usize>) {
+        let known = self.sequences.get_mut(&chunk.id).expect("the sequence was introduced");
+        let (start, end) = (chunk.start as usize, (chunk.start + chunk.count) as usize);
+        if known.block_table.is_empty() {
+            assert_eq!(start % self.block_size, 0, "a cached prefix has full blocks");
+        } else {
+            assert_eq!(start, known.computed, "a chunk begins where the last one ended");
+        }
+        assert!(chunk.count > 0 && end <= known.tokens.len());
+        known.block_table.extend(&chunk.new_blocks);
+        assert_eq!(known.block_table.len(), end.div_ceil(self.block_size), "blocks as needed");
+        known.computed = end;
+        for (position, digest) in digests(&known.tokens[..end]).enumerate().skip(start) {
+            let slot =
+                known.block_table[position / self.block_size] as usize * self.block_size + position % self.block_size;
+            assert!(written.insert(slot), "slot {slot} is written twice in a step");
+            self.cache[slot] = Some(digest);
+        }
+    }
+
+    fn read(&mut self, chunk: &Chunk) -> Option<SampledToken> {
+        let known = self.sequences.get_mut(&chunk.id)?;
+        for (position, digest) in digests(&known.tokens[..known.computed]).enumerate() {
+            let slot =
+                known.block_table[position / self.block_size] as usize * self.block_size + position % self.block_size;
+            assert_eq!(self.cache[slot], Some(digest), "{:?} reads another's KV at {position}", chunk.id);
+        }
+        assert_eq!(chunk.samples, known.computed == known.tokens.len(), "only a sequence's last token is sampled from");
+        chunk.samples.then(|| {
+            let token = sample(&known.tokens, known.prompt_length, &known.sampling);
+            known.tokens.push(token);
+            SampledToken { id: chunk.id, token, logprobs: None }
+        })
+    }
+}
+
+fn digests(tokens: &[u32]) -> impl Iterator<Item = u64> {
+    tokens.iter().scan(0, |digest, &token| {
+        *digest = mix(*digest ^ u64::from(token));
+        Some(*digest)
+    })
+}
+
+/// The finalizer of SplitMix64, over the value plus its increment.
+fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+fn sample(tokens: &[u32], prompt_length: usize, sampling: &Sampling) -> u32 {
+    let drawn = mix(digests(tokens).last().unwrap_or(0) ^ sampling.seed) % VOCABULARY;
+    let too_early = tokens.len() - prompt_length < sampling.min_tokens as usize;
+    if too_early && drawn == u64::from(STOP_TOKEN) { 1 } else { drawn as u32 }
+}
+
+/// What a request yields when it's alone in the world: the events that its client must see.
+pub fn expected(request: &NewRequest, model_len_max: usize, cache_tokens_max: usize) -> (Vec<u32>, Finish) {
+    let prompt_length = request.prompt.len();
+    let mut tokens = request.prompt.clone();
+    loop {
+        let token = sample(&tokens, prompt_length, &request.sampling);
+        tokens.push(token);
+        let generated = tokens.len() - prompt_length;
+        if request.sampling.stop_token_ids.contains(&token) && generated >= request.sampling.min_tokens as usize {
+            return (tokens.split_off(prompt_length), Finish::Stop);
+        }
+        if generated == request.max_tokens as usize || tokens.len() >= model_len_max || tokens.len() > cache_tokens_max
+        {
+            return (tokens.split_off(prompt_length), Finish::Length);
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct World {
+    limits: Limits,
+    blocks: usize,
+    model_len_max: usize,
+    /// Most steps on their way at once.
+    ahead: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Move {
+    Arrive(NewRequest),
+    Cancel(Index),
+    Turn,
+}
+
+fn worlds() -> impl Strategy<Value = World> {
+    (1..5usize, 1..20usize, 1..6usize, any::<bool>(), 1..14usize, 8..40usize, 1..3usize).prop_map(
+        |(block_size, batch_tokens_max, sequences_max, prefix_caching, blocks, model_len_max, ahead)| World {
+            limits: Limits { block_size, batch_tokens_max, sequences_max, prefix_caching },
+            blocks,
+            model_len_max,
+            ahead,
+        },
+    )
+}
+
+/// Prompts begin alike, so that prefixes are shared.
+fn requests() -> impl Strategy<Value = NewRequest> {
+    (1..8usize, vec(1..3u32, 0..4), 1..20u32, 0..4u32, 0..3u64).prop_map(
+        |(alike, own, max_tokens, min_tokens, seed)| {
+            let prompt = (1..).take(alike).chain(own).collect();
+            let sampling = Sampling { seed, min_tokens, stop_token_ids: vec![STOP_TOKEN], ..Sampling::default() };
+            NewRequest { id: String::new(), prompt, sampling, max_tokens, max_waiting: None }
+        },
+    )
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let one = prop_oneof![
+        3 => requests().prop_map(Move::Arrive),
+        1 => any::<Index>().prop_map(Move::Cancel),
+        6 => Just(Move::Turn),
+    ];
+    vec(one, 1..60)
+}
+
+/// The scheduler and a rank, one turn of the loop at a time.
+struct Play {
+    world: World,
+    scheduler: Scheduler,
+    rank: RankModel,
+    reports: Vec<StepReport>,
+    requests: Vec<NewRequest>,
+    cancelled: HashSet<usize>,
+    heard: Vec<Vec<Event>>,
+    last_started: Option<RequestKey>,
+}
+
+impl Play {
+    fn new(world: World) -> Self {
+        let mut scheduler = Scheduler::new(world.limits);
+        scheduler.group_up(world.blocks);
+        let rank = RankModel::new(world.blocks, world.limits.block_size);
+        let (requests, heard, reports) = (Vec::new(), Vec::new(), Vec::new());
+        Self { world, scheduler, rank, reports, requests, cancelled: HashSet::new(), heard, last_started: None }
+    }
+
+    fn make(&mut self, next: Move) {
+        match next {
+            Move::Arrive(request) => {
+                let key = RequestKey(self.requests.len() as u64);
+                self.scheduler.submit(Sequence::new(key, request.clone(), self.world.model_len_max));
+                self.requests.push(request);
+                self.heard.push(Vec::new());
+            }
+            Move::Cancel(index) if !self.requests.is_empty() => {
+                let request = index.index(self.requests.len());
+                self.scheduler.cancel(RequestKey(request as u64));
+                self.cancelled.insert(request);
+            }
+            Move::Cancel(_) => {}
+            Move::Turn => self.turn(),
+        }
+        self.scheduler.assert_consistent();
+    }
+
+    /// Publishes steps until enough are on their way, then settles one. A report reaches the scheduler only then.
+    fn turn(&mut self) {
+        let preemptions = self.scheduler.counts.preemptions;
+        while self.scheduler.steps_in_flight() < self.world.ahead
+            && let Some(step) = self.scheduler.schedule().cloned()
+        {
+            self.check_bounds(&step, preemptions);
+            self.reports.push(self.rank.apply(&step));
+        }
+        self.scheduler.assert_consistent();
+        if !self.reports.is_empty() {
+            let report = self.reports.remove(0);
+            self.scheduler.settle(report).expect("the rank answers what it was asked");
+        } else if self.world.ahead == 1 {
+            assert!(self.scheduler.has_no_work(), "with something to do, there is a step");
+        }
+        for (key, event) in self.scheduler.events() {
+            if matches!(event, Event::Started { .. }) {
+                assert!(self.last_started < Some(key), "first come, first served");
+                self.last_started = Some(key);
+            }
+            self.heard[key.0 as usize].push(event);
+        }
+    }
+
+    fn check_bounds(&self, step: &Step, preemptions_before: u64) {
+        let tokens: usize = step.batch.iter().map(|chunk| chunk.count as usize).sum();
+        assert!((1..=self.world.limits.batch_tokens_max).contains(&tokens));
+        assert!(step.batch.len() <= self.world.limits.sequences_max);
+        assert_eq!(self.scheduler.counts.batch_tokens, tokens as u64);
+        let preempted = self.scheduler.counts.preemptions > preemptions_before;
+        assert!(self.world.ahead > 1 || !preempted || step.started.is_empty(), "no admission in a step that preempts");
+    }
+
+    /// Turns until all is done. Each request needs at most its length in steps once it is the oldest, after as many as the
+    /// others need to make room.
+    fn finish(&mut self) {
+        let lengths: usize =
+            self.requests.iter().map(|request| request.prompt.len() + request.max_tokens as usize).sum();
+        let turns_max = (self.requests.len() + 1) * (lengths + 1) * self.world.ahead;
+        let turns = (0..turns_max).take_while(|_| {
+            self.make(Move::Turn);
+            !self.scheduler.has_no_work()
+        });
+        assert!(turns.count() < turns_max, "somebody starves");
+        assert_eq!(self.scheduler.blocks().held(), 0);
+    }
+
+    fn check_outcome(&self, request: usize) {
+        let (asked, heard) = (&self.requests[request], &self.heard[request]);
+        let tokens_max = self.world.blocks * self.world.limits.block_size;
+        if asked.prompt.len() >= tokens_max {
+            return assert!(matches!(heard[..], [Event::Failed(Failure::TooLarge(_))]));
+        }
+        let (tokens, finish) = expected(asked, self.world.model_len_max, tokens_max);
+        let got: Vec<_> = heard[1..].iter().filter_map(token_of).collect();
+        assert_eq!(got, tokens, "as if it were alone");
+        assert_eq!((heard.len(), heard.last()), (tokens.len() + 2, Some(&Event::Finished(finish))));
+        let Event::Started { cached_tokens } = heard[0] else { panic!("it starts first: {heard:?}") };
+        assert!((cached_tokens as usize) < asked.prompt.len());
+    }
+}
+
+fn token_of(event: &Event) -> Option<u32> {
+    match event {
+        Event::Token { token, .. } => Some(*token),
+        _ => None,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_comes_everybody_is_served_as_if_alone(world in worlds(), moves in moves()) {
+        let mut play = Play::new(world);
+        for next in moves {
+            play.make(next);
+        }
+        play.finish();
+        for request in (0..play.requests.len()).filter(|request| !play.cancelled.contains(request)) {
+            play.check_outcome(request);
+        }
+    }
+}
+
+fn request(prompt: &[u32], max_tokens: u32) -> NewRequest {
+    let (prompt, sampling) = (prompt.to_vec(), Sampling::default());
+    NewRequest { id: String::new(), prompt, sampling, max_tokens, max_waiting: None }
+}
+
+/// Blocks of two tokens.
+fn play(blocks: usize, batch_tokens_max: usize, requests: &[NewRequest]) -> Play {
+    let limits = Limits { block_size: 2, batch_tokens_max, sequences_max: 8, prefix_caching: true };
+    let mut play = Play::new(World { limits, blocks, model_len_max: 100, ahead: 1 });
+    requests.iter().for_each(|request| play.make(Move::Arrive(request.clone())));
+    play
+}
+
+/// `start..end` of each chunk of the next step.
+fn next_chunks(play: &mut Play) -> Vec<(u64, u32, u32)> {
+    let step = play.scheduler.schedule().expect("a step").clone();
+    let report = play.rank.apply(&step);
+    play.scheduler.settle(report).expect("a report");
+    step.batch.iter().map(|chunk| (chunk.id.0, chunk.start, chunk.start + chunk.count)).collect()
+}
+
+#[test]
+fn decode_goes_before_prefill_and_prefill_in_chunks() {
+    let mut play = play(50, 4, &[request(&[1, 2, 3], 9), request(&[4; 9], 9), request(&[5; 3], 9)]);
+    assert_eq!(next_chunks(&mut play), [(1, 0, 3), (2, 0, 1)]);
+    assert_eq!(next_chunks(&mut play), [(1, 3, 4), (2, 1, 4)]);
+    assert_eq!(next_chunks(&mut play), [(1, 4, 5), (2, 4, 7)]);
+    assert_eq!(next_chunks(&mut play), [(1, 5, 6), (2, 7, 9), (3, 0, 1)]);
+    assert_eq!(next_chunks(&mut play), [(1, 6, 7), (2, 9, 10), (3, 1, 3)]);
+    play.finish();
+}
+
+#[test]
+fn the_last_admitted_gives_way_and_comes_back_under_another_id() {
+    let mut play = play(4, 20, &[request(&[1, 2, 3], 6), request(&[4, 5, 6], 6)]);
+    assert_eq!(next_chunks(&mut play), [(1, 0, 3), (2, 0, 3)]);
+    assert_eq!(next_chunks(&mut play), [(1, 3, 4), (2, 3, 4)]);
+    assert_eq!(next_chunks(&mut play), [(1, 4, 5)]);
+    assert_eq!((play.scheduler.counts.preemptions, play.scheduler.waiting()), (1, 1));
+    play.finish();
+    assert_eq!(play.rank.last_id, 3);
+    (0..2).for_each(|index| play.check_outcome(index));
+}
+
+#[test]
+fn a_prompt_seen_before_is_found_up_to_its_last_token() {
+    let prompt = [1, 2, 3, 4, 5, 6];
+    let mut play = play(50, 20, &[request(&prompt, 3)]);
+    play.finish();
+    play.make(Move::Arrive(request(&prompt, 3)));
+    assert_eq!(next_chunks(&mut play), [(2, 4, 6)]);
+    play.finish();
+    let answer = [&prompt[..], &expected(&request(&prompt, 3), 100, 100).0].concat();
+    play.make(Move::Arrive(request(&answer, 3)));
+    assert_eq!(next_chunks(&mut play), [(3, 8, 9)], "generated tokens are cached too");
+    let Counts { prefix_queried_tokens, prefix_hit_tokens, prompt_tokens, .. } = play.scheduler.counts;
+    assert_eq!((prefix_queried_tokens, prefix_hit_tokens, prompt_tokens), (6 + 6 + 9, 4 + 8, 6 + 2 + 1));
+}
+
+#[test]
+fn a_sequence_ends_where_the_whole_cache_does() {
+    let mut play = play(3, 20, &[request(&[1, 2], 50), request(&[1; 6], 1)]);
+    play.finish();
+    (0..2).for_each(|index| play.check_outcome(index));
+    assert_eq!(play.heard[0].len(), 1 + 5 + 1);
+}
+
+#[test]
+fn a_report_that_was_not_asked_for_changes_nothing() {
+    let mut play = play(9, 20, &[request(&[1, 2], 5)]);
+    assert!(play.scheduler.settle(StepReport::default()).is_err());
+    let step = play.scheduler.schedule().expect("a step").clone();
+    let right = play.rank.apply(&step);
+    let check = |scheduler: &mut Scheduler, spoil: fn(&mut StepReport)| {
+        let mut report = right.clone();
+        spoil(&mut report);
+        assert!(scheduler.settle(report).is_err());
+    };
+    check(&mut play.scheduler, |report| report.step += 1);
+    check(&mut play.scheduler, |report| report.tokens.clear());
+    check(&mut play.scheduler, |report| report.tokens[0].id.0 += 1);
+    check(&mut play.scheduler, |report| report.tokens.extend(report.tokens.clone()));
+    play.scheduler.settle(right.clone()).expect("the right one is still awaited");
+    assert!(play.scheduler.settle(right).is_err(), "and only once");
+}
