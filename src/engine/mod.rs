@@ -188,13 +188,14 @@ impl Engine {
     /// Running sequences fail. To replay them instead, `self.scheduler.preempt_all()` takes the place of the loop: a
     /// sequence continues with the same tokens from where it was, because sampling depends on seed and position only.
     fn group_down(&mut self, reason: String) {
-        self.deliver();
-        for key in self.scheduler.group_down() {
-            self.clients.tell(key, Event::Failed(Failure::RanksLost(reason.clone())));
-        }
+        self.ranks = None;
+        let lost = self.scheduler.group_down();
         self.board.ranks_up.store(false, Relaxed);
         self.board.update(&self.scheduler);
-        self.ranks = None;
+        self.deliver();
+        for key in lost {
+            self.clients.tell(key, Event::Failed(Failure::RanksLost(reason.clone())));
+        }
     }
 
     fn give_up_group(&mut self, reason: String) {

@@ -33,6 +33,9 @@ pub struct Limits {
     pub batch_tokens_max: usize,
     /// Most sequences running.
     pub sequences_max: usize,
+    /// Most tokens of new sequences that one step carries to the ranks, so that its frame has a bound too: cached prefixes
+    /// take no budget, but travel.
+    pub introduced_tokens_max: usize,
     /// Whether cached prefixes are used.
     pub prefix_caching: bool,
 }
@@ -44,6 +47,7 @@ impl Limits {
             block_size: config.block_size.max(1),
             batch_tokens_max: config.batch_tokens_max.max(1),
             sequences_max: config.sequences_max.max(1),
+            introduced_tokens_max: config.model_len_max.max(config.batch_tokens_max),
             prefix_caching: config.prefix_caching,
         }
     }
@@ -103,7 +107,10 @@ pub struct Scheduler {
 /// A step in the making.
 struct Draft {
     step: Step,
+    /// Tokens that may still be computed.
     budget: usize,
+    /// Tokens that may still be introduced to the ranks.
+    introducible: usize,
     preempted: bool,
 }
 
@@ -212,7 +219,7 @@ impl Scheduler {
     /// The next step, if there's anything to compute. It counts as on its way until [`Scheduler::settle`] sees its report;
     /// further steps may be scheduled meanwhile, and build on the tokens that it will sample.
     pub fn schedule(&mut self) -> Option<&Step> {
-        let mut draft = Draft { step: Step::default(), budget: self.limits.batch_tokens_max, preempted: false };
+        let mut draft = Draft::new(&self.limits);
         self.continue_running(&mut draft, |uncomputed| uncomputed == 1);
         self.continue_running(&mut draft, |uncomputed| uncomputed > 1);
         if !draft.preempted {
@@ -291,7 +298,7 @@ impl Scheduler {
     /// Admits waiting sequences in order, until one finds no place, no budget or no blocks.
     fn admit_waiting(&mut self, draft: &mut Draft) {
         while draft.budget > 0 && self.running.len() < self.limits.sequences_max && self.blocks.available() > 0 {
-            let Some(mut sequence) = self.waiting.pop_front() else { return };
+            let Some(mut sequence) = self.waiting.pop_front_if(|first| draft.may_introduce(first)) else { return };
             let cached = self.cached_prefix(&mut sequence);
             if !self.has_blocks_for(&sequence, &cached) {
                 return self.waiting.push_front(sequence);
@@ -329,7 +336,7 @@ impl Scheduler {
             self.counts.prefix_hit_tokens += sequence.computed as u64;
             self.events.push((sequence.key, Event::Started { cached_tokens: as_u32(sequence.computed) }));
         }
-        draft.step.started.push(sequence.introduce());
+        draft.introduce(&sequence);
         let count = sequence.uncomputed().min(draft.budget);
         self.running.push(sequence);
         let mut chunk = self.take_chunk(self.running.len() - 1, count);
@@ -415,6 +422,21 @@ fn unasked(report: &StepReport) -> RanksError {
 }
 
 impl Draft {
+    fn new(limits: &Limits) -> Self {
+        let (budget, introducible) = (limits.batch_tokens_max, limits.introduced_tokens_max);
+        Self { step: Step::default(), budget, introducible, preempted: false }
+    }
+
+    /// Whether the step may carry one more new sequence: the first always.
+    fn may_introduce(&self, sequence: &Sequence) -> bool {
+        self.step.started.is_empty() || sequence.introduction_tokens() <= self.introducible
+    }
+
+    fn introduce(&mut self, sequence: &Sequence) {
+        self.introducible = self.introducible.saturating_sub(sequence.introduction_tokens());
+        self.step.started.push(sequence.introduce());
+    }
+
     fn add(&mut self, chunk: Chunk) {
         self.budget -= chunk.count as usize;
         self.step.batch.push(chunk);

@@ -133,6 +133,11 @@ impl Sequence {
         std::mem::take(&mut self.blocks)
     }
 
+    /// How many token ids `introduce` takes to the ranks.
+    pub fn introduction_tokens(&self) -> usize {
+        self.tokens.len() + self.sampling.stop_token_ids.len()
+    }
+
     /// As the ranks shall meet it.
     pub fn introduce(&self) -> NewSequence {
         NewSequence {

@@ -162,7 +162,13 @@ enum Move {
 fn worlds() -> impl Strategy<Value = World> {
     (1..5usize, 1..20usize, 1..6usize, any::<bool>(), 1..14usize, 8..40usize, 1..3usize).prop_map(
         |(block_size, batch_tokens_max, sequences_max, prefix_caching, blocks, model_len_max, ahead)| World {
-            limits: Limits { block_size, batch_tokens_max, sequences_max, prefix_caching },
+            limits: Limits {
+                block_size,
+                batch_tokens_max,
+                sequences_max,
+                introduced_tokens_max: model_len_max,
+                prefix_caching,
+            },
             blocks,
             model_len_max,
             ahead,
@@ -260,6 +266,8 @@ impl Play {
         assert!((1..=self.world.limits.batch_tokens_max).contains(&tokens));
         assert!(step.batch.len() <= self.world.limits.sequences_max);
         assert_eq!(self.scheduler.counts.batch_tokens, tokens as u64);
+        let introduced: usize = step.started.iter().map(|sequence| sequence.tokens.len() + 1).sum();
+        assert!(step.started.len() <= 1 || introduced <= self.world.limits.introduced_tokens_max);
         let preempted = self.scheduler.counts.preemptions > preemptions_before;
         assert!(self.world.ahead > 1 || !preempted || step.started.is_empty(), "no admission in a step that preempts");
     }
@@ -323,7 +331,8 @@ fn request(prompt: &[u32], max_tokens: u32) -> NewRequest {
 
 /// Blocks of two tokens.
 fn play(blocks: usize, batch_tokens_max: usize, requests: &[NewRequest]) -> Play {
-    let limits = Limits { block_size: 2, batch_tokens_max, sequences_max: 8, prefix_caching: true };
+    let (introduced_tokens_max, prefix_caching) = (20, true);
+    let limits = Limits { block_size: 2, batch_tokens_max, sequences_max: 8, introduced_tokens_max, prefix_caching };
     let mut play = Play::new(World { limits, blocks, model_len_max: 100, ahead: 1 });
     requests.iter().for_each(|request| play.make(Move::Arrive(request.clone())));
     play
@@ -373,6 +382,16 @@ fn a_prompt_seen_before_is_found_up_to_its_last_token() {
     assert_eq!(next_chunks(&mut play), [(3, 8, 9)], "generated tokens are cached too");
     let Counts { prefix_queried_tokens, prefix_hit_tokens, prompt_tokens, .. } = play.scheduler.counts;
     assert_eq!((prefix_queried_tokens, prefix_hit_tokens, prompt_tokens), (6 + 6 + 9, 4 + 8, 6 + 2 + 1));
+}
+
+#[test]
+fn a_frame_has_a_bound_though_cached_tokens_take_no_budget() {
+    let prompt: Vec<_> = (1..10).collect();
+    let mut play = play(50, 20, &[request(&prompt, 3)]);
+    play.finish();
+    (0..3).for_each(|_| play.make(Move::Arrive(request(&prompt, 3))));
+    assert_eq!(next_chunks(&mut play), [(2, 8, 9), (3, 8, 9)]);
+    assert_eq!(next_chunks(&mut play), [(2, 9, 10), (3, 9, 10), (4, 8, 9)]);
 }
 
 #[test]
