@@ -1,1 +1,190 @@
 //! HTTP: the only room that knows actix or JSON bodies; one file per endpoint.
+//!
+//! A generating request's way: key ([`keys`]) → place ([`admission`]) → body → parameters and tokens, on a blocking
+//! thread ([`generation`], `prepare` of the endpoint) → engine ([`running`]) → answer, whole or streamed ([`answer`]).
+
+mod admission;
+mod answer;
+mod chat_completions;
+mod choice;
+mod completions;
+mod error;
+mod fields;
+mod generation;
+mod health;
+mod keys;
+mod logprobs;
+mod metrics;
+mod model;
+mod models;
+mod ranks;
+mod request_id;
+mod running;
+mod sse;
+mod version;
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use actix_web::{
+    Error, HttpRequest, HttpResponse,
+    body::MessageBody,
+    dev::{ServiceRequest, ServiceResponse},
+    guard,
+    middleware::Next,
+    web,
+};
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::Semaphore;
+
+use crate::{engine::EngineHandle, monitor::Monitor, supervisor::Supervisor};
+
+pub use self::{admission::Admission, error::ApiError, keys::ApiKeys, model::ServedModel};
+
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What all endpoints share.
+pub struct Api {
+    /// The model as clients see it.
+    pub model: ServedModel,
+    /// Where requests are computed.
+    pub engine: EngineHandle,
+    /// Who watches the ranks.
+    pub supervisor: Arc<Supervisor>,
+    /// What is counted.
+    pub monitor: Monitor,
+    /// Who may come in.
+    pub admission: Admission,
+    /// Keys of clients.
+    pub keys: ApiKeys,
+    /// Places on the threads that read and tokenize requests.
+    pub text_threads: Semaphore,
+    /// Bounds.
+    pub settings: Settings,
+}
+
+/// Bounds of single requests.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Largest body, bytes.
+    pub body_bytes_max: usize,
+    /// How long a request may wait for its turn; none: for ever.
+    pub max_waiting: Option<Duration>,
+}
+
+/// A request that was understood.
+pub struct Prepared<W> {
+    /// What is wanted.
+    generation: generation::Generation,
+    /// Of which prompts, each with the most tokens that may follow it.
+    prompts: Vec<(generation::Prompt, u32)>,
+    /// How it will be answered.
+    wording: W,
+}
+
+impl Api {
+    /// The whole life of a generating request; `prepare` is the endpoint's own part of it.
+    async fn generate<W: answer::Wording + Send>(
+        self: &Arc<Self>,
+        request: &HttpRequest,
+        body: web::Payload,
+        prepare: fn(&Arc<Api>, &[u8]) -> Result<Prepared<W>, ApiError>,
+    ) -> Result<HttpResponse, ApiError> {
+        self.monitor.count_request();
+        let permit = self.admission.enter()?;
+        let body = self.body(request, body).await?;
+        let api = self.clone();
+        let Prepared { generation, prompts, wording } = self.on_text_thread(move || prepare(&api, &body)).await?;
+        let head = wording.head(generation.stream.is_some());
+        tracing::debug!(id = head.id, prompts = prompts.len(), n = generation.n, "request");
+        let running = running::Running::submit(self, &head.id, &generation, &prompts, permit)?;
+        match generation.stream {
+            Some(options) => answer::streamed(running, wording, options).await,
+            None => answer::whole(running, wording).await,
+        }
+    }
+
+    /// Reads a body up to the limit.
+    async fn body(&self, request: &HttpRequest, mut payload: web::Payload) -> Result<web::Bytes, ApiError> {
+        let limit = self.settings.body_bytes_max;
+        let declared = request.headers().get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
+        if declared.is_some_and(|length: u64| length > limit as u64) {
+            return Err(ApiError::body_too_large(limit));
+        }
+        let read = async {
+            let mut body = web::BytesMut::new();
+            while let Some(chunk) = payload.next().await {
+                let chunk = chunk.map_err(|error| ApiError::bad_body(format!("the body can't be read: {error}")))?;
+                if body.len() + chunk.len() > limit {
+                    return Err(ApiError::body_too_large(limit));
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok(body.freeze())
+        };
+        let late = |_| ApiError::timeout(format!("the body didn't arrive within {} s", BODY_TIMEOUT.as_secs()));
+        tokio::time::timeout(BODY_TIMEOUT, read).await.map_err(late)?
+    }
+
+    /// Runs what may take long away from the threads that speak HTTP, only so many at once.
+    async fn on_text_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let _place = self.text_threads.acquire().await.map_err(|_| ApiError::unavailable("it is shutting down"))?;
+        let panicked = |_| ApiError::internal("the request broke the server's own rules; this is a bug");
+        web::block(work).await.map_err(panicked)?
+    }
+}
+
+/// All endpoints, for actix's `App::configure`.
+pub fn routes(config: &mut web::ServiceConfig) {
+    let on = |path: &str, route: actix_web::Route| web::resource(path).route(route).default_service(web::to(wrong_method));
+    config
+        .service(on("/v1/chat/completions", web::post().to(chat_completions::post)))
+        .service(on("/v1/completions", web::post().to(completions::post)))
+        .service(on("/v1/models", web::get().to(models::list)))
+        .service(on("/v1/models/{name:.*}", web::get().to(models::one)))
+        .service(on("/health", reading().to(health::health)))
+        .service(on("/ping", reading_or_posting().to(health::health)))
+        .service(on("/livez", reading().to(health::livez)))
+        .service(on("/metrics", web::get().to(metrics::get)))
+        .service(on("/ranks", web::get().to(ranks::get)))
+        .service(on("/version", web::get().to(version::get)))
+        .default_service(web::to(nothing_here));
+}
+
+fn reading() -> actix_web::Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
+fn reading_or_posting() -> actix_web::Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()).or(guard::Post()))
+}
+
+/// `/metrics` alone, for the port of its own.
+pub fn metrics_route(config: &mut web::ServiceConfig) {
+    config.service(web::resource("/metrics").get(metrics::get)).default_service(web::to(nothing_here));
+}
+
+async fn nothing_here(request: HttpRequest) -> ApiError {
+    ApiError::not_found(request.path())
+}
+
+async fn wrong_method(request: HttpRequest) -> ApiError {
+    ApiError::method_not_allowed(request.method().as_str(), request.path())
+}
+
+/// Outermost: a key, where one is wanted; and an answer even if our own code panics.
+pub async fn guarded(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    if let Some(api) = request.app_data::<web::Data<Api>>() {
+        api.keys.check(&request)?;
+    }
+    match AssertUnwindSafe(next.call(request)).catch_unwind().await {
+        Ok(answer) => answer,
+        Err(_) => Err(ApiError::internal("the request broke the server's own rules; this is a bug").into()),
+    }
+}

@@ -1,0 +1,202 @@
+//! `POST /v1/chat/completions`.
+
+use std::sync::Arc;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{
+    Api,
+    answer::{Collected, Head, Wording},
+    choice::{FinishReason, Piece},
+    error::ApiError,
+    fields::Fields,
+    generation::{Generation, Prompt, logprobs_count},
+    logprobs::{self, ChatLogprobs},
+    request_id,
+};
+use crate::text::ChatOptions;
+
+/// Answers one chat.
+pub async fn post(api: web::Data<Api>, request: HttpRequest, body: web::Payload) -> Result<HttpResponse, ApiError> {
+    api.generate(&request, body, prepare).await
+}
+
+/// A request that was understood: what is wanted, of which prompts, and how it will be answered.
+pub fn prepare(api: &Arc<Api>, body: &[u8]) -> Result<super::Prepared<Chat>, ApiError> {
+    let mut fields = Fields::read(body)?;
+    fields.fall_back_on("metadata")?;
+    let generation = Generation::read(&fields, &api.model, chat_logprobs(&fields)?)?;
+    let ids = prompt_ids(api, &fields)?;
+    let prompt = Prompt { param: "messages", ids, echo: None };
+    let max_tokens = generation.max_tokens_after(&prompt, None, &api.model)?;
+    let id = request_id::make("chatcmpl-", generation.request_id.as_deref(), generation.user.as_deref());
+    let prompt_token_ids = generation.return_token_ids.then(|| prompt.ids.clone());
+    let wording = Chat { api: api.clone(), id, created: request_id::now(), prompt_token_ids };
+    Ok(super::Prepared { generation, prompts: vec![(prompt, max_tokens)], wording })
+}
+
+/// `logprobs` is a boolean here, `top_logprobs` the number of alternatives.
+fn chat_logprobs(fields: &Fields) -> Result<Option<u32>, ApiError> {
+    let wanted = fields.flag("logprobs")?;
+    match logprobs_count(fields, "top_logprobs")? {
+        Some(count) if wanted => Ok(Some(count)),
+        Some(1..) => Err(ApiError::invalid("top_logprobs", "`top_logprobs` needs `logprobs: true`")),
+        _ => Ok(wanted.then_some(0)),
+    }
+}
+
+fn prompt_ids(api: &Api, fields: &Fields) -> Result<Vec<u32>, ApiError> {
+    if let Some(ids) = fields.token_ids("prompt_token_ids", api.model.vocabulary)? {
+        return if ids.is_empty() { Err(ApiError::invalid("prompt_token_ids", "`prompt_token_ids` is empty")) } else { Ok(ids) };
+    }
+    let messages = fields.raw("messages").ok_or_else(|| ApiError::missing("messages"))?;
+    let first = match messages.as_array().map(Vec::as_slice) {
+        Some([first, ..]) => first,
+        _ => return Err(ApiError::invalid("messages", "`messages` must be a list of at least one message")),
+    };
+    let about_messages = |error| ApiError::from(error).about("messages");
+    let ids = if fields.flag("disable_chat_template")? {
+        let text = first.get("content").and_then(Value::as_str);
+        let text = text.ok_or_else(|| ApiError::invalid("messages", "the first message's `content` must be a string"))?;
+        api.model.text.completion_prompt(text).map_err(about_messages)?
+    } else {
+        api.model.text.chat_prompt(messages, &chat_options(fields)?).map_err(about_messages)?
+    };
+    if ids.is_empty() { Err(ApiError::invalid("messages", "the prompt has no tokens")) } else { Ok(ids) }
+}
+
+/// What the template is told beside the messages. The top level counts more than `chat_template_kwargs`, that more
+/// than `metadata`.
+fn chat_options(fields: &Fields) -> Result<ChatOptions, ApiError> {
+    if fields.raw("chat_template").is_some() {
+        return Err(ApiError::unsupported("chat_template", "a chat template of the request's own"));
+    }
+    let mut kwargs: serde_json::Map<String, Value> = fields.get("chat_template_kwargs")?.unwrap_or_default();
+    let thinking = fields.own("enable_thinking").or(kwargs.get("enable_thinking")).or(fields.raw("enable_thinking"));
+    let thinking = thinking.cloned().unwrap_or(Value::Bool(true));
+    if !thinking.is_boolean() {
+        return Err(ApiError::invalid("enable_thinking", "`enable_thinking` must be true or false"));
+    }
+    kwargs.insert("enable_thinking".into(), thinking);
+    Ok(ChatOptions {
+        add_generation_prompt: fields.get("add_generation_prompt")?.unwrap_or(true),
+        continue_final_message: fields.flag("continue_final_message")?,
+        tools: tools(fields)?,
+        documents: fields.raw("documents").filter(|documents| documents.is_array()).cloned(),
+        kwargs,
+    })
+}
+
+fn tools(fields: &Fields) -> Result<Option<Value>, ApiError> {
+    let choice = fields.raw("tool_choice");
+    if choice.is_some_and(|choice| choice == "required" || choice.is_object()) {
+        return Err(ApiError::unsupported("tool_choice", "forcing a tool call"));
+    }
+    match fields.raw("tools") {
+        Some(tools) if !tools.is_array() => Err(ApiError::invalid("tools", "`tools` must be a list")),
+        Some(tools) if choice.is_none_or(|choice| choice != "none") && *tools != json!([]) => Ok(Some(tools.clone())),
+        _ => Ok(None),
+    }
+}
+
+/// How a chat is answered.
+pub struct Chat {
+    api: Arc<Api>,
+    id: String,
+    created: u64,
+    /// Where they are wanted.
+    prompt_token_ids: Option<Vec<u32>>,
+}
+
+#[derive(Serialize)]
+struct WholeChoice {
+    index: usize,
+    message: Message,
+    logprobs: Option<ChatLogprobs>,
+    finish_reason: Option<FinishReason>,
+}
+
+#[derive(Serialize)]
+struct Message {
+    role: &'static str,
+    content: String,
+    reasoning_content: Option<String>,
+    tool_calls: Option<Value>,
+    prompt_token_ids: Option<Vec<u32>>,
+    completion_token_ids: Option<Vec<u32>>,
+}
+
+#[derive(Serialize)]
+struct ChunkChoice {
+    index: usize,
+    delta: Delta,
+    logprobs: Option<ChatLogprobs>,
+    finish_reason: Option<FinishReason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arrival_time: Option<f64>,
+}
+
+#[derive(Serialize, Default)]
+#[serde(rename_all = "snake_case")]
+struct Delta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    content: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_token_ids: Option<[u32; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<[u32; 1]>,
+}
+
+impl Wording for Chat {
+    fn head(&self, streamed: bool) -> Head {
+        let object = if streamed { "chat.completion.chunk" } else { "chat.completion" };
+        Head { id: self.id.clone(), object, created: self.created, model: self.api.model.name.clone() }
+    }
+
+    fn opening(&self, index: usize) -> Option<Value> {
+        let delta = Delta {
+            role: Some("assistant"),
+            reasoning_content: Some(String::new()),
+            prompt_token_ids: self.prompt_token_ids.clone(),
+            ..Delta::default()
+        };
+        Some(json!(ChunkChoice { index, delta, logprobs: None, finish_reason: None, arrival_time: None }))
+    }
+
+    fn piece(&mut self, index: usize, piece: &Piece) -> Value {
+        let ids = self.prompt_token_ids.is_some().then_some([piece.token]);
+        let content = piece.text.clone();
+        json!(ChunkChoice {
+            index,
+            delta: Delta { content, completion_token_ids: ids, token_ids: ids, ..Delta::default() },
+            logprobs: logprobs::of_chat(std::slice::from_ref(piece), &self.api.model.text.tokenizer),
+            finish_reason: piece.finish,
+            arrival_time: Some(piece.arrival_time),
+        })
+    }
+
+    fn whole(&mut self, index: usize, collected: Collected) -> Value {
+        let Collected { text, pieces, finish } = collected;
+        let prompt_token_ids = self.prompt_token_ids.clone();
+        let completion_token_ids =
+            prompt_token_ids.is_some().then(|| pieces.iter().map(|piece| piece.token).collect());
+        let (reasoning_content, tool_calls) = (None, None);
+        let message = Message {
+            role: "assistant",
+            content: text,
+            reasoning_content,
+            tool_calls,
+            prompt_token_ids,
+            completion_token_ids,
+        };
+        let logprobs = logprobs::of_chat(&pieces, &self.api.model.text.tokenizer);
+        json!(WholeChoice { index, message, logprobs, finish_reason: finish })
+    }
+}

@@ -1,0 +1,182 @@
+//! One running sequence, from the engine's events to text.
+
+use std::{
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use serde::Serialize;
+use workers::link::report::Logprobs;
+
+use super::generation::Generation;
+use crate::{
+    engine::{
+        RequestStream,
+        request::{Event, Failure},
+    },
+    text::{Detokenizer, Released, StopStrings, Tokenizer},
+};
+
+/// Why a text ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// A stop token or a stop string.
+    Stop,
+    /// The most tokens it may have.
+    Length,
+}
+
+/// What one token brought.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Piece {
+    /// The token.
+    pub token: u32,
+    /// Text that is final now; often empty, where a character or a stop string isn't complete yet.
+    pub text: String,
+    /// Present where they were asked for.
+    pub logprobs: Option<Logprobs>,
+    /// Present on the last piece.
+    pub finish: Option<FinishReason>,
+    /// Seconds since the request's first sequence was started; filled in by [`super::running::Running`].
+    pub arrival_time: f64,
+}
+
+/// What happens to a sequence.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Update {
+    /// It is being computed; so many tokens of its prompt were in the prefix cache.
+    Started {
+        /// Found in the cache.
+        cached_tokens: u32,
+    },
+    /// One more token. The last one has a finish reason, and nothing follows.
+    Piece(Piece),
+    /// Nothing follows.
+    Failed(Failure),
+}
+
+/// A sequence and the text that it has become.
+pub struct Choice {
+    /// The engine's side; dropping it cancels the sequence. None once the sequence has ended.
+    events: Option<RequestStream>,
+    words: Words,
+    /// The last piece, held until the engine has let go of the sequence.
+    last: Option<Piece>,
+}
+
+impl Choice {
+    /// A sequence that was submitted just now.
+    pub fn new(events: RequestStream, generation: &Generation, max_tokens: u32, tokenizer: Arc<Tokenizer>) -> Self {
+        Self { events: Some(events), words: Words::new(generation, max_tokens, tokenizer), last: None }
+    }
+
+    /// What happens next; `None` after the end. Wakes as futures do.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Update>> {
+        while let Some(events) = &mut self.events {
+            let Poll::Ready(event) = pin!(events.next()).poll(context) else { return Poll::Pending };
+            if let Some(update) = self.take(event) {
+                return Poll::Ready(Some(update));
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    fn take(&mut self, event: Option<Event>) -> Option<Update> {
+        match event {
+            Some(Event::Started { cached_tokens }) => Some(Update::Started { cached_tokens }),
+            Some(Event::Token { token, logprobs }) => {
+                let (piece, ended) = self.words.push(token, logprobs);
+                match ended {
+                    Ended::No => Some(Update::Piece(piece)),
+                    Ended::InTheEngine => {
+                        self.last = Some(piece);
+                        None
+                    }
+                    Ended::HereOnly => {
+                        self.events = None;
+                        Some(Update::Piece(piece))
+                    }
+                }
+            }
+            Some(Event::Finished(_)) => {
+                self.events = None;
+                let unasked = || Update::Failed(Failure::RanksLost("it ended before its time".into()));
+                Some(self.last.take().map_or_else(unasked, Update::Piece))
+            }
+            Some(Event::Failed(failure)) => self.fail(failure),
+            None => self.fail(Failure::Unavailable("its engine has stopped".into())),
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) -> Option<Update> {
+        self.events = None;
+        Some(Update::Failed(failure))
+    }
+}
+
+/// Whether a token was the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    No,
+    /// By a rule that the engine follows too: its last word is on the way.
+    InTheEngine,
+    /// By a stop string, of which the engine knows nothing.
+    HereOnly,
+}
+
+/// Tokens on their way to text.
+struct Words {
+    detokenizer: Detokenizer<Arc<Tokenizer>>,
+    stops: StopStrings,
+    stop_token_ids: Vec<u32>,
+    include_stop: bool,
+    min_tokens: u32,
+    max_tokens: u32,
+    generated: u32,
+}
+
+impl Words {
+    fn new(generation: &Generation, max_tokens: u32, tokenizer: Arc<Tokenizer>) -> Self {
+        Self {
+            detokenizer: Detokenizer::new(tokenizer, generation.skip_special_tokens),
+            stops: StopStrings::new(&generation.stop_strings, generation.include_stop),
+            stop_token_ids: generation.sampling.stop_token_ids.clone(),
+            include_stop: generation.include_stop,
+            min_tokens: generation.sampling.min_tokens,
+            max_tokens,
+            generated: 0,
+        }
+    }
+
+    fn push(&mut self, token: u32, logprobs: Option<Logprobs>) -> (Piece, Ended) {
+        self.generated += 1;
+        let stop_token = self.stop_token_ids.contains(&token);
+        let last = stop_token || self.generated >= self.max_tokens;
+        let mut text = if stop_token && !self.include_stop { String::new() } else { self.detokenizer.push(token) };
+        if last {
+            text.push_str(&self.detokenizer.finish());
+        }
+        let released = self.release(text, last);
+        let (finish, ended) = match (&released.stopped, stop_token, last) {
+            (Some(_), ..) => (Some(FinishReason::Stop), Ended::HereOnly),
+            (None, true, _) => (Some(FinishReason::Stop), Ended::InTheEngine),
+            (None, false, true) => (Some(FinishReason::Length), Ended::InTheEngine),
+            (None, false, false) => (None, Ended::No),
+        };
+        (Piece { token, text: released.text, logprobs, finish, arrival_time: 0.0 }, ended)
+    }
+
+    /// Stop strings don't count before `min_tokens`.
+    fn release(&mut self, text: String, last: bool) -> Released {
+        let mut released = match self.generated < self.min_tokens {
+            true => Released { text, stopped: None },
+            false => self.stops.push(&text),
+        };
+        if last && released.stopped.is_none() {
+            released.text.push_str(&self.stops.finish());
+        }
+        released
+    }
+}

@@ -1,0 +1,158 @@
+//! All sequences of one request: submitted together, followed together, counted together, given up together.
+
+use std::{future::poll_fn, task::Poll, time::Instant};
+
+use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    Api,
+    choice::{Choice, Update},
+    error::ApiError,
+    generation::{Generation, Prompt},
+};
+use crate::{
+    engine::request::NewRequest,
+    monitor::{Monitor, Passage},
+};
+
+/// What a request has used, as answers tell it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Tokens of all prompts.
+    pub prompt_tokens: u64,
+    /// Both together.
+    pub total_tokens: u64,
+    /// Tokens generated in all sequences, ends of sequence included.
+    pub completion_tokens: u64,
+    /// More about the prompts.
+    pub prompt_tokens_details: PromptTokensDetails,
+}
+
+/// More about the prompts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct PromptTokensDetails {
+    /// Tokens found in the prefix cache.
+    pub cached_tokens: u64,
+}
+
+/// A request on its way. Dropping it cancels what hasn't ended.
+pub struct Running {
+    members: Vec<Member>,
+    usage: Usage,
+    started: Option<Instant>,
+    monitor: Monitor,
+    /// Whose turn it is to be looked at first, so that none is starved.
+    turn: usize,
+    _permit: OwnedSemaphorePermit,
+}
+
+struct Member {
+    choice: Choice,
+    passage: Passage,
+    prompt_tokens: u64,
+    /// Whether its prompt is counted here: that of several sequences of one prompt is counted once.
+    first_of_prompt: bool,
+}
+
+impl Running {
+    /// Submits `n` sequences for every prompt, in order; each with its own most tokens.
+    pub fn submit(
+        api: &Api,
+        id: &str,
+        generation: &Generation,
+        prompts: &[(Prompt, u32)],
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Self, ApiError> {
+        let mut members = Vec::with_capacity(prompts.len() * generation.n as usize);
+        for (prompt, max_tokens) in prompts {
+            for index in 0..generation.n {
+                let request = new_request(api, id, generation, prompt, *max_tokens, index);
+                let events = api.engine.submit(request)?;
+                let choice = Choice::new(events, generation, *max_tokens, api.model.text.tokenizer.clone());
+                let passage = api.monitor.passage(prompt.ids.len(), *max_tokens);
+                let prompt_tokens = prompt.ids.len() as u64;
+                members.push(Member { choice, passage, prompt_tokens, first_of_prompt: index == 0 });
+            }
+        }
+        let (monitor, usage) = (api.monitor.clone(), Usage::default());
+        Ok(Self { members, usage, started: None, monitor, turn: 0, _permit: permit })
+    }
+
+    /// How many sequences there are.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// What was used up to now.
+    pub fn usage(&self) -> Usage {
+        let Usage { prompt_tokens, completion_tokens, .. } = self.usage;
+        Usage { total_tokens: prompt_tokens + completion_tokens, ..self.usage }
+    }
+
+    /// What happens next, and to which sequence; `None` once all have ended. Safe to drop while waiting.
+    pub async fn next(&mut self) -> Option<(usize, Update)> {
+        let (index, mut update) = poll_fn(|context| {
+            let count = self.members.len();
+            let mut waiting = false;
+            for index in (self.turn..count).chain(0..self.turn) {
+                match self.members[index].choice.poll_next(context) {
+                    Poll::Ready(Some(update)) => {
+                        self.turn = (index + 1) % count;
+                        return Poll::Ready(Some((index, update)));
+                    }
+                    Poll::Ready(None) => {}
+                    Poll::Pending => waiting = true,
+                }
+            }
+            if waiting { Poll::Pending } else { Poll::Ready(None) }
+        })
+        .await?;
+        self.count(index, &mut update);
+        Some((index, update))
+    }
+
+    fn count(&mut self, index: usize, update: &mut Update) {
+        let member = &mut self.members[index];
+        let now = Instant::now();
+        match update {
+            Update::Started { cached_tokens } => {
+                self.started.get_or_insert(now);
+                member.passage.started(now);
+                if member.first_of_prompt {
+                    self.usage.prompt_tokens += member.prompt_tokens;
+                    self.usage.prompt_tokens_details.cached_tokens += u64::from(*cached_tokens);
+                    self.monitor.count_prompt(member.prompt_tokens, u64::from(*cached_tokens));
+                }
+            }
+            Update::Piece(piece) => {
+                piece.arrival_time = now.duration_since(*self.started.get_or_insert(now)).as_secs_f64();
+                self.usage.completion_tokens += 1;
+                member.passage.token(now);
+                if piece.finish.is_some() {
+                    member.passage.finished(now);
+                }
+            }
+            Update::Failed(_) => {}
+        }
+    }
+}
+
+fn new_request(
+    api: &Api,
+    id: &str,
+    generation: &Generation,
+    prompt: &Prompt,
+    max_tokens: u32,
+    index: u32,
+) -> NewRequest {
+    let mut sampling = generation.sampling.clone();
+    sampling.seed = sampling.seed.wrapping_add(u64::from(index));
+    NewRequest {
+        id: id.to_owned(),
+        prompt: prompt.ids.clone(),
+        sampling,
+        max_tokens,
+        max_waiting: api.settings.max_waiting,
+    }
+}
