@@ -28,6 +28,8 @@ pub enum Command {
     Serve(Box<ServeFlags>),
     /// Watch the ranks of a running server.
     Top(TopFlags),
+    /// Fetch the default model, unless it is there, and print its path.
+    Fetch,
     /// One rank's process; started by `serve`, told what to do on its standard input.
     #[command(hide = true)]
     Worker,
@@ -107,9 +109,6 @@ pub struct ServeFlags {
     /// Completion length where a request names none; absent: 16 for completions, the rest of the context for chats.
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Model")]
     pub default_max_tokens: Option<u32>,
-    /// Treat special tokens that a user types inside a message as plain text.
-    #[arg(long, help_heading = "Model")]
-    pub no_special_tokens_in_content: bool,
     /// Splits thoughts from answers.
     #[arg(long, value_name = "NAME", value_parser = parser_name(values::REASONING_PARSERS), help_heading = "Model")]
     pub reasoning_parser: Option<String>,

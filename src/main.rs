@@ -1,7 +1,30 @@
 //! The `shardwire` binary: one match over its subcommands.
 
-use shardwire::config::CommandLine;
+use std::process::ExitCode;
 
-fn main() {
-    let _line = CommandLine::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+use shardwire::{
+    config::{Command, CommandLine},
+    default_model, serve,
+};
+
+fn main() -> ExitCode {
+    let line = CommandLine::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    match line.command {
+        Command::Serve(flags) => serve::run(*flags),
+        Command::Top(_) | Command::Worker => ExitCode::FAILURE,
+        Command::Fetch => fetch(),
+    }
+}
+
+fn fetch() -> ExitCode {
+    match default_model::locate() {
+        Ok(path) => {
+            println!("{}", path.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("shardwire: {error}");
+            ExitCode::from(2)
+        }
+    }
 }

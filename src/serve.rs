@@ -1,1 +1,205 @@
-//! `shardwire serve`: wires config, text, engine, supervisor and HTTP together; signals and exit codes.
+//! `shardwire serve`: wires config, text, engine, supervisor and HTTP together, and lives until a signal or a failure.
+//!
+//! Order of the start: everything that can be refused without starting anything ([`plan`]) → the port → logs → engine
+//! and ranks → HTTP, answering 503 until the ranks are ready → the ready line.
+
+mod listening;
+mod logging;
+mod memory;
+mod plan;
+mod throughput;
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use actix_web::{dev::ServerHandle, rt, web};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{Semaphore, mpsc::UnboundedReceiver},
+    time::timeout,
+};
+
+use self::{
+    listening::{Listening, bind},
+    plan::Plan,
+};
+use crate::{
+    api::{Admission, Api, ApiKeys},
+    config::ServeFlags,
+    engine::Engine,
+    monitor::{Monitor, Sources},
+    supervisor::{Outcome, Supervisor, alarm},
+};
+
+/// Bad arguments, or a model that can't be loaded.
+const REFUSED: u8 = 2;
+/// The ranks could not be kept alive.
+const GAVE_UP: u8 = 3;
+
+/// After the last word to the clients, how long the end of everything may take.
+const END_LIMIT: Duration = Duration::from_secs(5);
+/// How often a draining server looks whether it is empty.
+const DRAIN_TICK: Duration = Duration::from_millis(20);
+/// How long connections may take to send what is left for them.
+const FLUSH_LIMIT_S: u64 = 2;
+
+/// Serves until the end; the process's exit code.
+pub fn run(flags: ServeFlags) -> ExitCode {
+    let code = match Plan::of(&flags) {
+        Ok(plan) => rt::System::new().block_on(serve(flags, plan)),
+        Err(refusal) => Err(refusal),
+    };
+    match code {
+        Ok(code) => ExitCode::from(code),
+        Err(refusal) => refuse(&refusal),
+    }
+}
+
+fn refuse(why: &str) -> ExitCode {
+    eprintln!("shardwire: {why}");
+    ExitCode::from(REFUSED)
+}
+
+async fn serve(flags: ServeFlags, plan: Plan) -> Result<u8, String> {
+    logging::start(&flags.log_dir)?;
+    for warning in flags.warnings.iter().chain(&plan.warnings) {
+        tracing::warn!("{warning}");
+    }
+    let signals = Signals::new()?;
+    let model = plan.describe();
+    let timeout = Duration::from_secs(flags.timeout_graceful_shutdown);
+    let (api, fate) = start_computing(&flags, plan)?;
+    let listening = bind(&flags, api.clone())?;
+    let server = Life { api, fate, signals, drain_limit: timeout, http: listening.handle() };
+    Ok(server.live(&listening, &model).await)
+}
+
+/// Starts engine and supervisor; what HTTP needs of them, and what becomes of the ranks.
+fn start_computing(flags: &ServeFlags, plan: Plan) -> Result<(web::Data<Api>, UnboundedReceiver<Outcome>), String> {
+    let (alarm, alarms) = alarm();
+    let engine = Engine::start(plan.engine.clone(), Box::new(move |reason| alarm.raise(reason)));
+    let (supervisor, fate) = Supervisor::start(plan.supervisor, engine.clone(), alarms)
+        .map_err(|error| format!("the supervisor's thread can't be started: {error}"))?;
+    let supervisor = Arc::new(supervisor);
+    let monitor = Monitor::new(Sources {
+        engine: engine.clone(),
+        supervisor: supervisor.clone(),
+        sequences_max: plan.engine.sequences_max as u64,
+        settings: plan.labels,
+    });
+    rt::spawn(throughput::log(engine.clone()));
+    let api = Api {
+        model: plan.model,
+        engine,
+        supervisor,
+        monitor,
+        admission: Admission::new(flags.max_concurrency as usize),
+        keys: ApiKeys::new(flags.api_key.clone()),
+        text_threads: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
+        settings: plan.settings,
+    };
+    Ok((web::Data::new(api), fate))
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, String> {
+        let on = |kind| signal(kind).map_err(|error| format!("signals can't be received: {error}"));
+        Ok(Self { terminate: on(SignalKind::terminate())?, interrupt: on(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// A server from its first answer to its last.
+struct Life {
+    api: web::Data<Api>,
+    fate: UnboundedReceiver<Outcome>,
+    signals: Signals,
+    drain_limit: Duration,
+    http: ServerHandle,
+}
+
+impl Life {
+    /// Lives; the exit code.
+    async fn live(mut self, listening: &Listening, model: &str) -> u8 {
+        let mut announced = false;
+        loop {
+            tokio::select! {
+                outcome = self.fate.recv() => match outcome {
+                    Some(Outcome::Ready { threads_per_rank, kv_blocks, epoch }) => {
+                        tracing::info!(epoch, kv_blocks, threads_per_rank, "the ranks are ready");
+                        self.api.admission.open();
+                        if !std::mem::replace(&mut announced, true) {
+                            listening.announce(&format!("{model}, {threads_per_rank} threads each"));
+                        }
+                    }
+                    Some(Outcome::LoadFailed(why)) => {
+                        refuse(&why);
+                        return self.end(REFUSED).await;
+                    }
+                    Some(Outcome::GaveUp(why)) => {
+                        tracing::error!("{why}");
+                        return self.end(GAVE_UP).await;
+                    }
+                    None => {
+                        tracing::error!("the supervisor has ended by itself");
+                        return self.end(GAVE_UP).await;
+                    }
+                },
+                () = self.signals.next() => {
+                    self.drain().await;
+                    return self.end(0).await;
+                }
+            }
+        }
+    }
+
+    /// Nobody comes in any more; waits until nobody is inside, the limit is reached or a second signal comes.
+    async fn drain(&mut self) {
+        self.api.admission.drain();
+        tracing::info!(inside = self.api.admission.inside(), limit_s = self.drain_limit.as_secs(), "draining");
+        let empty = async {
+            while self.api.admission.inside() > 0 {
+                tokio::time::sleep(DRAIN_TICK).await;
+            }
+        };
+        tokio::select! {
+            done = timeout(self.drain_limit, empty) => match done {
+                Ok(()) => tracing::info!("drained"),
+                Err(_) => tracing::warn!(inside = self.api.admission.inside(), "the drain limit is reached"),
+            },
+            () = self.signals.next() => tracing::warn!("a second signal: ending at once"),
+        }
+    }
+
+    /// Tells the remaining clients, stops everything, within a limit.
+    async fn end(self, code: u8) -> u8 {
+        std::thread::spawn(move || {
+            std::thread::sleep(END_LIMIT);
+            // Workers follow the end of this process by themselves.
+            tracing::error!("the end took too long: leaving");
+            std::process::exit(code.into());
+        });
+        self.api.admission.drain();
+        let engine = self.api.engine.clone();
+        let _ = web::block(move || engine.stop()).await;
+        let flushed = timeout(Duration::from_secs(FLUSH_LIMIT_S), self.http.stop(true)).await;
+        if flushed.is_err() {
+            self.http.stop(false).await;
+        }
+        let supervisor = self.api.supervisor.clone();
+        let _ = web::block(move || supervisor.stop()).await;
+        tracing::info!(code, "ended");
+        code
+    }
+}

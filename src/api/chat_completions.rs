@@ -49,7 +49,11 @@ fn chat_logprobs(fields: &Fields) -> Result<Option<u32>, ApiError> {
 
 fn prompt_ids(api: &Api, fields: &Fields) -> Result<Vec<u32>, ApiError> {
     if let Some(ids) = fields.token_ids("prompt_token_ids", api.model.vocabulary)? {
-        return if ids.is_empty() { Err(ApiError::invalid("prompt_token_ids", "`prompt_token_ids` is empty")) } else { Ok(ids) };
+        return if ids.is_empty() {
+            Err(ApiError::invalid("prompt_token_ids", "`prompt_token_ids` is empty"))
+        } else {
+            Ok(ids)
+        };
     }
     let messages = fields.raw("messages").ok_or_else(|| ApiError::missing("messages"))?;
     let first = match messages.as_array().map(Vec::as_slice) {
@@ -59,7 +63,8 @@ fn prompt_ids(api: &Api, fields: &Fields) -> Result<Vec<u32>, ApiError> {
     let about_messages = |error| ApiError::from(error).about("messages");
     let ids = if fields.flag("disable_chat_template")? {
         let text = first.get("content").and_then(Value::as_str);
-        let text = text.ok_or_else(|| ApiError::invalid("messages", "the first message's `content` must be a string"))?;
+        let text =
+            text.ok_or_else(|| ApiError::invalid("messages", "the first message's `content` must be a string"))?;
         api.model.text.completion_prompt(text).map_err(about_messages)?
     } else {
         api.model.text.chat_prompt(messages, &chat_options(fields)?).map_err(about_messages)?
@@ -185,8 +190,7 @@ impl Wording for Chat {
     fn whole(&mut self, index: usize, collected: Collected) -> Value {
         let Collected { text, pieces, finish } = collected;
         let prompt_token_ids = self.prompt_token_ids.clone();
-        let completion_token_ids =
-            prompt_token_ids.is_some().then(|| pieces.iter().map(|piece| piece.token).collect());
+        let completion_token_ids = prompt_token_ids.is_some().then(|| pieces.iter().map(|piece| piece.token).collect());
         let (reasoning_content, tool_calls) = (None, None);
         let message = Message {
             role: "assistant",

@@ -79,13 +79,18 @@ fn check_kinds(param: &str, items: &[&Value]) -> Result<(), ApiError> {
     if all(Value::is_array) || (all(Value::is_string) && param == "prompt") {
         return Ok(());
     }
-    Err(ApiError::invalid(param, format!("`{param}` must be a string, a list of strings, a list of token ids or a list of such lists")))
+    Err(ApiError::invalid(
+        param,
+        format!("`{param}` must be a string, a list of strings, a list of token ids or a list of such lists"),
+    ))
 }
 
 fn prompt(api: &Api, param: &'static str, item: &Value, echo: bool) -> Result<Prompt, ApiError> {
     let text = &api.model.text;
     let (ids, own_text) = match item.as_str() {
-        Some(own) => (text.completion_prompt(own).map_err(|error| ApiError::from(error).about(param))?, Some(own.to_owned())),
+        Some(own) => {
+            (text.completion_prompt(own).map_err(|error| ApiError::from(error).about(param))?, Some(own.to_owned()))
+        }
         None => (token_ids(param, item, api.model.vocabulary)?, None),
     };
     if ids.is_empty() {
@@ -195,18 +200,9 @@ impl Wording for Completion {
     fn whole(&mut self, index: usize, collected: Collected) -> Value {
         let Collected { text, pieces, finish } = collected;
         let prompt_token_ids = self.prompt_token_ids(index);
-        let completion_token_ids =
-            prompt_token_ids.is_some().then(|| pieces.iter().map(|piece| piece.token).collect());
-        let logprobs =
-            logprobs::of_completion(&pieces, &self.api.model.text.tokenizer, &mut self.offsets[index]);
+        let completion_token_ids = prompt_token_ids.is_some().then(|| pieces.iter().map(|piece| piece.token).collect());
+        let logprobs = logprobs::of_completion(&pieces, &self.api.model.text.tokenizer, &mut self.offsets[index]);
         let text = self.echoes[index / self.n].clone() + &text;
-        json!(WholeChoice {
-            index,
-            text,
-            logprobs,
-            finish_reason: finish,
-            prompt_token_ids,
-            completion_token_ids
-        })
+        json!(WholeChoice { index, text, logprobs, finish_reason: finish, prompt_token_ids, completion_token_ids })
     }
 }

@@ -51,7 +51,9 @@ impl Fields {
 
     /// A field of any type that serde knows.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ApiError> {
-        let read = |value: &Value| T::deserialize(value).map_err(|error| ApiError::invalid(name, format!("`{name}`: {error}")));
+        let read = |value: &Value| {
+            T::deserialize(value).map_err(|error| ApiError::invalid(name, format!("`{name}`: {error}")))
+        };
         self.raw(name).map(read).transpose()
     }
 
@@ -159,7 +161,8 @@ mod tests {
 
     #[test]
     fn integers_are_bounded_and_may_be_written_as_floats() {
-        let given = fields(r#"{"a": 3, "b": 3.0, "c": 3.5, "d": "3", "e": 1e300, "f": null, "g": 18446744073709551615}"#);
+        let given =
+            fields(r#"{"a": 3, "b": 3.0, "c": 3.5, "d": "3", "e": 1e300, "f": null, "g": 18446744073709551615}"#);
         assert_eq!(given.integer("a", 0..=9), Ok(Some(3)));
         assert_eq!(given.integer("b", 0..=9), Ok(Some(3)));
         assert_eq!(given.integer("f", 0..=9), Ok(None));

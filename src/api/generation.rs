@@ -82,29 +82,39 @@ impl Generation {
     fn check_min_tokens(&self) -> Result<(), ApiError> {
         let least = self.sampling.min_tokens;
         match self.max_tokens {
-            Some(most) if least > most => {
-                Err(ApiError::invalid("min_tokens", format!("`min_tokens` ({least}) is more than `max_tokens` ({most})")))
-            }
+            Some(most) if least > most => Err(ApiError::invalid(
+                "min_tokens",
+                format!("`min_tokens` ({least}) is more than `max_tokens` ({most})"),
+            )),
             _ => Ok(()),
         }
     }
 
     /// The most tokens that a prompt of this length may be continued by: what was asked for (or `default`, or all there
     /// is room for), cut to the context. Refuses prompts without room for what is wanted at least.
-    pub fn max_tokens_after(&self, prompt: &Prompt, default: Option<u32>, model: &ServedModel) -> Result<u32, ApiError> {
+    pub fn max_tokens_after(
+        &self,
+        prompt: &Prompt,
+        default: Option<u32>,
+        model: &ServedModel,
+    ) -> Result<u32, ApiError> {
         let (context, least) = (model.max_model_len, self.sampling.min_tokens as usize);
         let Prompt { param, ref ids, .. } = *prompt;
         let prompt = ids.len();
         if prompt >= context {
-            let message = format!("the prompt has {prompt} tokens; together with one more token it exceeds the context of {context}");
+            let message = format!(
+                "the prompt has {prompt} tokens; together with one more token it exceeds the context of {context}"
+            );
             return Err(ApiError::too_long(param, message));
         }
         if prompt + least >= context && least > 0 {
-            let message = format!("the prompt ({prompt} tokens) and `min_tokens` ({least}) exceed the context of {context}");
+            let message =
+                format!("the prompt ({prompt} tokens) and `min_tokens` ({least}) exceed the context of {context}");
             return Err(ApiError::too_long(param, message));
         }
         let room = (context - prompt) as u32;
-        let wanted = self.max_tokens.or(model.default_max_tokens).or(default.map(|most| most.max(self.sampling.min_tokens)));
+        let wanted =
+            self.max_tokens.or(model.default_max_tokens).or(default.map(|most| most.max(self.sampling.min_tokens)));
         Ok(wanted.unwrap_or(room).min(room))
     }
 }
@@ -194,7 +204,9 @@ fn stop_strings(fields: &Fields) -> Result<Vec<String>, ApiError> {
 
 /// Parameters of features that aren't there yet, whose silent absence would give a wrong answer.
 fn refuse_what_is_not_supported(fields: &Fields) -> Result<(), ApiError> {
-    for name in ["guided_json", "guided_regex", "guided_choice", "guided_grammar", "structural_tag", "structured_outputs"] {
+    for name in
+        ["guided_json", "guided_regex", "guided_choice", "guided_grammar", "structural_tag", "structured_outputs"]
+    {
         if fields.raw(name).is_some() {
             return Err(ApiError::unsupported(name, "guided decoding"));
         }

@@ -38,7 +38,7 @@ use tokio::sync::Semaphore;
 
 use crate::{engine::EngineHandle, monitor::Monitor, supervisor::Supervisor};
 
-pub use self::{admission::Admission, error::ApiError, keys::ApiKeys, model::ServedModel};
+pub use self::{admission::Admission, error::ApiError, keys::ApiKeys, model::ServedModel, request_id::now};
 
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -139,7 +139,8 @@ impl Api {
 
 /// All endpoints, for actix's `App::configure`.
 pub fn routes(config: &mut web::ServiceConfig) {
-    let on = |path: &str, route: actix_web::Route| web::resource(path).route(route).default_service(web::to(wrong_method));
+    let on =
+        |path: &str, route: actix_web::Route| web::resource(path).route(route).default_service(web::to(wrong_method));
     config
         .service(on("/v1/chat/completions", web::post().to(chat_completions::post)))
         .service(on("/v1/completions", web::post().to(completions::post)))
@@ -167,12 +168,12 @@ pub fn metrics_route(config: &mut web::ServiceConfig) {
     config.service(web::resource("/metrics").get(metrics::get)).default_service(web::to(nothing_here));
 }
 
-async fn nothing_here(request: HttpRequest) -> ApiError {
-    ApiError::not_found(request.path())
+async fn nothing_here(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    Err(ApiError::not_found(request.path()))
 }
 
-async fn wrong_method(request: HttpRequest) -> ApiError {
-    ApiError::method_not_allowed(request.method().as_str(), request.path())
+async fn wrong_method(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    Err(ApiError::method_not_allowed(request.method().as_str(), request.path()))
 }
 
 /// Outermost: a key, where one is wanted; and an answer even if our own code panics.

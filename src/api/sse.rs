@@ -1,10 +1,6 @@
 //! Server-sent events: one `data:` line and a blank line each.
 
-use actix_web::{
-    HttpResponse,
-    http::header,
-    web::Bytes,
-};
+use actix_web::{HttpResponse, http::header, web::Bytes};
 use futures_util::Stream;
 use serde::Serialize;
 

@@ -5,6 +5,8 @@
 
 #![deny(unsafe_code)]
 
+pub use kernels::KvDType;
+
 pub mod kv_cache;
 pub mod layers;
 pub mod link;

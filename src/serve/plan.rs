@@ -1,0 +1,258 @@
+//! Everything that is decided before anything is started: a server that can't work ends here, with one line.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use workers::{
+    KvDType,
+    layers::Shard,
+    models::{self, kv_shape},
+    weights::Checkpoint,
+    worker::WorkerConfig,
+};
+
+use super::memory::{Decision, Wish, available_bytes};
+use crate::{
+    api::{ServedModel, Settings, now},
+    config::{ComputeType, Device, KvCacheType, ServeFlags},
+    default_model,
+    engine::EngineConfig,
+    supervisor::SupervisorConfig,
+    text::{TextModel, TextOverrides},
+};
+
+/// What is told to each part.
+pub struct Plan {
+    /// To the API.
+    pub model: ServedModel,
+    /// To the API, too.
+    pub settings: Settings,
+    /// To the engine.
+    pub engine: EngineConfig,
+    /// To the supervisor.
+    pub supervisor: SupervisorConfig,
+    /// To the metrics.
+    pub labels: Vec<(String, String)>,
+    /// To people.
+    pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// Decides; or refuses, in one line.
+    pub fn of(flags: &ServeFlags) -> Result<Self, String> {
+        let mut warnings = Vec::new();
+        check_device(flags)?;
+        let kv_dtype = kv_dtype(flags)?;
+        warn_of_what_is_missing(flags, &mut warnings);
+        let path = model_path(flags.model.as_deref())?;
+        let checkpoint = Checkpoint::open(&path).map_err(one_line)?;
+        let ranks = flags.tensor_parallel_size as usize;
+        models::check(&checkpoint, ranks).map_err(one_line)?;
+        let overrides =
+            TextOverrides { tokenizer: flags.tokenizer.as_deref(), chat_template: flags.chat_template.as_deref() };
+        let text = TextModel::load(&path, overrides).map_err(one_line)?;
+        let decision = decide_memory(flags, &checkpoint, kv_dtype, &mut warnings)?;
+        Ok(Self {
+            model: served_model(flags, &path, &checkpoint, text, decision),
+            settings: settings(flags),
+            engine: engine(flags, decision),
+            supervisor: supervisor(flags, path, decision, kv_dtype),
+            labels: labels(flags, decision),
+            warnings,
+        })
+    }
+
+    /// For the ready line.
+    pub fn describe(&self) -> String {
+        let (name, ranks) = (&self.model.name, self.supervisor.worker.world_size);
+        let plural = if ranks == 1 { "rank" } else { "ranks" };
+        format!("model {name}, {ranks} {plural}, context {} tokens", self.model.max_model_len)
+    }
+}
+
+fn check_device(flags: &ServeFlags) -> Result<(), String> {
+    match flags.device {
+        Device::Cuda => Err("--device cuda: this build has no CUDA backend yet; use --device cpu".into()),
+        Device::Cpu | Device::Auto => Ok(()),
+    }
+}
+
+fn kv_dtype(flags: &ServeFlags) -> Result<KvDType, String> {
+    match flags.kv_cache_dtype {
+        KvCacheType::Auto | KvCacheType::F32 => Ok(KvDType::F32),
+        KvCacheType::F16 => Ok(KvDType::F16),
+        KvCacheType::Bf16 => Ok(KvDType::BF16),
+        KvCacheType::Int8 => Err("--kv-cache-dtype int8 is not supported yet; use f16 or bf16".into()),
+    }
+}
+
+fn warn_of_what_is_missing(flags: &ServeFlags, warnings: &mut Vec<String>) {
+    if !matches!(flags.dtype, ComputeType::Auto | ComputeType::F32) {
+        warnings.push("--dtype is ignored: the CPU computes in f32".into());
+    }
+    for (flag, given) in
+        [("--reasoning-parser", &flags.reasoning_parser), ("--tool-call-parser", &flags.tool_call_parser)]
+    {
+        if given.is_some() {
+            warnings.push(format!("{flag} is not supported yet: the answer's text is left as it is"));
+        }
+    }
+}
+
+/// A folder, a file, or a hub name whose snapshot Hugging Face's tools have put in their cache.
+fn model_path(model: Option<&str>) -> Result<PathBuf, String> {
+    let Some(model) = model else { return default_model::locate().map_err(one_line) };
+    let path = PathBuf::from(model);
+    if path.exists() {
+        return Ok(path);
+    }
+    cached_snapshot(model).ok_or_else(|| {
+        format!("--model {model}: there is no such folder or file, nor is a model of that name in Hugging Face's cache")
+    })
+}
+
+fn cached_snapshot(name: &str) -> Option<PathBuf> {
+    if name.split('/').count() != 2 || name.contains("..") {
+        return None;
+    }
+    let folder = |variable| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let hub = folder("HF_HUB_CACHE")
+        .or_else(|| folder("HF_HOME").map(|home| home.join("hub")))
+        .or_else(|| folder("HOME").map(|home| home.join(".cache/huggingface/hub")))?;
+    let model = hub.join(format!("models--{}", name.replace('/', "--")));
+    let revision = std::fs::read_to_string(model.join("refs/main")).ok()?;
+    Some(model.join("snapshots").join(revision.trim())).filter(|path| path.is_dir())
+}
+
+fn decide_memory(
+    flags: &ServeFlags,
+    checkpoint: &Checkpoint,
+    kv_dtype: KvDType,
+    warnings: &mut Vec<String>,
+) -> Result<Decision, String> {
+    let config = checkpoint.config();
+    let world_size = flags.tensor_parallel_size as usize;
+    let bytes_on = |rank| {
+        let shard = Shard { rank, world_size };
+        kv_shape(config, shard, flags.block_size as usize, 1, kv_dtype).block_bytes() as u64
+    };
+    let model_len = config.max_positions as u64;
+    let wish = Wish {
+        block_bytes: (0..world_size).map(bytes_on).max().unwrap_or(1),
+        block_size: flags.block_size.into(),
+        ranks: world_size as u64,
+        sequences: flags.max_num_seqs.into(),
+        model_len,
+        wanted_len: flags.max_model_len.map(u64::from),
+        wanted_bytes: flags.kv_cache_memory,
+        wanted_blocks: flags.num_gpu_blocks_override.map(u64::from),
+        available_bytes: available_bytes(),
+    };
+    let decision = wish.decide()?;
+    if wish.wanted_len.is_some_and(|wanted| wanted > model_len) {
+        warnings.push(format!("--max-model-len is lowered to the model's own limit of {model_len} tokens"));
+    }
+    let held = decision.blocks * wish.block_size;
+    if held < decision.max_model_len {
+        let longest = decision.max_model_len;
+        warnings.push(format!(
+            "the KV cache holds {held} tokens, a sequence may have {longest}: the longest will be refused"
+        ));
+    }
+    Ok(decision)
+}
+
+fn served_model(
+    flags: &ServeFlags,
+    path: &Path,
+    checkpoint: &Checkpoint,
+    text: TextModel,
+    decision: Decision,
+) -> ServedModel {
+    let advice = checkpoint.generation_config();
+    let mut eos_ids = advice.eos_ids.clone();
+    if eos_ids.is_empty() {
+        eos_ids.extend(text.tokenizer.eos());
+    }
+    let asked =
+        || flags.model.clone().unwrap_or_else(|| default_model::FILE_NAME.trim_end_matches(".Q4_1.gguf").into());
+    ServedModel {
+        name: flags.served_model_name.clone().unwrap_or_else(asked),
+        root: path.display().to_string(),
+        checks_name: flags.served_model_name.is_some(),
+        created: now(),
+        max_model_len: decision.max_model_len as usize,
+        vocabulary: checkpoint.config().vocab_size,
+        eos_ids,
+        sampling_defaults: ServedModel::sampling_defaults(advice),
+        default_max_tokens: flags.default_max_tokens,
+        logprobs_enabled: flags.enable_logprob,
+        text,
+    }
+}
+
+fn settings(flags: &ServeFlags) -> Settings {
+    Settings {
+        body_bytes_max: usize::try_from(flags.max_body_size).unwrap_or(usize::MAX),
+        max_waiting: u64::try_from(flags.max_waiting_time).ok().map(Duration::from_secs),
+    }
+}
+
+fn engine(flags: &ServeFlags, decision: Decision) -> EngineConfig {
+    EngineConfig {
+        block_size: flags.block_size as usize,
+        batch_tokens_max: flags.max_num_batched_tokens as usize,
+        sequences_max: flags.max_num_seqs as usize,
+        model_len_max: decision.max_model_len as usize,
+        // One request may bring many sequences; requests themselves are bounded at the door.
+        waiting_max: (flags.max_concurrency as usize).max(1024) * 2,
+        prefix_caching: flags.prefix_caching(),
+    }
+}
+
+fn supervisor(flags: &ServeFlags, model: PathBuf, decision: Decision, kv_dtype: KvDType) -> SupervisorConfig {
+    SupervisorConfig {
+        worker: WorkerConfig {
+            rank: 0,
+            world_size: flags.tensor_parallel_size as usize,
+            epoch: 0,
+            link: String::new(),
+            model,
+            max_model_len: decision.max_model_len as usize,
+            batch_tokens_max: flags.max_num_batched_tokens as usize,
+            sequences_max: flags.max_num_seqs as usize,
+            block_size: flags.block_size as usize,
+            kv_cache_bytes: decision.bytes_per_rank,
+            kv_blocks: flags.num_gpu_blocks_override.map(|blocks| blocks as usize),
+            kv_dtype,
+            threads: 1,
+            cores: Vec::new(),
+            spin: false,
+        },
+        threads_per_rank: flags.threads_per_rank.map(|threads| threads as usize),
+        log_dir: flags.log_dir.clone(),
+        stall_timeout: Duration::from_secs(flags.stall_timeout),
+        restarts_max: flags.max_restarts as usize,
+    }
+}
+
+fn labels(flags: &ServeFlags, decision: Decision) -> Vec<(String, String)> {
+    let label = |name: &str, value: String| (name.to_owned(), value);
+    vec![
+        label("block_size", flags.block_size.to_string()),
+        label("num_gpu_blocks", decision.blocks.to_string()),
+        label("max_model_len", decision.max_model_len.to_string()),
+        label("max_num_seqs", flags.max_num_seqs.to_string()),
+        label("max_num_batched_tokens", flags.max_num_batched_tokens.to_string()),
+        label("enable_prefix_caching", flags.prefix_caching().to_string()),
+        label("tensor_parallel_size", flags.tensor_parallel_size.to_string()),
+    ]
+}
+
+/// An error as the one line that people see.
+fn one_line(error: impl ToString) -> String {
+    error.to_string().lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
