@@ -41,6 +41,15 @@ pub struct TopFlags {
     /// The server to watch.
     #[arg(long, default_value = "http://127.0.0.1:8000")]
     pub url: String,
+    /// How often to ask it.
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(50..=3_600_000))]
+    pub interval_ms: u64,
+    /// Print one plain table and leave; the default where the output is no terminal.
+    #[arg(long)]
+    pub once: bool,
+    /// The key to send, where the server asks for one.
+    #[arg(long, value_name = "KEY", env = "SHARDWIRE_API_KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
 }
 
 /// Where the model runs.

@@ -4,14 +4,15 @@ use std::process::ExitCode;
 
 use shardwire::{
     config::{Command, CommandLine},
-    default_model, serve,
+    default_model, serve, top,
 };
 
 fn main() -> ExitCode {
     let line = CommandLine::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     match line.command {
         Command::Serve(flags) => serve::run(*flags),
-        Command::Top(_) | Command::Worker => ExitCode::FAILURE,
+        Command::Top(flags) => top::run(&flags),
+        Command::Worker => ExitCode::FAILURE,
         Command::Fetch => fetch(),
     }
 }

@@ -95,7 +95,7 @@ fn explain(complaints: &str) -> FetchError {
         return FetchError::NoPip("this Python has no pip".into());
     }
     let lines = || complaints.lines().map(str::trim).filter(|line| !line.is_empty());
-    let line = lines().rfind(|line| line.starts_with("ERROR:")).or_else(|| lines().last());
+    let line = lines().rfind(|line| line.starts_with("ERROR:")).or_else(|| lines().next_back());
     FetchError::Download(line.unwrap_or("pip failed without a word").trim_start_matches("ERROR:").trim().to_owned())
 }
 
