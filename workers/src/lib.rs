@@ -7,11 +7,13 @@
 
 pub use kernels::KvDType;
 
+pub mod batch;
 pub mod kv_cache;
 pub mod layers;
 pub mod link;
 pub mod models;
 pub mod sampler;
+pub mod sequences;
 pub mod weights;
 pub mod worker;
 

@@ -1,0 +1,175 @@
+//! A step becomes the flat batch that kernels read.
+
+use std::collections::HashSet;
+
+use kernels::Batch;
+
+use crate::link::step::{Chunk, SequenceId, Step};
+use crate::sequences::{Fault, Sequence, Sequences, StepError};
+
+/// What one step computes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The step's number.
+    pub step: u64,
+    /// All its chunks, flat.
+    pub batch: Batch,
+    /// The sequences that get a token, in the order of the batch's `sampled_rows`.
+    pub sampled: Vec<SequenceId>,
+}
+
+impl Plan {
+    /// Forgets and learns what `step` says, and lays out its chunks.
+    pub fn of(step: &Step, sequences: &mut Sequences) -> Result<Self, StepError> {
+        check_size(step, sequences)?;
+        step.finished.iter().for_each(|&id| sequences.finish(id));
+        step.started.iter().try_for_each(|new| sequences.start(new))?;
+        let block_size = sequences.limits().block_size;
+        let mut plan = Self { step: step.number, ..Self::default() };
+        plan.batch.query_starts.push(0);
+        for chunk in &step.batch {
+            plan.push(chunk, sequences.advance(chunk)?, block_size);
+        }
+        Ok(plan)
+    }
+
+    fn push(&mut self, chunk: &Chunk, sequence: &Sequence, block_size: usize) {
+        let (start, end) = (chunk.start as usize, (chunk.start + chunk.count) as usize);
+        let slot = |position: usize| sequence.blocks[position / block_size] as usize * block_size + position % block_size;
+        let Batch { tokens, positions, slot_mapping, query_starts, context_lengths, block_tables, sampled_rows } =
+            &mut self.batch;
+        tokens.extend_from_slice(&sequence.tokens[start..end]);
+        positions.extend(chunk.start..chunk.start + chunk.count);
+        slot_mapping.extend((start..end).map(|position| slot(position) as u32));
+        query_starts.push(tokens.len() as u32);
+        context_lengths.push(end as u32);
+        block_tables.push(sequence.blocks[..end.div_ceil(block_size)].to_vec());
+        if chunk.samples {
+            sampled_rows.push(tokens.len() as u32 - 1);
+            self.sampled.push(chunk.id);
+        }
+    }
+}
+
+fn check_size(step: &Step, sequences: &Sequences) -> Result<(), StepError> {
+    let tokens: usize = step.batch.iter().map(|chunk| chunk.count as usize).sum();
+    let limits = sequences.limits();
+    let too_large = |what, found, limit| (found > limit).then_some(StepError::TooLarge { what, found, limit });
+    let mut met = HashSet::with_capacity(step.batch.len());
+    if let Some(error) = too_large("tokens", tokens, limits.batch_tokens_max) {
+        return Err(error);
+    }
+    if let Some(error) = too_large("sequences", step.batch.len(), limits.sequences_max) {
+        return Err(error);
+    }
+    match step.batch.iter().find(|chunk| !met.insert(chunk.id)) {
+        Some(chunk) => Err(StepError::Sequence { id: chunk.id, fault: Fault::ComputedTwice }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::step::NewSequence;
+    use crate::sequences::Limits;
+
+    const LIMITS: Limits =
+        Limits { vocab_size: 100, max_model_len: 20, batch_tokens_max: 12, sequences_max: 3, block_size: 4, kv_blocks: 8 };
+
+    fn new(id: u64, tokens: &[u32]) -> NewSequence {
+        let (tokens, prompt_length) = (tokens.to_vec(), tokens.len() as u32);
+        NewSequence { id: SequenceId(id), tokens, prompt_length, sampling: Default::default() }
+    }
+
+    fn chunk(id: u64, start: u32, count: u32, new_blocks: &[u32], samples: bool) -> Chunk {
+        Chunk { id: SequenceId(id), start, count, new_blocks: new_blocks.to_vec(), samples }
+    }
+
+    fn step(started: Vec<NewSequence>, batch: Vec<Chunk>) -> Step {
+        Step { number: 1, finished: Vec::new(), started, batch }
+    }
+
+    #[test]
+    fn chunks_and_decodes_lie_flat() {
+        let mut sequences = Sequences::new(LIMITS);
+        let prompts = vec![new(1, &[10, 11, 12, 13, 14, 15]), new(2, &[20, 21, 22])];
+        let batch = vec![chunk(1, 0, 5, &[7, 2], false), chunk(2, 0, 3, &[0], true)];
+        let plan = Plan::of(&step(prompts, batch), &mut sequences).expect("a good step");
+        let expected = Batch {
+            tokens: vec![10, 11, 12, 13, 14, 20, 21, 22],
+            positions: vec![0, 1, 2, 3, 4, 0, 1, 2],
+            slot_mapping: vec![28, 29, 30, 31, 8, 0, 1, 2],
+            query_starts: vec![0, 5, 8],
+            context_lengths: vec![5, 3],
+            block_tables: vec![vec![7, 2], vec![0]],
+            sampled_rows: vec![7],
+        };
+        assert_eq!((plan.batch, plan.sampled), (expected, vec![SequenceId(2)]));
+
+        sequences.append(SequenceId(2), 23).expect("known");
+        let third = new(3, &[10, 11, 12, 13, 30]); // its first block is found in the cache
+        let batch = vec![chunk(2, 3, 1, &[], true), chunk(1, 5, 1, &[], true), chunk(3, 4, 1, &[7, 5], true)];
+        let plan = Plan::of(&step(vec![third], batch), &mut sequences).expect("a good step");
+        let expected = Batch {
+            tokens: vec![23, 15, 30],
+            positions: vec![3, 5, 4],
+            slot_mapping: vec![3, 9, 20],
+            query_starts: vec![0, 1, 2, 3],
+            context_lengths: vec![4, 6, 5],
+            block_tables: vec![vec![0], vec![7, 2], vec![7, 5]],
+            sampled_rows: vec![0, 1, 2],
+        };
+        assert_eq!((plan.batch, plan.sampled), (expected, [2, 1, 3].map(SequenceId).to_vec()));
+    }
+
+    #[test]
+    fn nonsense_is_refused_and_named() {
+        let check = |started: &[NewSequence], batch: &[Chunk], expected: &str| {
+            let mut sequences = Sequences::new(LIMITS);
+            let known = vec![new(1, &[1, 2, 3, 4, 5, 6])];
+            Plan::of(&step(known, vec![chunk(1, 0, 3, &[0], false)]), &mut sequences).expect("a good step");
+            let error = Plan::of(&step(started.to_vec(), batch.to_vec()), &mut sequences).expect_err("nonsense");
+            assert_eq!(error.to_string(), expected);
+        };
+        check(&[], &[chunk(9, 0, 1, &[1], false)], "sequence 9: is computed, but was never started");
+        check(&[new(1, &[1])], &[], "sequence 1: was started twice");
+        check(&[], &[chunk(1, 3, 1, &[], false), chunk(1, 4, 1, &[1], false)], "sequence 1: is twice in one step");
+        check(&[new(2, &[])], &[], "sequence 2: has 0 tokens, 0 of them as its prompt");
+        check(&[NewSequence { prompt_length: 2, ..new(2, &[1]) }], &[], "sequence 2: has 1 tokens, 2 of them as its prompt");
+        check(&[new(2, &[1; 21])], &[], "sequence 2: has 21 tokens, the model is loaded for 20");
+        check(&[new(2, &[1, 100])], &[], "sequence 2: has token 100, the model knows 100");
+        let range = |range: &str| format!("sequence 1: is to compute tokens {range}, 3 of its 6 are computed");
+        check(&[], &[chunk(1, 2, 1, &[], false)], &range("2..3"));
+        check(&[], &[chunk(1, 4, 1, &[1], false)], &range("4..5"));
+        check(&[], &[chunk(1, 3, 0, &[], false)], &range("3..3"));
+        check(&[], &[chunk(1, 3, 4, &[1], true)], &range("3..7"));
+        check(&[], &[chunk(1, 3, 1, &[], true)], "sequence 1: is to be sampled after token 4 of 6");
+        check(&[], &[chunk(1, 3, 2, &[8], false)], "sequence 1: has block 8, the pool has 8");
+        check(&[], &[chunk(1, 3, 3, &[], true)], "sequence 1: has 1 blocks of 4, too few for 6 tokens");
+        check(&[], &[chunk(1, 3, 13, &[], true)], "a step with 13 tokens, at most 12 were agreed");
+        check(&[], &[1, 2, 3, 4].map(|id| chunk(id, 0, 1, &[], true)), "a step with 4 sequences, at most 3 were agreed");
+        let huge = chunk(1, u32::MAX, 12, &[], false);
+        check(&[], &[huge], &range("4294967295..4294967307"));
+    }
+
+    #[test]
+    fn forgotten_sequences_are_unknown() {
+        let mut sequences = Sequences::new(LIMITS);
+        Plan::of(&step(vec![new(1, &[1])], vec![]), &mut sequences).expect("a good step");
+        let forget = Step { finished: vec![SequenceId(1), SequenceId(5)], ..step(vec![], vec![]) };
+        Plan::of(&forget, &mut sequences).expect("forgetting the unknown is no fault");
+        assert!(sequences.get(SequenceId(1)).is_err());
+    }
+
+    #[test]
+    fn a_sequence_cannot_grow_beyond_the_model() {
+        let mut sequences = Sequences::new(Limits { batch_tokens_max: 32, ..LIMITS });
+        let blocks = [0, 1, 2, 3, 4, 5];
+        Plan::of(&step(vec![new(1, &[1; 20])], vec![chunk(1, 0, 20, &blocks, true)]), &mut sequences).expect("fits");
+        sequences.append(SequenceId(1), 2).expect("known");
+        let error = Plan::of(&step(vec![], vec![chunk(1, 20, 1, &[], true)]), &mut sequences).expect_err("too long");
+        assert_eq!(error.to_string(), "sequence 1: has 21 tokens, the model is loaded for 20");
+        assert!(sequences.append(SequenceId(1), 100).is_err(), "a token that the model does not know");
+    }
+}

@@ -1,0 +1,272 @@
+//! What a rank knows of the running sequences. It hears of them only by steps, and every step is an allegation until it
+//! is checked here: what passes cannot lead a kernel outside its memory.
+
+use std::collections::HashMap;
+
+use thiserror::Error;
+
+use crate::link::sampling::Sampling;
+use crate::link::step::{Chunk, NewSequence, SequenceId};
+use crate::sampler::History;
+
+/// What a rank has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Tokens that the model knows.
+    pub vocab_size: usize,
+    /// Longest sequence, tokens.
+    pub max_model_len: usize,
+    /// Most tokens in a step.
+    pub batch_tokens_max: usize,
+    /// Most sequences in a step.
+    pub sequences_max: usize,
+    /// Tokens in a KV block.
+    pub block_size: usize,
+    /// KV blocks.
+    pub kv_blocks: usize,
+}
+
+/// A step that makes no sense: the server's fault, and the end of this rank, since the two no longer agree.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum StepError {
+    /// A step was lost, or came twice.
+    #[error("step {found} came where step {expected} was due")]
+    Number {
+        /// The step's number.
+        found: u64,
+        /// The one due.
+        expected: u64,
+    },
+    /// The step is larger than was agreed.
+    #[error("a step with {found} {what}, at most {limit} were agreed")]
+    TooLarge {
+        /// Tokens or sequences.
+        what: &'static str,
+        /// How many.
+        found: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// Something about one sequence.
+    #[error("sequence {}: {fault}", .id.0)]
+    Sequence {
+        /// Which one.
+        id: SequenceId,
+        /// What is wrong with it.
+        fault: Fault,
+    },
+}
+
+/// What can be wrong with one sequence in a step.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Fault {
+    /// The ranks have not met it.
+    #[error("is computed, but was never started")]
+    Unknown,
+    /// Its id is in use.
+    #[error("was started twice")]
+    StartedTwice,
+    /// It is twice in one batch.
+    #[error("is twice in one step")]
+    ComputedTwice,
+    /// It has no prompt, or a prompt longer than itself.
+    #[error("has {tokens} tokens, {prompt_length} of them as its prompt")]
+    Prompt {
+        /// Its tokens.
+        tokens: usize,
+        /// The prompt among them.
+        prompt_length: u32,
+    },
+    /// It is longer than the model can go.
+    #[error("has {tokens} tokens, the model is loaded for {limit}")]
+    TooLong {
+        /// Its tokens.
+        tokens: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// The model does not know a token.
+    #[error("has token {token}, the model knows {vocab_size}")]
+    Token {
+        /// The token.
+        token: u32,
+        /// How many it knows.
+        vocab_size: usize,
+    },
+    /// The chunk is not the next one.
+    #[error("is to compute tokens {start}..{end}, {computed} of its {tokens} are computed")]
+    Range {
+        /// The chunk's first token.
+        start: u32,
+        /// The token after its last.
+        end: u64,
+        /// Where it should begin.
+        computed: usize,
+        /// The sequence's length.
+        tokens: usize,
+    },
+    /// It would be sampled in the middle.
+    #[error("is to be sampled after token {end} of {tokens}")]
+    SampledEarly {
+        /// The token after the chunk's last.
+        end: usize,
+        /// The sequence's length.
+        tokens: usize,
+    },
+    /// A block that does not exist.
+    #[error("has block {block}, the pool has {kv_blocks}")]
+    Block {
+        /// The block.
+        block: u32,
+        /// How many there are.
+        kv_blocks: usize,
+    },
+    /// Its blocks do not reach.
+    #[error("has {blocks} blocks of {block_size}, too few for {tokens} tokens")]
+    TooFewBlocks {
+        /// Its blocks.
+        blocks: usize,
+        /// Tokens in each.
+        block_size: usize,
+        /// Tokens to hold.
+        tokens: usize,
+    },
+}
+
+/// One sequence on a rank.
+#[derive(Debug, Clone)]
+pub struct Sequence {
+    /// Prompt and generated tokens.
+    pub tokens: Vec<u32>,
+    /// How many of them are the prompt.
+    pub prompt_length: usize,
+    /// How its next token is chosen.
+    pub sampling: Sampling,
+    /// Its KV blocks in order.
+    pub blocks: Vec<u32>,
+    /// Tokens in the KV cache; none before its first chunk, which says how many were found there.
+    computed: Option<usize>,
+}
+
+impl Sequence {
+    /// What the sampler wants to know.
+    pub fn history(&self) -> History<'_> {
+        History { tokens: &self.tokens, prompt_length: self.prompt_length }
+    }
+}
+
+/// The running sequences by id.
+#[derive(Debug)]
+pub struct Sequences {
+    known: HashMap<SequenceId, Sequence>,
+    limits: Limits,
+}
+
+impl Sequences {
+    /// No sequence yet.
+    pub fn new(limits: Limits) -> Self {
+        Self { known: HashMap::new(), limits }
+    }
+
+    /// What they must keep to.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// A sequence by its id.
+    pub fn get(&self, id: SequenceId) -> Result<&Sequence, StepError> {
+        self.known.get(&id).ok_or(StepError::Sequence { id, fault: Fault::Unknown })
+    }
+
+    /// Forgets a sequence. One that was never met is forgotten already.
+    pub fn finish(&mut self, id: SequenceId) {
+        self.known.remove(&id);
+    }
+
+    /// Meets a sequence.
+    pub fn start(&mut self, new: &NewSequence) -> Result<(), StepError> {
+        let refuse = |fault| Err(StepError::Sequence { id: new.id, fault });
+        if let Some(fault) = self.fault_of(new) {
+            return refuse(fault);
+        }
+        let sequence = Sequence {
+            tokens: new.tokens.clone(),
+            prompt_length: new.prompt_length as usize,
+            sampling: new.sampling.clone(),
+            blocks: Vec::new(),
+            computed: None,
+        };
+        match self.known.insert(new.id, sequence) {
+            Some(_) => refuse(Fault::StartedTwice),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a chunk's blocks, and counts its tokens as computed.
+    pub fn advance(&mut self, chunk: &Chunk) -> Result<&Sequence, StepError> {
+        let Some(sequence) = self.known.get_mut(&chunk.id) else {
+            return Err(StepError::Sequence { id: chunk.id, fault: Fault::Unknown });
+        };
+        match sequence.take(chunk, &self.limits) {
+            Ok(()) => Ok(sequence),
+            Err(fault) => Err(StepError::Sequence { id: chunk.id, fault }),
+        }
+    }
+
+    /// Appends a sampled token.
+    pub fn append(&mut self, id: SequenceId, token: u32) -> Result<(), StepError> {
+        let vocab_size = self.limits.vocab_size;
+        match self.known.get_mut(&id) {
+            None => Err(StepError::Sequence { id, fault: Fault::Unknown }),
+            Some(_) if token as usize >= vocab_size => {
+                Err(StepError::Sequence { id, fault: Fault::Token { token, vocab_size } })
+            }
+            Some(sequence) => {
+                sequence.tokens.push(token);
+                Ok(())
+            }
+        }
+    }
+
+    fn fault_of(&self, new: &NewSequence) -> Option<Fault> {
+        let Limits { vocab_size, max_model_len, .. } = self.limits;
+        let tokens = new.tokens.len();
+        let prompt_fits = (1..=tokens).contains(&(new.prompt_length as usize));
+        let unknown = || new.tokens.iter().find(|&&token| token as usize >= vocab_size);
+        if !prompt_fits {
+            Some(Fault::Prompt { tokens, prompt_length: new.prompt_length })
+        } else if tokens > max_model_len {
+            Some(Fault::TooLong { tokens, limit: max_model_len })
+        } else {
+            unknown().map(|&token| Fault::Token { token, vocab_size })
+        }
+    }
+}
+
+impl Sequence {
+    fn take(&mut self, chunk: &Chunk, limits: &Limits) -> Result<(), Fault> {
+        let tokens = self.tokens.len();
+        let (start, end) = (chunk.start as usize, chunk.start as usize + chunk.count as usize);
+        let computed = self.computed.unwrap_or(start);
+        if start != computed || chunk.count == 0 || end > tokens {
+            let computed = self.computed.unwrap_or(0);
+            return Err(Fault::Range { start: chunk.start, end: end as u64, computed, tokens });
+        }
+        if chunk.samples && end != tokens {
+            return Err(Fault::SampledEarly { end, tokens });
+        }
+        if end > limits.max_model_len {
+            return Err(Fault::TooLong { tokens: end, limit: limits.max_model_len });
+        }
+        if let Some(&block) = chunk.new_blocks.iter().find(|&&block| block as usize >= limits.kv_blocks) {
+            return Err(Fault::Block { block, kv_blocks: limits.kv_blocks });
+        }
+        self.blocks.extend_from_slice(&chunk.new_blocks);
+        if self.blocks.len() * limits.block_size < end {
+            let (blocks, block_size) = (self.blocks.len(), limits.block_size);
+            return Err(Fault::TooFewBlocks { blocks, block_size, tokens: end });
+        }
+        self.computed = Some(end);
+        Ok(())
+    }
+}
