@@ -34,6 +34,11 @@ impl Cpu {
         Self { config, group, buffers: Buffers::default() }
     }
 
+    /// The ranks it meets.
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
     /// A tensor with arbitrary finite contents, for an operation that writes all of it.
     pub(crate) fn scratch(&self, rows: usize, columns: usize) -> Tensor {
         Tensor::take(&self.buffers, rows, columns)

@@ -35,7 +35,8 @@ impl Plan {
 
     fn push(&mut self, chunk: &Chunk, sequence: &Sequence, block_size: usize) {
         let (start, end) = (chunk.start as usize, (chunk.start + chunk.count) as usize);
-        let slot = |position: usize| sequence.blocks[position / block_size] as usize * block_size + position % block_size;
+        let slot =
+            |position: usize| sequence.blocks[position / block_size] as usize * block_size + position % block_size;
         let Batch { tokens, positions, slot_mapping, query_starts, context_lengths, block_tables, sampled_rows } =
             &mut self.batch;
         tokens.extend_from_slice(&sequence.tokens[start..end]);
@@ -74,8 +75,14 @@ mod tests {
     use crate::link::step::NewSequence;
     use crate::sequences::Limits;
 
-    const LIMITS: Limits =
-        Limits { vocab_size: 100, max_model_len: 20, batch_tokens_max: 12, sequences_max: 3, block_size: 4, kv_blocks: 8 };
+    const LIMITS: Limits = Limits {
+        vocab_size: 100,
+        max_model_len: 20,
+        batch_tokens_max: 12,
+        sequences_max: 3,
+        block_size: 4,
+        kv_blocks: 8,
+    };
 
     fn new(id: u64, tokens: &[u32]) -> NewSequence {
         let (tokens, prompt_length) = (tokens.to_vec(), tokens.len() as u32);
@@ -136,7 +143,11 @@ mod tests {
         check(&[new(1, &[1])], &[], "sequence 1: was started twice");
         check(&[], &[chunk(1, 3, 1, &[], false), chunk(1, 4, 1, &[1], false)], "sequence 1: is twice in one step");
         check(&[new(2, &[])], &[], "sequence 2: has 0 tokens, 0 of them as its prompt");
-        check(&[NewSequence { prompt_length: 2, ..new(2, &[1]) }], &[], "sequence 2: has 1 tokens, 2 of them as its prompt");
+        check(
+            &[NewSequence { prompt_length: 2, ..new(2, &[1]) }],
+            &[],
+            "sequence 2: has 1 tokens, 2 of them as its prompt",
+        );
         check(&[new(2, &[1; 21])], &[], "sequence 2: has 21 tokens, the model is loaded for 20");
         check(&[new(2, &[1, 100])], &[], "sequence 2: has token 100, the model knows 100");
         let range = |range: &str| format!("sequence 1: is to compute tokens {range}, 3 of its 6 are computed");
@@ -148,7 +159,11 @@ mod tests {
         check(&[], &[chunk(1, 3, 2, &[8], false)], "sequence 1: has block 8, the pool has 8");
         check(&[], &[chunk(1, 3, 3, &[], true)], "sequence 1: has 1 blocks of 4, too few for 6 tokens");
         check(&[], &[chunk(1, 3, 13, &[], true)], "a step with 13 tokens, at most 12 were agreed");
-        check(&[], &[1, 2, 3, 4].map(|id| chunk(id, 0, 1, &[], true)), "a step with 4 sequences, at most 3 were agreed");
+        check(
+            &[],
+            &[1, 2, 3, 4].map(|id| chunk(id, 0, 1, &[], true)),
+            "a step with 4 sequences, at most 3 were agreed",
+        );
         let huge = chunk(1, u32::MAX, 12, &[], false);
         check(&[], &[huge], &range("4294967295..4294967307"));
     }

@@ -8,10 +8,12 @@
 pub use kernels::KvDType;
 
 pub mod batch;
+mod child;
 pub mod kv_cache;
 pub mod layers;
 pub mod link;
 pub mod models;
+pub mod rank;
 pub mod sampler;
 pub mod sequences;
 pub mod weights;

@@ -1,9 +1,43 @@
 //! A worker's life: load the shard, then take a step → batch → forward → sample → report, until the server is gone.
 
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::io::{BufRead, Read, stdin};
 use std::path::PathBuf;
+use std::process::ExitCode;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kernels::KvDType;
+use kernels::cpu::{Cpu, CpuConfig};
+use kernels::group::{Group, GroupMemory, JoinError, Membership, Waiting};
+use kernels::memory::Memory;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::child;
+use crate::link::report::StepReport;
+use crate::link::step::Step;
+use crate::link::vitals::{Phase, RankState};
+use crate::link::{LinkError, ReportWriter, Seat, Segment, StepReader, VitalsWriter, WorkerLink};
+use crate::rank::{Rank, RankError};
+use crate::weights::LoadError;
+
+/// How long the other ranks may take to attach, once this one has.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The longest configuration, bytes: paths are its only long part.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// How long to sleep without a step before looking again.
+const TAKE_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// How long the server may leave the return ring full.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often the memory in use is measured while steps are taken.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// All that a worker is told: one line of JSON on its standard input. The rest of that pipe stays silent; its end
 /// means that the server is gone, and the worker goes too.
@@ -39,4 +73,177 @@ pub struct WorkerConfig {
     pub cores: Vec<usize>,
     /// Whether every rank's threads have a core of their own, so that waiting within a step may spin.
     pub spin: bool,
+}
+
+/// Why a worker ended.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// Its standard input made no sense: whoever started it is not a server of this version.
+    #[error("cannot read the worker's configuration: {0}")]
+    Config(String),
+    /// It could not become the process it is to be.
+    #[error("cannot set up the worker process: {0}")]
+    Process(#[from] std::io::Error),
+    /// The link.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// Its place among the ranks.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// Its shard.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A step.
+    #[error(transparent)]
+    Rank(#[from] RankError),
+    /// A fault in this program.
+    #[error("{0}")]
+    Panic(String),
+}
+
+impl WorkerError {
+    /// 2 for a model that cannot be loaded, so that nobody tries again; 1 for all else.
+    fn exit_code(&self) -> u8 {
+        match self {
+            WorkerError::Load(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
+impl From<kernels::DeviceError> for WorkerError {
+    fn from(error: kernels::DeviceError) -> Self {
+        WorkerError::Rank(error.into())
+    }
+}
+
+/// The whole life of a worker process.
+pub fn run() -> ExitCode {
+    child::log_to_stderr();
+    child::tell_panics();
+    let config = match become_worker() {
+        Ok(config) => config,
+        Err(error) => return give_up("worker", &error),
+    };
+    let name = format!("rank {}", config.rank);
+    let seat = Seat {
+        link: &config.link,
+        rank: config.rank,
+        world_size: config.world_size,
+        epoch: config.epoch,
+        spin: config.spin,
+    };
+    let WorkerLink { steps, reports, vitals, meeting } = match WorkerLink::attach(seat) {
+        Ok(link) => link,
+        Err(error) => return give_up(&name, &error.into()),
+    };
+    let ends = Ends { steps, reports, vitals: &vitals };
+    let error = match child::catch_panic(|| live(&config, ends, meeting)) {
+        Ok(Ok(never)) => match never {},
+        Ok(Err(error)) => error,
+        Err(panic) => WorkerError::Panic(panic),
+    };
+    vitals.fail(&one_line(&error));
+    give_up(&name, &error)
+}
+
+/// What the loop speaks through.
+struct Ends<'a> {
+    steps: StepReader,
+    reports: Option<ReportWriter>,
+    vitals: &'a VitalsWriter,
+}
+
+/// Loads, then takes step after step; only an error ends it, or the end of standard input.
+fn live(config: &WorkerConfig, mut ends: Ends<'_>, meeting: Arc<Segment>) -> Result<Infallible, WorkerError> {
+    let vitals = ends.vitals;
+    vitals.state(RankState::Loading);
+    vitals.phase(Phase::Load);
+    let group = join(config, meeting)?;
+    let device = CpuConfig { threads: config.threads, cores: config.cores.clone(), spin: config.spin };
+    let device = Cpu::new(device, group);
+    vitals.device(&device.name());
+    let started = Instant::now();
+    let mut rank = Rank::load(device, config, &mut |share| vitals.loading(share))?;
+    vitals.loading(1.0);
+    vitals.kv_blocks(rank.cache_shape().blocks);
+    report_memory(vitals, &rank);
+    tracing::info!(seconds = started.elapsed().as_secs_f32(), kv_blocks = rank.cache_shape().blocks, "loaded");
+    rank.device().group().barrier()?; // no step before every rank is in
+    vitals.phase(Phase::Idle);
+    vitals.state(RankState::Ready);
+    let mut measured = Instant::now();
+    loop {
+        let Some(step) = ends.steps.take(TAKE_TIMEOUT)? else { continue };
+        follow(&mut rank, &step, &mut ends)?;
+        if measured.elapsed() >= MEMORY_INTERVAL {
+            report_memory(vitals, &rank);
+            measured = Instant::now();
+        }
+    }
+}
+
+/// One step, from the ring to the report.
+fn follow(rank: &mut Rank<Cpu>, step: &Step, ends: &mut Ends<'_>) -> Result<(), WorkerError> {
+    let (vitals, started) = (ends.vitals, Instant::now());
+    vitals.progress(step.number);
+    vitals.phase(Phase::Forward);
+    let plan = rank.learn(step)?;
+    let logits = rank.forward(&plan)?;
+    vitals.phase(Phase::Sample);
+    let tokens = rank.sample(&plan, logits)?;
+    vitals.phase(Phase::Report);
+    if let Some(reports) = &mut ends.reports {
+        reports.publish(&StepReport { step: step.number, tokens }, REPORT_TIMEOUT)?;
+    }
+    vitals.step_done(started.elapsed(), plan.batch.tokens.len());
+    vitals.phase(Phase::Idle);
+    Ok(())
+}
+fn become_worker() -> Result<WorkerConfig, WorkerError> {
+    let config = read_config()?;
+    child::belong_to_parent(config.rank)?;
+    Ok(config)
+}
+
+fn read_config() -> Result<WorkerConfig, WorkerError> {
+    let mut line = String::new();
+    let told = stdin().lock().take(CONFIG_BYTES_MAX).read_line(&mut line);
+    told.map_err(|error| WorkerError::Config(error.to_string()))?;
+    if !line.ends_with('\n') {
+        return Err(WorkerError::Config("its line on standard input has no end; was this started by hand?".into()));
+    }
+    serde_json::from_str(&line).map_err(|error| WorkerError::Config(error.to_string()))
+}
+
+fn join(config: &WorkerConfig, meeting: Arc<Segment>) -> Result<Group, WorkerError> {
+    if config.world_size == 1 {
+        return Ok(Group::solo());
+    }
+    let start = NonNull::new(meeting.as_ptr()).expect("a mapping is never at address zero");
+    // SAFETY: the segment stays mapped as long as the `Arc` lives, was zeros when the server created it for this start
+    // of the group, and is touched by nobody but its ranks' groups.
+    #[allow(unsafe_code)]
+    let memory = unsafe { GroupMemory::new(start, meeting.len(), meeting) };
+    let membership = Membership {
+        rank: config.rank,
+        world_size: config.world_size,
+        waiting: if config.spin { Waiting::Spin } else { Waiting::Sleep },
+        join_timeout: JOIN_TIMEOUT,
+    };
+    Ok(Group::join(memory, membership)?)
+}
+
+fn report_memory(vitals: &VitalsWriter, rank: &Rank<Cpu>) {
+    vitals.memory(child::resident_bytes(), rank.memory_bytes());
+}
+
+/// The last words, for people and for the server's log.
+fn give_up(who: &str, error: &WorkerError) -> ExitCode {
+    eprintln!("{who}: {}", one_line(error));
+    ExitCode::from(error.exit_code())
+}
+
+fn one_line(text: &impl Display) -> String {
+    text.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
