@@ -28,3 +28,129 @@ pub fn decode<T: DeserializeOwned>(frame: &[u8], segment: &str) -> Result<T, Lin
         Err(error) => Err(corrupt(format!("an undecodable frame ({error})"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::link::{
+        report::{Logprobs, SampledToken, StepReport},
+        sampling::Sampling,
+        step::{Chunk, NewSequence, SequenceId, Step},
+    };
+
+    fn id() -> impl Strategy<Value = SequenceId> {
+        any::<u64>().prop_map(SequenceId)
+    }
+
+    fn list<T: std::fmt::Debug>(of: impl Strategy<Value = T>) -> impl Strategy<Value = Vec<T>> {
+        prop::collection::vec(of, 0..6)
+    }
+
+    fn sampling() -> impl Strategy<Value = Sampling> {
+        let lists = (any::<u32>(), list(any::<u32>()), any::<Option<u32>>());
+        (any::<[f32; 6]>(), any::<u32>(), any::<u64>(), lists).prop_map(|(floats, top_k, seed, lists)| {
+            let [temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty] = floats;
+            let (min_tokens, stop_token_ids, logprobs) = lists;
+            Sampling {
+                temperature,
+                top_p,
+                top_k,
+                min_p,
+                repetition_penalty,
+                presence_penalty,
+                frequency_penalty,
+                seed,
+                min_tokens,
+                stop_token_ids,
+                logprobs,
+            }
+        })
+    }
+
+    fn sequence() -> impl Strategy<Value = NewSequence> {
+        let parts = (id(), list(any::<u32>()), any::<u32>(), sampling());
+        parts.prop_map(|(id, tokens, prompt_length, sampling)| NewSequence { id, tokens, prompt_length, sampling })
+    }
+
+    fn chunk() -> impl Strategy<Value = Chunk> {
+        let parts = (id(), any::<u32>(), any::<u32>(), list(any::<u32>()), any::<bool>());
+        parts.prop_map(|(id, start, count, new_blocks, samples)| Chunk { id, start, count, new_blocks, samples })
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let parts = (any::<u64>(), list(id()), list(sequence()), list(chunk()));
+        parts.prop_map(|(number, finished, started, batch)| Step { number, finished, started, batch })
+    }
+
+    fn report() -> impl Strategy<Value = StepReport> {
+        let logprobs = (any::<f32>(), list(any::<(u32, f32)>())).prop_map(|(sampled, top)| Logprobs { sampled, top });
+        let token = (id(), any::<u32>(), prop::option::of(logprobs));
+        let token = token.prop_map(|(id, token, logprobs)| SampledToken { id, token, logprobs });
+        (any::<u64>(), list(token)).prop_map(|(step, tokens)| StepReport { step, tokens })
+    }
+
+    fn encoded(value: &impl Serialize) -> Vec<u8> {
+        let mut frame = vec![1, 2, 3];
+        encode(value, &mut frame);
+        frame
+    }
+
+    proptest! {
+        #[test]
+        fn a_step_survives_the_way(step in step()) {
+            prop_assert_eq!(decode::<Step>(&encoded(&step), "steps").unwrap(), step);
+        }
+
+        #[test]
+        fn a_report_survives_the_way(report in report()) {
+            prop_assert_eq!(decode::<StepReport>(&encoded(&report), "reports").unwrap(), report);
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let _ = decode::<Step>(&bytes, "steps");
+            let _ = decode::<StepReport>(&bytes, "reports");
+        }
+
+        #[test]
+        fn a_damaged_step_is_survived(step in step(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut frame = encoded(&step);
+            let at = at.index(frame.len());
+            frame[at] = byte;
+            if let Ok(read) = decode::<Step>(&frame, "steps") {
+                prop_assert!(read.started.len() + read.batch.len() <= frame.len());
+            }
+        }
+
+        #[test]
+        fn a_frame_cut_short_or_followed_by_more_is_refused(step in step(), cut in any::<prop::sample::Index>()) {
+            let mut frame = encoded(&step);
+            prop_assert!(decode::<Step>(&frame[..cut.index(frame.len())], "steps").is_err());
+            frame.push(0);
+            let refused = decode::<Step>(&frame, "steps").unwrap_err().to_string();
+            prop_assert!(refused.contains("1 bytes follow"), "{}", refused);
+        }
+    }
+
+    #[test]
+    fn a_list_of_endless_length_is_refused_without_making_room_for_it() {
+        // number 0, then a list that claims u64::MAX entries (bincode: 253, then 8 bytes).
+        let mut frame = vec![0, 253];
+        frame.extend([0xff; 8]);
+        frame.extend([1; 100]);
+        assert!(matches!(decode::<Step>(&frame, "steps"), Err(LinkError::Corrupt { .. })));
+        assert!(matches!(decode::<StepReport>(&frame, "reports"), Err(LinkError::Corrupt { .. })));
+    }
+
+    #[test]
+    fn the_largest_frame_of_small_numbers_is_within_the_limit() {
+        let tokens = vec![7; CAPACITY_MAX / 2 - 100];
+        let sequence = NewSequence { id: SequenceId(1), tokens, prompt_length: 1, sampling: Sampling::default() };
+        let step = Step { started: vec![sequence], ..Step::default() };
+        let frame = encoded(&step);
+        assert!(frame.len() > CAPACITY_MAX / 2 - 100);
+        assert!(decode::<Step>(&frame, "steps").is_ok());
+    }
+}

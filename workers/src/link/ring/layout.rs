@@ -198,14 +198,15 @@ fn capacity(room_bytes: usize) -> Result<usize, LinkError> {
 
 #[cfg(test)]
 impl<A: Atomics> RingMemory<A> {
-    /// A ring of ordinary memory, in two pieces that share it: one to write, one to read.
+    /// One ring in ordinary memory, and as many handles on it as asked for.
     pub(super) fn in_heap(
-        readers: usize,
+        handles: usize,
         capacity: usize,
-        mut word: impl FnMut() -> A::Word,
-        mut half: impl FnMut() -> A::Half,
-    ) -> (Self, Self) {
-        let bell = |half: &mut dyn FnMut() -> A::Half| CachePadded::new(Bell::new(half(), half()));
+        readers: usize,
+        word: impl Fn() -> A::Word,
+        half: impl Fn() -> A::Half,
+    ) -> Vec<Self> {
+        let bell = || CachePadded::new(Bell::new(half(), half()));
         let header = Header {
             magic: word(),
             layout_version: word(),
@@ -214,17 +215,12 @@ impl<A: Atomics> RingMemory<A> {
             capacity: word(),
             writer_taken: half(),
         };
-        let control = Control {
-            header: CachePadded::new(header),
-            published: CachePadded::new(word()),
-            news: bell(&mut half),
-            room: bell(&mut half),
-        };
-        let cursors =
-            (0..readers).map(|_| CachePadded::new(Cursor { taken: word(), owned: half() })).collect::<Vec<_>>();
-        let words = (0..capacity / 8).map(|_| word()).collect::<Vec<_>>();
-        let (control, cursors, words) = (View::from(vec![control]), View::from(cursors), View::from(words));
-        let memory = || Self {
+        let (header, published) = (CachePadded::new(header), CachePadded::new(word()));
+        let control = View::from(vec![Control { header, published, news: bell(), room: bell() }]);
+        let cursor = |_| CachePadded::new(Cursor { taken: word(), owned: half() });
+        let cursors = View::from((0..readers).map(cursor).collect::<Vec<_>>());
+        let words = View::from((0..capacity / 8).map(|_| word()).collect::<Vec<_>>());
+        let memory = |_| Self {
             shape: RingShape { role: Role::Steps, epoch: 1, readers },
             capacity,
             name: "a ring in the heap".to_owned(),
@@ -232,6 +228,6 @@ impl<A: Atomics> RingMemory<A> {
             cursors: cursors.clone(),
             words: words.clone(),
         };
-        (memory(), memory())
+        (0..handles).map(memory).collect()
     }
 }

@@ -26,11 +26,8 @@
 //! **Happens-before edges**, each marked `SYNC` at both its ends: *ring is complete* (creator → attaching process),
 //! *frame visible to readers* (writer → reader), *room is free again* (reader → writer), *bell rung* (ringer → sleeper).
 //!
-//! The ring is generic over its atomics ([`atomics::Atomics`]), so that loom checks the very code that ships
-//! (`model.rs`, about a minute):
-//! ```text
-//! RUSTFLAGS="--cfg loom" cargo test --release -p shardwire-workers --lib --target-dir target/loom link::ring
-//! ```
+//! The ring is generic over its atomics ([`atomics::Atomics`]), so that loom checks the very code that ships; no other
+//! build is needed for it: `cargo test -p shardwire-workers --lib link::ring::model`.
 
 pub mod atomics;
 pub mod bell;
@@ -39,9 +36,9 @@ pub mod layout;
 pub mod reader;
 pub mod writer;
 
-#[cfg(all(test, loom))]
+#[cfg(test)]
 mod model;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests;
 
 pub use layout::{RingMemory, RingShape};
