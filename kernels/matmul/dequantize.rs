@@ -33,14 +33,10 @@ fn element(dtype: DType, block: &[u8], i: usize) -> f32 {
             let quant = nibble(&block[8..], i) | bit(&block[4..], i) << 4;
             half_at(block, 0) * f32::from(quant) + half_at(block, 2)
         }
-        DType::Q4_K => {
-            let (scale, minimum) = scale_and_minimum(block, i / 32);
-            scale * f32::from(paired_nibble(&block[16..], i)) - minimum
-        }
+        DType::Q4_K => scaled(block, i / 32, paired_nibble(&block[16..], i)),
         DType::Q5_K => {
-            let (scale, minimum) = scale_and_minimum(block, i / 32);
             let high = block[16 + i % 32] >> (i / 32) & 1;
-            scale * f32::from(paired_nibble(&block[48..], i) | high << 4) - minimum
+            scaled(block, i / 32, paired_nibble(&block[48..], i) | high << 4)
         }
         DType::Q6_K => {
             let (half, within) = (i / 128, i % 128);
@@ -70,14 +66,19 @@ fn bit(bytes: &[u8], i: usize) -> u8 {
     bytes[i / 8] >> (i % 8) & 1
 }
 
-/// The scale and the minimum of one of a K-block's 8 groups, unpacked from 6 bits each (12 bytes from byte 4 on).
-pub(crate) fn scale_and_minimum(block: &[u8], group: usize) -> (f32, f32) {
+/// The scale and the minimum of one of a K-block's 8 groups, 6 bits each, packed in 12 bytes from byte 4 on.
+#[inline(always)]
+pub(super) fn scale_and_minimum(block: &[u8], group: usize) -> (u8, u8) {
     let packed = &block[4..16];
-    let (scale, minimum) = match group {
+    match group {
         0..4 => (packed[group] & 63, packed[group + 4] & 63),
         _ => (packed[group + 4] & 15 | packed[group - 4] >> 6 << 4, packed[group + 4] >> 4 | packed[group] >> 6 << 4),
-    };
-    (half_at(block, 0) * f32::from(scale), half_at(block, 2) * f32::from(minimum))
+    }
+}
+
+fn scaled(block: &[u8], group: usize, quant: u8) -> f32 {
+    let (scale, minimum) = scale_and_minimum(block, group);
+    half_at(block, 0) * f32::from(scale) * f32::from(quant) - half_at(block, 2) * f32::from(minimum)
 }
 
 #[cfg(test)]

@@ -1,0 +1,249 @@
+//! Eight lanes of f32: the vocabulary in which every fast kernel is written once.
+//!
+//! A [`Kernel`] is generic over [`Simd`]; [`Isa::run`] compiles it per instruction set and picks the one that the
+//! machine was found to have. All of a kernel must be `#[inline(always)]` down to the lanes, or its parts are compiled
+//! for the build's baseline; closures around lanes are avoided for that reason.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod portable;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+pub(crate) use portable::Portable;
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 8;
+
+/// An instruction set whose presence its value proves, and eight-lane arithmetic in it.
+pub(crate) trait Simd: Copy + Send + Sync {
+    /// Eight f32.
+    type F: Copy;
+    /// Eight i32.
+    type I: Copy;
+
+    fn splat(self, value: f32) -> Self::F;
+    fn load(self, from: &[f32; 8]) -> Self::F;
+    fn store(self, value: Self::F, to: &mut [f32; 8]);
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller; `b` where one is not a number.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The larger; `b` where one is not a number.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a · b + c`, rounded once where the machine can.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `((0+1) + (2+3)) + ((4+5) + (6+7))`.
+    fn sum(self, a: Self::F) -> f32;
+    /// Four times [`Self::sum`].
+    fn sum4(self, a: [Self::F; 4]) -> [f32; 4];
+    /// The largest lane.
+    fn max_lane(self, a: Self::F) -> f32;
+    /// `a` where `a`'s lane index is below `count`, else `other`.
+    fn first(self, a: Self::F, count: usize, other: Self::F) -> Self::F;
+
+    fn splat_int(self, value: i32) -> Self::I;
+    /// Eight bytes, zero-extended.
+    fn bytes(self, from: &[u8; 8]) -> Self::I;
+    /// Eight bytes, sign-extended.
+    fn signed_bytes(self, from: &[u8; 8]) -> Self::I;
+    fn and(self, a: Self::I, b: Self::I) -> Self::I;
+    fn or(self, a: Self::I, b: Self::I) -> Self::I;
+    fn shift_left<const BY: i32>(self, a: Self::I) -> Self::I;
+    fn shift_right<const BY: i32>(self, a: Self::I) -> Self::I;
+    /// Each lane shifted right by the lane of `by`, zeros coming in.
+    fn shift_right_each(self, a: Self::I, by: Self::I) -> Self::I;
+    /// The numbers' values.
+    fn float(self, a: Self::I) -> Self::F;
+    /// One half-precision number in all lanes.
+    fn splat_half(self, bits: u16) -> Self::F;
+    /// Eight half-precision numbers.
+    fn halves(self, bits: &[u16; 8]) -> Self::F;
+    /// Rounds eight numbers to half precision.
+    fn to_halves(self, a: Self::F, bits: &mut [u16; 8]);
+    /// Eight bfloat16.
+    fn bfloats(self, bits: &[u16; 8]) -> Self::F;
+    /// `a · 2ⁿ`-scaling for [`exp`]: 2 to the power of `round(n)`, for `-126 ≤ n ≤ 127`; and `round(n)` itself.
+    fn exp2_round(self, n: Self::F) -> (Self::F, Self::F);
+    /// `a` where `x ≥ limit`, zero elsewhere; not-a-numbers stay.
+    fn zero_below(self, a: Self::F, x: Self::F, limit: Self::F) -> Self::F;
+}
+
+/// `eˣ` in each lane: relative error below 2e-7, zero below -87.33, at most `e^88.37`.
+///
+/// `x = n·ln 2 + r` with `|r| ≤ ln 2 / 2` (Cody and Waite's two-part `ln 2`), `eʳ` by its Taylor polynomial of degree 7.
+#[inline(always)]
+pub(crate) fn exp<S: Simd>(simd: S, x: S::F) -> S::F {
+    const LOWEST: f32 = -87.33;
+    const LN_2_HIGH: f32 = 355.0 / 512.0;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let bounded = simd.max(simd.splat(LOWEST), simd.min(simd.splat(88.37), x));
+    let (power, n) = simd.exp2_round(simd.mul(bounded, simd.splat(std::f32::consts::LOG2_E)));
+    let r = simd.fma(n, simd.splat(-LN_2_HIGH), bounded);
+    let r = simd.fma(n, simd.splat(-LN_2_LOW), r);
+    let mut sum = simd.splat(1.0 / 5040.0);
+    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        sum = simd.fma(sum, r, simd.splat(coefficient));
+    }
+    simd.zero_below(simd.mul(sum, power), x, simd.splat(LOWEST))
+}
+
+/// The eight (or fewer, then zeros follow) elements of `from` that begin at `at`.
+#[inline(always)]
+pub(crate) fn padded(from: &[f32], at: usize) -> [f32; LANES] {
+    let mut lanes = [0.0; LANES];
+    let rest = &from[at..];
+    let count = rest.len().min(LANES);
+    lanes[..count].copy_from_slice(&rest[..count]);
+    lanes
+}
+
+/// Arithmetic that is compiled for each instruction set.
+pub(crate) trait Kernel {
+    /// What it computes.
+    type Output;
+
+    /// Computes it; `#[inline(always)]` in every implementation.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// The instruction set that a device uses, found once when it is made.
+#[derive(Clone, Copy)]
+pub(crate) enum Isa {
+    /// Whatever the build's baseline offers.
+    Portable(Portable),
+    /// AVX2 with FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+}
+
+impl Isa {
+    /// The best that this machine has.
+    pub(crate) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(avx2) = Avx2::detect() {
+            return Isa::Avx2(avx2);
+        }
+        Isa::Portable(Portable)
+    }
+
+    /// Its name for people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Isa::Portable(_) => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(_) => "avx2",
+        }
+    }
+
+    /// Runs a kernel in it.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            Isa::Portable(portable) => kernel.run(portable),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(avx2) => avx2.run(kernel),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Exp([f32; 8]);
+
+    impl Kernel for Exp {
+        type Output = [f32; 8];
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> [f32; 8] {
+            let mut result = [0.0; 8];
+            simd.store(exp(simd, simd.load(&self.0)), &mut result);
+            result
+        }
+    }
+
+    #[test]
+    fn exp_is_close_to_the_exact_one() {
+        for isa in [Isa::detect(), Isa::Portable(Portable)] {
+            for step in 0..21_800 {
+                let x = -87.3 + step as f32 * 0.008;
+                let exact = f64::from(x).exp();
+                let error = (f64::from(isa.run(Exp([x; 8]))[3]) - exact) / exact;
+                assert!(error.abs() < 2e-7, "{}: exp({x}) is off by {error:e}", isa.name());
+            }
+        }
+    }
+
+    #[test]
+    fn exp_at_its_limits() {
+        for isa in [Isa::detect(), Isa::Portable(Portable)] {
+            let x = [f32::NEG_INFINITY, -1e30, -88.0, 0.0, 100.0, f32::INFINITY, f32::NAN, -0.0];
+            let result = isa.run(Exp(x));
+            assert_eq!(result[..4], [0.0, 0.0, 0.0, 1.0], "{}", isa.name());
+            assert!(result[4] > 2e38 && result[4] == result[5], "{result:?}");
+            assert!(result[6].is_nan() && result[7] == 1.0, "{result:?}");
+        }
+    }
+
+    struct Every;
+
+    impl Kernel for Every {
+        type Output = Vec<[f32; 8]>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Self::Output {
+            let mut results = Vec::new();
+            let a = simd.load(&[1.0, -2.0, 3.5, 1e-3, 7.0, 0.0, -1e4, 2.0]);
+            let b = simd.load(&[0.5, 4.0, -3.5, 1e3, 0.25, 1.0, 8.0, -2.0]);
+            let bytes = [0, 1, 15, 16, 127, 128, 200, 255];
+            let bits = [0x3c00, 0xc000, 0x0001, 0x7bff, 0x3555, 0x8000, 0x0400, 0x4248];
+            let int = simd.bytes(&bytes);
+            let mut halves = [0; 8];
+            simd.to_halves(simd.load(&[1.0, -2.0, 0.1, 65504.0, 1e-7, 0.333_333, 2.5e-5, -7.77]), &mut halves);
+            let (power, n) = simd.exp2_round(simd.load(&[-126.0, -1.4, -0.6, 0.0, 0.4, 1.6, 3.0, 127.0]));
+            for value in [
+                simd.add(a, b),
+                simd.sub(a, b),
+                simd.mul(a, b),
+                simd.div(a, b),
+                simd.min(a, b),
+                simd.max(a, b),
+                simd.fma(simd.splat(2.0), a, b),
+                simd.first(a, 3, b),
+                simd.first(a, 8, b),
+                simd.zero_below(a, b, simd.splat(0.5)),
+                simd.splat(simd.max_lane(a)),
+                simd.splat(simd.sum(a)),
+                simd.splat(simd.sum4([b, a, b, a])[1]),
+                simd.splat(simd.sum4([b, a, b, a])[2]),
+                simd.float(int),
+                simd.float(simd.signed_bytes(&bytes)),
+                simd.float(simd.and(int, simd.splat_int(0x35))),
+                simd.float(simd.or(int, simd.splat_int(0x135))),
+                simd.float(simd.shift_left::<3>(int)),
+                simd.float(simd.shift_right::<3>(int)),
+                simd.float(simd.shift_right_each(simd.splat_int(-1), simd.bytes(&[8, 9, 10, 11, 12, 24, 30, 31]))),
+                simd.splat_half(0x3555),
+                simd.halves(&bits),
+                simd.halves(&halves),
+                simd.bfloats(&bits),
+                power,
+                n,
+            ] {
+                let mut lanes = [0.0; 8];
+                simd.store(value, &mut lanes);
+                results.push(lanes);
+            }
+            results
+        }
+    }
+
+    #[test]
+    fn instruction_sets_agree() {
+        assert_eq!(Isa::detect().run(Every), Isa::Portable(Portable).run(Every));
+    }
+}

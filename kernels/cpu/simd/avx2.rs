@@ -1,0 +1,212 @@
+//! Eight lanes as one AVX2 register, with FMA and F16C.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Simd};
+
+/// Exists only where the three extensions were found: [`Avx2::detect`] is the only way to make one.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    /// The proof, if this machine has it.
+    pub(crate) fn detect() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"))
+            .then_some(Self(()))
+    }
+
+    /// Runs a kernel compiled for the three extensions.
+    #[inline]
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: `self` proves that the machine has the extensions.
+        unsafe { run(self, kernel) }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn run<K: Kernel>(avx2: Avx2, kernel: K) -> K::Output {
+    kernel.run(avx2)
+}
+
+/// Evaluates an expression of intrinsics.
+macro_rules! avx2 {
+    ($value:expr) => {{
+        // SAFETY: an `Avx2` exists only where AVX2, FMA and F16C were detected. Pointers in the expressions come from
+        // references to arrays of the size that the intrinsic reads or writes, none of which asks for alignment.
+        unsafe { $value }
+    }};
+}
+
+impl Simd for Avx2 {
+    type F = __m256;
+    type I = __m256i;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F {
+        avx2!(_mm256_set1_ps(value))
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; 8]) -> Self::F {
+        avx2!(_mm256_loadu_ps(from.as_ptr()))
+    }
+
+    #[inline(always)]
+    fn store(self, value: Self::F, to: &mut [f32; 8]) {
+        avx2!(_mm256_storeu_ps(to.as_mut_ptr(), value))
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        avx2!(_mm256_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        avx2!(_mm256_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        avx2!(_mm256_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        avx2!(_mm256_div_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        avx2!(_mm256_min_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        avx2!(_mm256_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        avx2!(_mm256_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn sum(self, a: Self::F) -> f32 {
+        self.sum4([a; 4])[0]
+    }
+
+    #[inline(always)]
+    fn sum4(self, [a, b, c, d]: [Self::F; 4]) -> [f32; 4] {
+        let mut sums = [0.0; 4];
+        avx2!({
+            let halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+            let sum = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+            _mm_storeu_ps(sums.as_mut_ptr(), sum);
+        });
+        sums
+    }
+
+    #[inline(always)]
+    fn max_lane(self, a: Self::F) -> f32 {
+        avx2!({
+            let half = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let pair = _mm_max_ps(half, _mm_movehl_ps(half, half));
+            _mm_cvtss_f32(_mm_max_ss(pair, _mm_movehdup_ps(pair)))
+        })
+    }
+
+    #[inline(always)]
+    fn first(self, a: Self::F, count: usize, other: Self::F) -> Self::F {
+        avx2!({
+            let index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            let chosen = _mm256_cmpgt_epi32(_mm256_set1_epi32(count.min(8) as i32), index);
+            _mm256_blendv_ps(other, a, _mm256_castsi256_ps(chosen))
+        })
+    }
+
+    #[inline(always)]
+    fn splat_int(self, value: i32) -> Self::I {
+        avx2!(_mm256_set1_epi32(value))
+    }
+
+    #[inline(always)]
+    fn bytes(self, from: &[u8; 8]) -> Self::I {
+        avx2!(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn signed_bytes(self, from: &[u8; 8]) -> Self::I {
+        avx2!(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn and(self, a: Self::I, b: Self::I) -> Self::I {
+        avx2!(_mm256_and_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn or(self, a: Self::I, b: Self::I) -> Self::I {
+        avx2!(_mm256_or_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn shift_left<const BY: i32>(self, a: Self::I) -> Self::I {
+        avx2!(_mm256_slli_epi32::<BY>(a))
+    }
+
+    #[inline(always)]
+    fn shift_right<const BY: i32>(self, a: Self::I) -> Self::I {
+        avx2!(_mm256_srli_epi32::<BY>(a))
+    }
+
+    #[inline(always)]
+    fn shift_right_each(self, a: Self::I, by: Self::I) -> Self::I {
+        avx2!(_mm256_srlv_epi32(a, by))
+    }
+
+    #[inline(always)]
+    fn float(self, a: Self::I) -> Self::F {
+        avx2!(_mm256_cvtepi32_ps(a))
+    }
+
+    #[inline(always)]
+    fn splat_half(self, bits: u16) -> Self::F {
+        avx2!(_mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))))
+    }
+
+    #[inline(always)]
+    fn halves(self, bits: &[u16; 8]) -> Self::F {
+        avx2!(_mm256_cvtph_ps(_mm_loadu_si128(bits.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn to_halves(self, a: Self::F, bits: &mut [u16; 8]) {
+        avx2!({
+            let rounded = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a);
+            _mm_storeu_si128(bits.as_mut_ptr().cast(), rounded);
+        })
+    }
+
+    #[inline(always)]
+    fn bfloats(self, bits: &[u16; 8]) -> Self::F {
+        avx2!({
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(bits.as_ptr().cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        })
+    }
+
+    #[inline(always)]
+    fn exp2_round(self, n: Self::F) -> (Self::F, Self::F) {
+        avx2!({
+            let int = _mm256_cvtps_epi32(n);
+            let bits = _mm256_slli_epi32::<23>(_mm256_add_epi32(int, _mm256_set1_epi32(127)));
+            (_mm256_castsi256_ps(bits), _mm256_cvtepi32_ps(int))
+        })
+    }
+
+    #[inline(always)]
+    fn zero_below(self, a: Self::F, x: Self::F, limit: Self::F) -> Self::F {
+        avx2!(_mm256_andnot_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(x, limit), a))
+    }
+}

@@ -1,0 +1,181 @@
+//! Eight lanes as an array: what the compiler makes of it for the build's baseline.
+
+use half::{bf16, f16};
+
+use super::Simd;
+
+/// Present everywhere.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+/// Writes an operation lane by lane.
+macro_rules! each {
+    ($lane:ident => $value:expr) => {{
+        let mut result = [Default::default(); 8];
+        for $lane in 0..8 {
+            result[$lane] = $value;
+        }
+        result
+    }};
+}
+
+impl Simd for Portable {
+    type F = [f32; 8];
+    type I = [i32; 8];
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F {
+        [value; 8]
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; 8]) -> Self::F {
+        *from
+    }
+
+    #[inline(always)]
+    fn store(self, value: Self::F, to: &mut [f32; 8]) {
+        *to = value;
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        each!(i => a[i] + b[i])
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        each!(i => a[i] - b[i])
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        each!(i => a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        each!(i => a[i] / b[i])
+    }
+
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        each!(i => if a[i] < b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        each!(i => if a[i] > b[i] { a[i] } else { b[i] })
+    }
+
+    /// Where the baseline has no fused instruction, two roundings: a fused one in software would be a hundred times
+    /// slower.
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+            each!(i => a[i].mul_add(b[i], c[i]))
+        } else {
+            each!(i => a[i] * b[i] + c[i])
+        }
+    }
+
+    #[inline(always)]
+    fn sum(self, a: Self::F) -> f32 {
+        ((a[0] + a[1]) + (a[2] + a[3])) + ((a[4] + a[5]) + (a[6] + a[7]))
+    }
+
+    #[inline(always)]
+    fn sum4(self, a: [Self::F; 4]) -> [f32; 4] {
+        [self.sum(a[0]), self.sum(a[1]), self.sum(a[2]), self.sum(a[3])]
+    }
+
+    #[inline(always)]
+    fn max_lane(self, a: Self::F) -> f32 {
+        let mut max = a[0];
+        for lane in &a[1..] {
+            max = if *lane > max { *lane } else { max };
+        }
+        max
+    }
+
+    #[inline(always)]
+    fn first(self, a: Self::F, count: usize, other: Self::F) -> Self::F {
+        each!(i => if i < count { a[i] } else { other[i] })
+    }
+
+    #[inline(always)]
+    fn splat_int(self, value: i32) -> Self::I {
+        [value; 8]
+    }
+
+    #[inline(always)]
+    fn bytes(self, from: &[u8; 8]) -> Self::I {
+        each!(i => i32::from(from[i]))
+    }
+
+    #[inline(always)]
+    fn signed_bytes(self, from: &[u8; 8]) -> Self::I {
+        each!(i => i32::from(from[i] as i8))
+    }
+
+    #[inline(always)]
+    fn and(self, a: Self::I, b: Self::I) -> Self::I {
+        each!(i => a[i] & b[i])
+    }
+
+    #[inline(always)]
+    fn or(self, a: Self::I, b: Self::I) -> Self::I {
+        each!(i => a[i] | b[i])
+    }
+
+    #[inline(always)]
+    fn shift_left<const BY: i32>(self, a: Self::I) -> Self::I {
+        each!(i => a[i] << BY)
+    }
+
+    #[inline(always)]
+    fn shift_right<const BY: i32>(self, a: Self::I) -> Self::I {
+        each!(i => (a[i] as u32 >> BY) as i32)
+    }
+
+    #[inline(always)]
+    fn shift_right_each(self, a: Self::I, by: Self::I) -> Self::I {
+        each!(i => (a[i] as u32 >> by[i]) as i32)
+    }
+
+    #[inline(always)]
+    fn float(self, a: Self::I) -> Self::F {
+        each!(i => a[i] as f32)
+    }
+
+    #[inline(always)]
+    fn splat_half(self, bits: u16) -> Self::F {
+        [f16::from_bits(bits).to_f32(); 8]
+    }
+
+    #[inline(always)]
+    fn halves(self, bits: &[u16; 8]) -> Self::F {
+        each!(i => f16::from_bits(bits[i]).to_f32())
+    }
+
+    #[inline(always)]
+    fn to_halves(self, a: Self::F, bits: &mut [u16; 8]) {
+        *bits = each!(i => f16::from_f32(a[i]).to_bits());
+    }
+
+    #[inline(always)]
+    fn bfloats(self, bits: &[u16; 8]) -> Self::F {
+        each!(i => bf16::from_bits(bits[i]).to_f32())
+    }
+
+    #[inline(always)]
+    fn exp2_round(self, n: Self::F) -> (Self::F, Self::F) {
+        let rounded: Self::F = each!(i => n[i].round_ties_even());
+        (each!(i => f32::from_bits(((rounded[i] as i32).wrapping_add(127) << 23) as u32)), rounded)
+    }
+
+    #[inline(always)]
+    fn zero_below(self, a: Self::F, x: Self::F, limit: Self::F) -> Self::F {
+        each!(i => if x[i] < limit[i] { 0.0 } else { a[i] })
+    }
+}
