@@ -1,13 +1,23 @@
 //! The CPU as a device: a thread team, recycled buffers, and the group of ranks it meets in collectives.
 
+#[allow(unsafe_code, reason = "slices of aligned lines")]
+mod floats;
 mod kv_cache;
+#[allow(unsafe_code, reason = "vector instructions, behind a proof that the machine has them")]
+pub(crate) mod simd;
+#[allow(unsafe_code, reason = "lends the caller's closure to the helpers, and parts of slices to threads")]
+mod team;
 mod tensor;
 
+pub(crate) use floats::Floats;
 pub(crate) use kv_cache::Elements;
 pub use kv_cache::KvCache;
+pub(crate) use team::Split;
 pub use tensor::{Tensor, Weight};
 
 use crate::{Backend, group::Group};
+use simd::{Isa, Portable};
+use team::Team;
 use tensor::Buffers;
 
 /// What a CPU device is told.
@@ -19,19 +29,33 @@ pub struct CpuConfig {
     pub cores: Vec<usize>,
     /// Whether every thread has a core of its own, so that waiting within a step may spin.
     pub spin: bool,
+    /// Which vector instructions to use.
+    pub instructions: Instructions,
+}
+
+/// The vector instructions that a device may use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Instructions {
+    /// The best that the machine has; plain ones if the environment says `SHARDWIRE_ISA=portable`.
+    #[default]
+    Best,
+    /// What every machine of this architecture has.
+    Portable,
 }
 
 /// One rank's share of the machine's cores.
 pub struct Cpu {
-    pub(crate) config: CpuConfig,
+    pub(crate) team: Team,
+    pub(crate) isa: Isa,
     pub(crate) group: Group,
-    pub(crate) buffers: Buffers,
+    buffers: Buffers,
 }
 
 impl Cpu {
     /// A device of `config.threads` threads that meets the other ranks in `group`.
     pub fn new(config: CpuConfig, group: Group) -> Self {
-        Self { config, group, buffers: Buffers::default() }
+        let isa = config.instructions.isa();
+        Self { team: Team::new(&config), isa, group, buffers: Buffers::default() }
     }
 
     /// The ranks it meets.
@@ -39,10 +63,33 @@ impl Cpu {
         &self.group
     }
 
-    /// A tensor with arbitrary finite contents, for an operation that writes all of it.
+    /// A tensor with left-over contents, for an operation that writes all of it.
     pub(crate) fn scratch(&self, rows: usize, columns: usize) -> Tensor {
         Tensor::take(&self.buffers, rows, columns)
     }
 }
 
+impl Instructions {
+    fn isa(self) -> Isa {
+        let wanted = std::env::var("SHARDWIRE_ISA");
+        if self == Instructions::Portable || wanted.is_ok_and(|wanted| wanted == "portable") {
+            return Isa::Portable(Portable);
+        }
+        Isa::detect()
+    }
+}
+
 impl Backend for Cpu {}
+
+#[cfg(test)]
+impl Cpu {
+    /// A lone device.
+    pub(crate) fn solo(threads: usize, instructions: Instructions) -> Self {
+        Self::new(CpuConfig { threads, instructions, ..CpuConfig::default() }, Group::solo())
+    }
+
+    /// The devices that every operation's check runs on: instruction sets and team sizes.
+    pub(crate) fn kinds() -> [Self; 3] {
+        [Self::solo(1, Instructions::Best), Self::solo(3, Instructions::Best), Self::solo(2, Instructions::Portable)]
+    }
+}

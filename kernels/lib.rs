@@ -4,7 +4,12 @@
 //! Each operation has one folder: `mod.rs` holds its contract (a trait), a plain reference and a conformance
 //! check; `cpu.rs` beside it is the fast text for the CPU. Collectives are operations like the others.
 //!
+//! `unsafe` is denied but in the rooms that say `allow` where they are declared: here, in `cpu.rs` and in the operations'
+//! `mod.rs`.
+//!
 //! Notation: `[rows, columns]` is row-major f32 unless said; a *row* is one token of the flat batch.
+
+#![deny(unsafe_code)]
 
 pub mod batch;
 pub mod dtype;
@@ -26,6 +31,9 @@ pub mod rotary;
 pub mod select_rows;
 pub mod silu_mul;
 pub mod store_kv;
+
+#[cfg(test)]
+pub(crate) mod samples;
 
 pub use batch::{Batch, Heads, KvShape};
 pub use dtype::{DType, KvDType};

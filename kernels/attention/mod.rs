@@ -3,6 +3,7 @@
 //! The keys of a query are visited in one fixed order (its blocks, from the first), so the result has the same bits
 //! whether the query came alone, in a chunk, or after a cached prefix.
 
+#[allow(unsafe_code, reason = "threads write disjoint parts")]
 mod cpu;
 
 use crate::{Heads, Result, memory::Memory};

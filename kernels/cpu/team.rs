@@ -267,10 +267,11 @@ impl Shared {
         // `caller_sleeps` in the one order of all threads.
         let door = self.door.fetch_sub(1, Ordering::SeqCst) - 1;
         fence(Ordering::SeqCst);
-        if door & (OPEN | INSIDE) == 0 && self.caller_sleeps.swap(false, Ordering::SeqCst) {
-            if let Some(caller) = &*self.caller.lock().unwrap_or_else(PoisonError::into_inner) {
-                caller.unpark();
-            }
+        if door & (OPEN | INSIDE) == 0
+            && self.caller_sleeps.swap(false, Ordering::SeqCst)
+            && let Some(caller) = &*self.caller.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            caller.unpark();
         }
     }
 
@@ -370,7 +371,10 @@ mod tests {
                 team.run(items, |item| {
                     counts[item].fetch_add(1, Ordering::Relaxed);
                 });
-                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1), "{threads} threads, {items} items");
+                assert!(
+                    counts.iter().all(|count| count.load(Ordering::Relaxed) == 1),
+                    "{threads} threads, {items} items"
+                );
             }
         }
     }

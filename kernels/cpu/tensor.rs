@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::Floats;
 use crate::Matrix;
 
 /// `[rows, columns]` of f32, row-major. Its memory goes back to the device's [`Buffers`] when it is dropped, so that a
@@ -9,7 +10,7 @@ use crate::Matrix;
 pub struct Tensor {
     rows: usize,
     columns: usize,
-    data: Vec<f32>,
+    data: Floats,
     home: Buffers,
 }
 
@@ -58,24 +59,24 @@ impl Drop for Tensor {
 
 /// A device's list of free buffers, shared with its tensors.
 #[derive(Clone, Default)]
-pub(crate) struct Buffers(Arc<Mutex<Vec<Vec<f32>>>>);
+pub(crate) struct Buffers(Arc<Mutex<Vec<Floats>>>);
 
 impl Buffers {
     /// More free buffers than a forward pass has tensors alive would only be hoarding.
     const KEPT_MAX: usize = 16;
 
     /// The smallest free buffer that is large enough, else a fresh one.
-    fn take(&self, length: usize) -> Vec<f32> {
+    fn take(&self, length: usize) -> Floats {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let best = (0..free.len()).filter(|&i| free[i].capacity() >= length).min_by_key(|&i| free[i].capacity());
         let mut buffer = best.map(|i| free.swap_remove(i)).unwrap_or_default();
         drop(free);
-        buffer.resize(length, 0.0);
+        buffer.resize(length);
         buffer
     }
 
     /// Keeps the buffer; of too many, the smallest goes.
-    fn give_back(&self, buffer: Vec<f32>) {
+    fn give_back(&self, buffer: Floats) {
         let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         free.push(buffer);
         if free.len() > Self::KEPT_MAX {
@@ -119,10 +120,10 @@ impl Weight {
         })
     }
 
-    /// The stored bytes of one output's weights and their format's matrix.
-    pub(crate) fn row(&self, output: usize) -> (&Matrix, &[u8]) {
+    /// The part that stores an output's weights, and their row in it.
+    pub(crate) fn row(&self, output: usize) -> (&Matrix, usize) {
         let (first, part) =
             self.parts().find(|(first, part)| (*first..first + part.rows()).contains(&output)).expect("a row within");
-        (part, part.row(output - first))
+        (part, output - first)
     }
 }

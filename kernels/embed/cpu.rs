@@ -4,7 +4,7 @@ use super::Embed;
 use crate::{
     Batch, Result,
     cpu::{Cpu, Tensor, Weight},
-    matmul::dequantize,
+    matmul::decode,
 };
 
 impl Embed for Cpu {
@@ -14,8 +14,8 @@ impl Embed for Cpu {
             let values = output.row_mut(row);
             match token.checked_sub(first_token) {
                 Some(own) if (own as usize) < table.outputs() => {
-                    let (part, stored) = table.row(own as usize);
-                    dequantize(part.dtype(), stored, values);
+                    let (part, row) = table.row(own as usize);
+                    decode(self.isa, part, row, values);
                 }
                 _ => values.fill(0.0),
             }

@@ -5,7 +5,7 @@
 //! the lanes, then the bias. Few rows of `x` read the weights' registers right after decoding ([`Direct`]); many rows
 //! make it worth decoding a panel of outputs to memory first ([`Panel`]).
 
-use std::{cell::RefCell, ops::Range};
+use std::{cell::RefCell, marker::PhantomData, ops::Range};
 
 use super::{
     MatMul,
@@ -15,17 +15,71 @@ use crate::{
     DType, Matrix, Result,
     cpu::{
         Cpu, Floats, Split, Tensor, Weight,
-        simd::{Kernel, LANES, Simd, padded},
+        simd::{Isa, Kernel, LANES, Simd, padded},
     },
     matmul::dequantize,
 };
 
 /// From this many rows of `x` on, panels are faster (measured).
-const PANEL_ROWS: usize = 9;
+const PANEL_ROWS: usize = 5;
 /// Floats of a panel: it shall stay in a core's second-level cache.
 const PANEL_FLOATS: usize = 48 * 1024;
-/// Outputs that one micro-kernel computes side by side.
+/// Outputs that the panel's micro-kernel computes side by side …
 const SIDE: usize = 4;
+/// … for this many rows of `x`: twelve chains, as many as hide the latency and leave registers for their operands.
+const ROWS: usize = 3;
+
+/// Evaluates `$body` with `$format` naming the type of a [`DType`].
+macro_rules! with_format {
+    ($dtype:expr, $format:ident => $body:expr) => {
+        match $dtype {
+            DType::F32 => {
+                type $format = formats::F32;
+                $body
+            }
+            DType::F16 => {
+                type $format = formats::F16;
+                $body
+            }
+            DType::BF16 => {
+                type $format = formats::BF16;
+                $body
+            }
+            DType::Q8_0 => {
+                type $format = formats::Q8_0;
+                $body
+            }
+            DType::Q4_0 => {
+                type $format = formats::Q4_0;
+                $body
+            }
+            DType::Q4_1 => {
+                type $format = formats::Q4_1;
+                $body
+            }
+            DType::Q5_0 => {
+                type $format = formats::Q5_0;
+                $body
+            }
+            DType::Q5_1 => {
+                type $format = formats::Q5_1;
+                $body
+            }
+            DType::Q4_K => {
+                type $format = formats::Q4K;
+                $body
+            }
+            DType::Q5_K => {
+                type $format = formats::Q5K;
+                $body
+            }
+            DType::Q6_K => {
+                type $format = formats::Q6K;
+                $body
+            }
+        }
+    };
+}
 
 impl MatMul for Cpu {
     fn matmul(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -34,11 +88,11 @@ impl MatMul for Cpu {
         assert!(bias.is_none_or(|bias| bias.len() == weight.outputs()), "a bias per output");
         let mut output = self.scratch(x.rows(), weight.outputs());
         let items = items(weight, self.grain(x.rows(), weight));
-        let split = Split::new(output.data_mut());
+        let (split, isa) = (Split::new(output.data_mut()), self.isa);
         self.team.run(items.len(), |item| {
             let Item { part, rows, first_output } = items[item].clone();
             let place = Place { output: &split, outputs: weight.outputs(), first_output, bias };
-            self.isa.run(Product { x, part, rows, place });
+            Product { x, part, rows, place }.run(isa);
         });
         Ok(output)
     }
@@ -116,196 +170,189 @@ struct Product<'a> {
     place: Place<'a>,
 }
 
-impl Kernel for Product<'_> {
+impl Product<'_> {
+    /// Each path, format and instruction set is compiled on its own: together they would be one vast function.
+    fn run(&self, isa: Isa) {
+        with_format!(self.part.dtype(), F => match self.x.rows() {
+            0 => {}
+            1 => isa.run(Direct::<F, 4, 1>::of(self)),
+            2 => isa.run(Direct::<F, 4, 2>::of(self)),
+            3 | 4 => isa.run(Direct::<F, 2, 4>::of(self)),
+            _ => self.by_panels(isa),
+        })
+    }
+
+    /// Decodes the item's outputs to memory, then multiplies them with all rows of `x`.
+    fn by_panels(&self, isa: Isa) {
+        PANEL.with_borrow_mut(|values| {
+            let stride = self.part.columns().next_multiple_of(LANES);
+            let outputs = panel_outputs(stride);
+            for first in (0..self.rows.len()).step_by(outputs) {
+                let count = outputs.min(self.rows.len() - first);
+                values.resize(count * stride);
+                for (index, values) in values.chunks_exact_mut(stride).enumerate() {
+                    decode(isa, self.part, self.rows.start + first + index, values);
+                }
+                isa.run(Panel { product: self, values, stride, count, first });
+            }
+        });
+    }
+}
+
+/// At most `M` rows of `x`, `R` outputs at a time, weights decoded in registers.
+struct Direct<'a, F, const R: usize, const M: usize> {
+    product: &'a Product<'a>,
+    format: PhantomData<F>,
+}
+
+impl<'a, F, const R: usize, const M: usize> Direct<'a, F, R, M> {
+    fn of(product: &'a Product<'a>) -> Self {
+        Self { product, format: PhantomData }
+    }
+}
+
+impl<F: Format, const R: usize, const M: usize> Kernel for Direct<'_, F, R, M> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.part.dtype() {
-            DType::F32 => self.stored_as::<S, formats::F32>(simd),
-            DType::F16 => self.stored_as::<S, formats::F16>(simd),
-            DType::BF16 => self.stored_as::<S, formats::BF16>(simd),
-            DType::Q8_0 => self.stored_as::<S, formats::Q8_0>(simd),
-            DType::Q4_0 => self.stored_as::<S, formats::Q4_0>(simd),
-            DType::Q4_1 => self.stored_as::<S, formats::Q4_1>(simd),
-            DType::Q5_0 => self.stored_as::<S, formats::Q5_0>(simd),
-            DType::Q5_1 => self.stored_as::<S, formats::Q5_1>(simd),
-            DType::Q4_K => self.stored_as::<S, formats::Q4K>(simd),
-            DType::Q5_K => self.stored_as::<S, formats::Q5K>(simd),
-            DType::Q6_K => self.stored_as::<S, formats::Q6K>(simd),
+        let Product { x, part, rows, place } = self.product;
+        // Where there are fewer rows than the kernel has room for, the last one is computed again.
+        let mut x_rows: [&[f32]; M] = [&[]; M];
+        for (row, values) in x_rows.iter_mut().enumerate() {
+            *values = x.row(row.min(x.rows() - 1));
+        }
+        for at in (0..rows.len()).step_by(R) {
+            let mut weights: [&[u8]; R] = [&[]; R];
+            for (index, weights) in weights.iter_mut().enumerate() {
+                *weights = part.row((rows.start + at + index).min(rows.end - 1));
+            }
+            let sums = direct::<S, F, R, M>(simd, weights, x_rows);
+            for (row, sums) in sums.iter().enumerate().take(x.rows()) {
+                place.put(row, at, &sums[..R.min(rows.len() - at)]);
+            }
         }
     }
 }
 
-impl Product<'_> {
-    #[inline(always)]
-    fn stored_as<S: Simd, F: Format>(&self, simd: S) {
-        if self.x.rows() >= PANEL_ROWS {
-            return self.by_panels::<S, F>(simd);
-        }
-        match self.x.rows() {
-            0 => {}
-            1 => self.directly::<S, F, 4, 1>(simd),
-            2 => self.directly::<S, F, 4, 2>(simd),
-            3 => self.directly::<S, F, 2, 3>(simd),
-            4 => self.directly::<S, F, 2, 4>(simd),
-            5 => self.directly::<S, F, 1, 5>(simd),
-            6 => self.directly::<S, F, 1, 6>(simd),
-            7 => self.directly::<S, F, 1, 7>(simd),
-            _ => self.directly::<S, F, 1, 8>(simd),
-        }
-    }
-
-    /// `M` rows of `x`, `R` outputs at a time, the rest one at a time.
-    #[inline(always)]
-    fn directly<S: Simd, F: Format, const R: usize, const M: usize>(&self, simd: S) {
-        let count = self.rows.len();
-        let whole = count / R * R;
-        for at in (0..whole).step_by(R) {
-            self.direct_block::<S, F, R, M>(simd, at);
-        }
-        for at in whole..count {
-            self.direct_block::<S, F, 1, M>(simd, at);
-        }
-    }
-
-    #[inline(always)]
-    fn direct_block<S: Simd, F: Format, const R: usize, const M: usize>(&self, simd: S, at: usize) {
-        let columns = self.part.columns();
-        let mut weights: [&[u8]; R] = [&[]; R];
-        for (index, weights) in weights.iter_mut().enumerate() {
-            *weights = self.part.row(self.rows.start + at + index);
-        }
-        let mut x: [&[f32]; M] = [&[]; M];
-        for (row, x) in x.iter_mut().enumerate() {
-            *x = self.x.row(row);
-        }
-        let mut chains = [[simd.splat(0.0); M]; R];
-        for group in 0..columns / GROUP {
-            for r in 0..R {
-                let decoded = F::group(simd, weights[r], group);
-                for (part, decoded) in decoded.into_iter().enumerate() {
-                    for m in 0..M {
-                        let x = simd.load(eight(x[m], group * GROUP + part * LANES));
-                        chains[r][m] = simd.fma(decoded, x, chains[r][m]);
-                    }
-                }
-            }
-        }
-        if !columns.is_multiple_of(GROUP) {
-            for r in 0..R {
-                let tail = decoded_tail(F::DTYPE, weights[r], columns);
-                for start in (0..columns % GROUP).step_by(LANES) {
-                    let decoded = simd.load(eight(&tail, start));
-                    for m in 0..M {
-                        let x = simd.load(&padded(x[m], columns / GROUP * GROUP + start));
-                        chains[r][m] = simd.fma(decoded, x, chains[r][m]);
-                    }
-                }
-            }
-        }
-        for m in 0..M {
-            let mut column = [simd.splat(0.0); R];
-            for r in 0..R {
-                column[r] = chains[r][m];
-            }
-            self.place.put(m, at, &sums(simd, column));
-        }
-    }
-
-    /// Decodes the item's outputs to memory, then multiplies them with all rows of `x`.
-    #[inline(always)]
-    fn by_panels<S: Simd, F: Format>(&self, simd: S) {
-        PANEL.with_borrow_mut(|panel| {
-            let stride = self.part.columns().next_multiple_of(LANES);
-            let panel_outputs = panel_outputs(stride);
-            for first in (0..self.rows.len()).step_by(panel_outputs) {
-                let count = panel_outputs.min(self.rows.len() - first);
-                panel.resize(count * stride);
-                for index in 0..count {
-                    let stored = self.part.row(self.rows.start + first + index);
-                    decode_row::<S, F>(simd, stored, self.part.columns(), &mut panel[index * stride..][..stride]);
-                }
-                let panel = Panel { values: panel, stride, count, first };
-                self.times_panel(simd, &panel);
-            }
-        });
-    }
-
-    #[inline(always)]
-    fn times_panel<S: Simd>(&self, simd: S, panel: &Panel) {
-        let rows = self.x.rows();
-        for row in (0..rows).step_by(3) {
-            match rows - row {
-                1 => self.times_rows::<S, 1>(simd, panel, row),
-                2 => self.times_rows::<S, 2>(simd, panel, row),
-                _ => self.times_rows::<S, 3>(simd, panel, row),
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn times_rows<S: Simd, const M: usize>(&self, simd: S, panel: &Panel, row: usize) {
-        let whole = panel.count / SIDE * SIDE;
-        for at in (0..whole).step_by(SIDE) {
-            self.tile::<S, SIDE, M>(simd, panel, at, row);
-        }
-        for at in whole..panel.count {
-            self.tile::<S, 1, M>(simd, panel, at, row);
-        }
-    }
-
-    /// `R` outputs of `M` rows: `R · M` chains side by side.
-    #[inline(always)]
-    fn tile<S: Simd, const R: usize, const M: usize>(&self, simd: S, panel: &Panel, at: usize, row: usize) {
-        let columns = self.x.columns();
-        let steps = columns / LANES;
-        let mut weights: [&[[f32; LANES]]; R] = [&[]; R];
-        for (index, weights) in weights.iter_mut().enumerate() {
-            *weights = &panel.values[(at + index) * panel.stride..][..panel.stride].as_chunks().0[..steps];
-        }
-        let mut x: [&[[f32; LANES]]; M] = [&[]; M];
-        for (index, x) in x.iter_mut().enumerate() {
-            *x = &self.x.row(row + index).as_chunks().0[..steps];
-        }
-        let mut chains = [[simd.splat(0.0); M]; R];
-        for step in 0..steps {
-            let mut x_lanes = [simd.splat(0.0); M];
-            for m in 0..M {
-                x_lanes[m] = simd.load(&x[m][step]);
-            }
-            for r in 0..R {
-                let weight = simd.load(&weights[r][step]);
+/// For each row of `x` its `R` outputs.
+#[inline(always)]
+fn direct<S: Simd, F: Format, const R: usize, const M: usize>(
+    simd: S,
+    weights: [&[u8]; R],
+    x: [&[f32]; M],
+) -> [[f32; R]; M] {
+    let columns = x[0].len();
+    let mut chains = [[simd.splat(0.0); R]; M];
+    for group in 0..columns / GROUP {
+        for r in 0..R {
+            let decoded = F::group(simd, weights[r], group);
+            for (part, decoded) in decoded.into_iter().enumerate() {
                 for m in 0..M {
-                    chains[r][m] = simd.fma(weight, x_lanes[m], chains[r][m]);
+                    let x = simd.load(eight(x[m], group * GROUP + part * LANES));
+                    chains[m][r] = simd.fma(decoded, x, chains[m][r]);
                 }
             }
-        }
-        if !columns.is_multiple_of(LANES) {
-            for r in 0..R {
-                let weight = simd.load(eight(&panel.values[(at + r) * panel.stride..], steps * LANES));
-                for m in 0..M {
-                    let x = simd.load(&padded(self.x.row(row + m), steps * LANES));
-                    chains[r][m] = simd.fma(weight, x, chains[r][m]);
-                }
-            }
-        }
-        for m in 0..M {
-            let mut column = [simd.splat(0.0); R];
-            for r in 0..R {
-                column[r] = chains[r][m];
-            }
-            self.place.put(row + m, panel.first + at, &sums(simd, column));
         }
     }
+    if !columns.is_multiple_of(GROUP) {
+        for r in 0..R {
+            let tail = decoded_tail(F::DTYPE, weights[r], columns);
+            for start in (0..columns % GROUP).step_by(LANES) {
+                let decoded = simd.load(eight(&tail, start));
+                for m in 0..M {
+                    let x = simd.load(&padded(x[m], columns / GROUP * GROUP + start));
+                    chains[m][r] = simd.fma(decoded, x, chains[m][r]);
+                }
+            }
+        }
+    }
+    all_sums(simd, chains)
 }
 
-/// Decoded outputs `first .. first + count` of an item, one per `stride` floats, zeros after the last weight.
+/// Decoded outputs `first .. first + count` of a product, one per `stride` floats, zeros after the last weight.
 struct Panel<'a> {
+    product: &'a Product<'a>,
     values: &'a [f32],
     stride: usize,
     count: usize,
     first: usize,
+}
+
+impl Kernel for Panel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let rows = self.product.x.rows();
+        let mut row = 0;
+        while row + ROWS <= rows {
+            self.rows::<S, ROWS>(simd, row);
+            row += ROWS;
+        }
+        while row < rows {
+            self.rows::<S, 1>(simd, row);
+            row += 1;
+        }
+    }
+}
+
+impl Panel<'_> {
+    /// `M` rows of `x` with all of the panel's outputs.
+    #[inline(always)]
+    fn rows<S: Simd, const M: usize>(&self, simd: S, row: usize) {
+        let mut x: [&[f32]; M] = [&[]; M];
+        for (index, x) in x.iter_mut().enumerate() {
+            *x = self.product.x.row(row + index);
+        }
+        for at in (0..self.count).step_by(SIDE) {
+            let mut weights: [&[f32]; SIDE] = [&[]; SIDE];
+            for (index, weights) in weights.iter_mut().enumerate() {
+                *weights = &self.values[(at + index).min(self.count - 1) * self.stride..][..self.stride];
+            }
+            let sums = tile(simd, weights, x);
+            for (index, sums) in sums.iter().enumerate() {
+                self.product.place.put(row + index, self.first + at, &sums[..SIDE.min(self.count - at)]);
+            }
+        }
+    }
+}
+
+/// For each row of `x` its `R` outputs: `R · M` chains side by side.
+#[inline(always)]
+fn tile<S: Simd, const R: usize, const M: usize>(simd: S, weights: [&[f32]; R], x: [&[f32]; M]) -> [[f32; R]; M] {
+    let columns = x[0].len();
+    let steps = columns / LANES;
+    let mut w_lanes: [&[[f32; LANES]]; R] = [&[]; R];
+    for r in 0..R {
+        w_lanes[r] = &weights[r].as_chunks().0[..steps];
+    }
+    let mut x_lanes: [&[[f32; LANES]]; M] = [&[]; M];
+    for m in 0..M {
+        x_lanes[m] = &x[m].as_chunks().0[..steps];
+    }
+    let mut chains = [[simd.splat(0.0); R]; M];
+    for step in 0..steps {
+        let mut values = [simd.splat(0.0); M];
+        for m in 0..M {
+            values[m] = simd.load(&x_lanes[m][step]);
+        }
+        for r in 0..R {
+            let weight = simd.load(&w_lanes[r][step]);
+            for m in 0..M {
+                chains[m][r] = simd.fma(weight, values[m], chains[m][r]);
+            }
+        }
+    }
+    if !columns.is_multiple_of(LANES) {
+        for r in 0..R {
+            let weight = simd.load(eight(weights[r], steps * LANES));
+            for m in 0..M {
+                chains[m][r] = simd.fma(weight, simd.load(&padded(x[m], steps * LANES)), chains[m][r]);
+            }
+        }
+    }
+    all_sums(simd, chains)
 }
 
 thread_local! {
@@ -313,26 +360,43 @@ thread_local! {
     static PANEL: RefCell<Floats> = const { RefCell::new(Floats::new()) };
 }
 
-/// Writes a stored row's values, then zeros to the end of `values`.
-#[inline(always)]
-pub(super) fn decode_row<S: Simd, F: Format>(simd: S, stored: &[u8], columns: usize, values: &mut [f32]) {
-    let whole = columns / GROUP;
-    let (eights, _) = values.as_chunks_mut::<LANES>();
-    for group in 0..whole {
-        let decoded = F::group(simd, stored, group);
-        for (part, decoded) in decoded.into_iter().enumerate() {
-            simd.store(decoded, &mut eights[group * GROUP / LANES + part]);
+/// Writes the values of row `row` of `matrix`, then zeros to the end of `values`.
+pub(crate) fn decode(isa: Isa, matrix: &Matrix, row: usize, values: &mut [f32]) {
+    with_format!(matrix.dtype(), F => {
+        isa.run(Decode::<F> { stored: matrix.row(row), columns: matrix.columns(), values, format: PhantomData })
+    })
+}
+
+struct Decode<'a, F> {
+    stored: &'a [u8],
+    columns: usize,
+    values: &'a mut [f32],
+    format: PhantomData<F>,
+}
+
+impl<F: Format> Kernel for Decode<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let whole = self.columns / GROUP;
+        let (whole_values, rest) = self.values.split_at_mut(whole * GROUP);
+        let (eights, _) = whole_values.as_chunks_mut::<LANES>();
+        for (group, eights) in eights.chunks_exact_mut(GROUP / LANES).enumerate() {
+            let decoded = F::group(simd, self.stored, group);
+            for (decoded, values) in decoded.into_iter().zip(eights) {
+                simd.store(decoded, values);
+            }
         }
-    }
-    if whole * GROUP < values.len() {
-        let rest = &mut values[whole * GROUP..];
-        let length = rest.len();
-        rest.copy_from_slice(&decoded_tail(F::DTYPE, stored, columns)[..length]);
+        if !rest.is_empty() {
+            rest.copy_from_slice(&decoded_tail(F::DTYPE, self.stored, self.columns)[..rest.len()]);
+        }
     }
 }
 
 /// The values of the columns after the last whole group, then zeros. Only formats without blocks have such columns.
 #[cold]
+#[inline(never)]
 fn decoded_tail(dtype: DType, stored: &[u8], columns: usize) -> [f32; GROUP] {
     let mut values = [0.0; GROUP];
     let count = columns % GROUP;
@@ -340,20 +404,85 @@ fn decoded_tail(dtype: DType, stored: &[u8], columns: usize) -> [f32; GROUP] {
     values
 }
 
+/// Ends the chains: one tree over the lanes of each.
 #[inline(always)]
-fn sums<S: Simd, const R: usize>(simd: S, chains: [S::F; R]) -> [f32; R] {
-    let mut result = [0.0; R];
-    if R == SIDE {
-        result.copy_from_slice(&simd.sum4([chains[0], chains[1 % R], chains[2 % R], chains[3 % R]]));
-    } else {
-        for r in 0..R {
-            result[r] = simd.sum(chains[r]);
+fn all_sums<S: Simd, const R: usize, const M: usize>(simd: S, chains: [[S::F; R]; M]) -> [[f32; R]; M] {
+    let mut sums = [[0.0; R]; M];
+    for m in 0..M {
+        if R == 4 {
+            sums[m].copy_from_slice(&simd.sum4([chains[m][0], chains[m][1 % R], chains[m][2 % R], chains[m][3 % R]]));
+        } else {
+            for r in 0..R {
+                sums[m][r] = simd.sum(chains[m][r]);
+            }
         }
     }
-    result
+    sums
 }
 
 #[inline(always)]
 fn eight(values: &[f32], at: usize) -> &[f32; LANES] {
     values[at..at + LANES].try_into().expect("eight values")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cpu::Instructions, memory::Memory, samples::Samples};
+
+    #[test]
+    fn conforms() {
+        for cpu in Cpu::kinds() {
+            crate::matmul::check(&cpu);
+        }
+    }
+
+    /// Through every path: direct kernels of all widths, whole and partial panels, any number of threads.
+    #[test]
+    fn a_row_has_the_same_bits_in_any_company() {
+        for instructions in [Instructions::Best, Instructions::Portable] {
+            for dtype in DType::ALL {
+                check_company(instructions, dtype);
+            }
+        }
+    }
+
+    fn check_company(instructions: Instructions, dtype: DType) {
+        let mut samples = Samples::new(7);
+        let columns = if dtype.block_elements() == 1 { 587 } else { 512 };
+        let parts = vec![samples.matrix(dtype, 203, columns), samples.matrix(dtype, 2, columns)];
+        let x = samples.floats(40 * columns);
+        let alone = Cpu::solo(1, instructions);
+        let weight = alone.weight(parts).unwrap();
+        let mut expected = Vec::new();
+        for row in x.chunks_exact(columns) {
+            let row = alone.tensor(1, columns, row).unwrap();
+            expected.extend(alone.to_host(&alone.matmul(&row, &weight, None).unwrap()).unwrap());
+        }
+        for threads in [1, 2, 5] {
+            let cpu = Cpu::solo(threads, instructions);
+            for rows in (1..=13).chain([40]) {
+                let x = cpu.tensor(rows, columns, &x[..rows * columns]).unwrap();
+                let product = cpu.matmul(&x, &weight, None).unwrap();
+                let equal = product.data().iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(equal, "{dtype:?}, {rows} rows, {threads} threads, {instructions:?}");
+            }
+        }
+    }
+
+    /// The vector forms mean exactly what the plain ones do.
+    #[test]
+    fn formats_decode_exactly() {
+        let mut samples = Samples::new(3);
+        for cpu in Cpu::kinds() {
+            for dtype in DType::ALL {
+                let matrix = samples.matrix(dtype, 1, 1024);
+                let mut expected = vec![0.0; 1024];
+                dequantize(dtype, matrix.row(0), &mut expected);
+                let mut values = vec![f32::NAN; 1024];
+                decode(cpu.isa, &matrix, 0, &mut values);
+                assert_eq!(values, expected, "{dtype:?}, {}", cpu.isa.name());
+            }
+        }
+    }
 }

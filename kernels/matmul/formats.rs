@@ -211,12 +211,7 @@ fn scaled<S: Simd>(simd: S, quants: [S::I; 4], scale: S::F, offset: S::F) -> [S:
 fn nibbles<S: Simd>(simd: S, block: &[u8], at: usize) -> [S::I; 4] {
     let (first, second) = (simd.bytes(eight(block, at)), simd.bytes(eight(block, at + LANES)));
     let mask = simd.splat_int(15);
-    [
-        simd.and(first, mask),
-        simd.and(second, mask),
-        simd.shift_right::<4>(first),
-        simd.shift_right::<4>(second),
-    ]
+    [simd.and(first, mask), simd.and(second, mask), simd.shift_right::<4>(first), simd.shift_right::<4>(second)]
 }
 
 /// The nibbles of a K-block's group: of each 32 bytes, the low halves are one group and the high ones the next.

@@ -13,7 +13,7 @@ impl Memory for Cpu {
     type KvCache = KvCache;
 
     fn name(&self) -> String {
-        format!("cpu ({} threads)", self.config.threads.max(1))
+        format!("cpu ({} threads, {})", self.team.threads(), self.isa.name())
     }
 
     fn tensor(&self, rows: usize, columns: usize, values: &[f32]) -> Result<Tensor> {

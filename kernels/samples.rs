@@ -1,0 +1,70 @@
+//! Inputs for the conformance checks: the same pseudo-random numbers everywhere.
+
+use std::sync::Arc;
+
+use half::f16;
+
+use crate::{DType, Matrix};
+
+/// A small deterministic generator (SplitMix64; Steele, Lea and Flood 2014).
+pub(crate) struct Samples(u64);
+
+impl Samples {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    /// Uniform in `-1..1`.
+    pub(crate) fn float(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub(crate) fn floats(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.float()).collect()
+    }
+
+    /// Uniform in `0..bound`.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        (self.bits() % bound as u64) as usize
+    }
+
+    /// Random weights as `dtype` stores them, at an odd address.
+    pub(crate) fn matrix(&mut self, dtype: DType, rows: usize, columns: usize) -> Matrix {
+        let mut bytes = vec![0u8; 3];
+        for _ in 0..rows * columns / dtype.block_elements() {
+            bytes.extend(self.block(dtype));
+        }
+        Matrix::new(Arc::new(bytes), 3, dtype, rows, columns).expect("as many bytes as it needs")
+    }
+
+    fn block(&mut self, dtype: DType) -> Vec<u8> {
+        let mut block: Vec<u8> = (0..dtype.block_bytes()).map(|_| self.bits() as u8).collect();
+        let halves: &[usize] = match dtype {
+            DType::F32 => return self.float().to_le_bytes().into(),
+            DType::BF16 => return half::bf16::from_f32(self.float()).to_le_bytes().into(),
+            DType::F16 | DType::Q8_0 | DType::Q4_0 | DType::Q5_0 => &[0],
+            DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => &[0, 2],
+            DType::Q6_K => &[208],
+        };
+        for &at in halves {
+            block[at..at + 2].copy_from_slice(&f16::from_f32(self.float()).to_le_bytes());
+        }
+        block
+    }
+}
+
+/// Whether two results are equal within `tolerance` times the larger of 1 and the expected magnitude.
+pub(crate) fn assert_close(actual: &[f32], expected: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(actual.len(), expected.len(), "{what}: length");
+    for (index, (actual, expected)) in actual.iter().zip(expected).enumerate() {
+        let bound = tolerance * expected.abs().max(1.0);
+        assert!((actual - expected).abs() <= bound, "{what}: element {index} is {actual}, expected {expected}");
+    }
+}
