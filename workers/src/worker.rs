@@ -160,7 +160,8 @@ fn live(config: &WorkerConfig, mut ends: Ends<'_>, meeting: Arc<Segment>) -> Res
     vitals.state(RankState::Loading);
     vitals.phase(Phase::Load);
     let group = join(config, meeting)?;
-    let device = CpuConfig { threads: config.threads, cores: config.cores.clone(), spin: config.spin };
+    let device =
+        CpuConfig { threads: config.threads, cores: config.cores.clone(), spin: config.spin, ..CpuConfig::default() };
     let device = Cpu::new(device, group);
     vitals.device(&device.name());
     let started = Instant::now();
