@@ -1,14 +1,16 @@
 //! Which tokens are computed next: first come, first served, in steps of bounded size. Pure and deterministic.
 //!
-//! A step serves, until its token budget is spent: running sequences with one token to compute (decode), then running ones
-//! with more (chunks of prefill), then waiting ones. Blocks are taken when they are needed. Where none is left, the
-//! sequence admitted last is preempted: it loses its blocks and goes to the front of the waiting, to be recomputed.
+//! A step serves, until its token budget is spent: running sequences in the order of their admission, then waiting ones.
+//! One that is admitted takes what is left of the budget for its prompt, and the rest of the prompt in the next steps,
+//! before another is admitted. So all running sequences but the last are decoding, and decode goes before prefill.
+//!
+//! Blocks are taken when they are needed. Where none is left, the sequence admitted last is preempted: it loses its blocks
+//! and goes to the front of the waiting, to be recomputed.
 //!
 //! **Nobody starves.** `running` followed by `waiting` is at all times in the order of arrival: sequences are admitted from
-//! the front, preempted ones return to it, last admitted first. So the oldest sequence of all is never preempted for
-//! another, nobody overtakes it to the blocks, and it gets tokens in every step whose budget the decoding ones do not
-//! fill. Those are a fixed set while it waits for budget, as admission comes after it, and each ends after `max_tokens`. So
-//! the oldest ends after finitely many steps, and then the next one is the oldest.
+//! the front, preempted ones return to it, last admitted first. So the oldest sequence of all gets tokens in every step,
+//! and it is never preempted: alone it always finds room, since none grows beyond the cache. It ends after finitely many
+//! steps, and then the next one is the oldest.
 
 use std::collections::VecDeque;
 
@@ -220,8 +222,7 @@ impl Scheduler {
     /// further steps may be scheduled meanwhile, and build on the tokens that it will sample.
     pub fn schedule(&mut self) -> Option<&Step> {
         let mut draft = Draft::new(&self.limits);
-        self.continue_running(&mut draft, |uncomputed| uncomputed == 1);
-        self.continue_running(&mut draft, |uncomputed| uncomputed > 1);
+        self.continue_running(&mut draft);
         if !draft.preempted {
             self.admit_waiting(&mut draft);
         }
@@ -236,30 +237,24 @@ impl Scheduler {
         self.in_flight.back()
     }
 
-    /// Adds a chunk of each running sequence whose uncomputed tokens are of the kind wanted, oldest first.
-    fn continue_running(&mut self, draft: &mut Draft, wanted: impl Fn(usize) -> bool) {
+    /// Adds a chunk of each running sequence that has tokens to compute, oldest first.
+    fn continue_running(&mut self, draft: &mut Draft) {
         let mut index = 0;
         while index < self.running.len() && draft.budget > 0 {
-            let uncomputed = self.running[index].uncomputed();
-            if wanted(uncomputed)
-                && let Some(chunk) = self.next_chunk(index, uncomputed.min(draft.budget), draft)
-            {
-                draft.add(chunk);
+            let count = self.running[index].uncomputed().min(draft.budget);
+            if count > 0 && self.make_room(index, draft) {
+                draft.add(self.take_chunk(index, count.min(self.room(index))));
             }
             index += 1;
         }
     }
 
-    /// A chunk of at most `count` tokens of a running sequence, shorter where blocks are short. Where none is left, it
-    /// preempts from the end until there is one or it has itself gone.
-    fn next_chunk(&mut self, index: usize, count: usize, draft: &mut Draft) -> Option<Chunk> {
-        while self.room(index) == 0 {
+    /// Preempts from the end until there is room for a token of this running sequence, or until it has itself gone.
+    fn make_room(&mut self, index: usize, draft: &mut Draft) -> bool {
+        while index < self.running.len() && self.room(index) == 0 {
             self.preempt_last(draft);
-            if index >= self.running.len() {
-                return None;
-            }
         }
-        Some(self.take_chunk(index, count.min(self.room(index))))
+        index < self.running.len()
     }
 
     /// Tokens that a running sequence could add with the blocks it has and those available. Never 0 for one that runs
@@ -283,11 +278,10 @@ impl Scheduler {
         Chunk { id: sequence.id, start: as_u32(start), count: as_u32(count), new_blocks, samples }
     }
 
-    /// Takes the blocks of the sequence admitted last, and its part in this step; it waits in front of all others. What it
-    /// computed may still be found by prefix when it comes back.
+    /// Takes the blocks of the sequence admitted last, which has no part in this step yet; it waits in front of all others.
+    /// What it computed may still be found by prefix when it comes back.
     fn preempt_last(&mut self, draft: &mut Draft) {
         let Some(mut sequence) = self.running.pop() else { return };
-        draft.remove(sequence.id);
         draft.preempted = true;
         self.blocks.release(&sequence.restart());
         self.forgotten.push(sequence.id);
@@ -316,13 +310,11 @@ impl Scheduler {
         self.blocks.longest_prefix(sequence.prefixes(full_blocks, self.blocks.block_size()))
     }
 
-    /// Whether a sequence can be computed to its last token without taking blocks that the running ones need to get there.
-    /// Nothing is reserved: they may need more as they grow, and then the last admitted gives way.
+    /// Whether a sequence could be computed to its last token with the blocks available now. Nothing is reserved: older
+    /// ones may take them as they grow, and then it gives way.
     fn has_blocks_for(&self, sequence: &Sequence, cached: &[BlockId]) -> bool {
-        let missing =
-            |sequence: &Sequence, has: usize| self.blocks.blocks_for(sequence.tokens.len()).saturating_sub(has);
-        let promised: usize = self.running.iter().map(|running| missing(running, running.blocks.len())).sum();
-        promised + missing(sequence, cached.len()) + self.blocks.unheld(cached) <= self.blocks.available()
+        let missing = self.blocks.blocks_for(sequence.tokens.len()) - cached.len();
+        missing + self.blocks.unheld(cached) <= self.blocks.available()
     }
 
     fn admit(&mut self, mut sequence: Sequence, cached: Vec<BlockId>, draft: &mut Draft) {
@@ -399,6 +391,8 @@ impl Scheduler {
         assert!(queue.map(|sequence| sequence.key).is_sorted(), "the order of arrival");
         assert!(self.running.iter().map(|sequence| sequence.id).is_sorted());
         assert!(self.waiting.iter().all(|sequence| sequence.blocks.is_empty()));
+        let decoding = &self.running[..self.running.len().saturating_sub(1)];
+        assert!(decoding.iter().all(|sequence| sequence.uncomputed() <= 1), "only the last is in prefill");
         for sequence in &self.running {
             assert!(sequence.computed <= sequence.scheduled && sequence.scheduled <= sequence.expected_length());
             assert!(sequence.blocks.len() == self.blocks.blocks_for(sequence.scheduled));
@@ -440,11 +434,5 @@ impl Draft {
     fn add(&mut self, chunk: Chunk) {
         self.budget -= chunk.count as usize;
         self.step.batch.push(chunk);
-    }
-
-    fn remove(&mut self, id: SequenceId) {
-        if let Some(index) = self.step.batch.iter().rposition(|chunk| chunk.id == id) {
-            self.budget += self.step.batch.remove(index).count as usize;
-        }
     }
 }

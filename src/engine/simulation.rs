@@ -272,12 +272,11 @@ impl Play {
         assert!(self.world.ahead > 1 || !preempted || step.started.is_empty(), "no admission in a step that preempts");
     }
 
-    /// Turns until all is done. Each request needs at most its length in steps once it is the oldest, after as many as the
-    /// others need to make room.
+    /// Turns until all is done: as the oldest, each request needs at most its length in steps.
     fn finish(&mut self) {
         let lengths: usize =
             self.requests.iter().map(|request| request.prompt.len() + request.max_tokens as usize).sum();
-        let turns_max = (self.requests.len() + 1) * (lengths + 1) * self.world.ahead;
+        let turns_max = (lengths + 1) * self.world.ahead;
         let turns = (0..turns_max).take_while(|_| {
             self.make(Move::Turn);
             !self.scheduler.has_no_work()
@@ -367,6 +366,15 @@ fn the_last_admitted_gives_way_and_comes_back_under_another_id() {
     play.finish();
     assert_eq!(play.rank.last_id, 3);
     (0..2).for_each(|index| play.check_outcome(index));
+}
+
+#[test]
+fn a_prompt_is_admitted_once_all_of_it_would_fit() {
+    let mut play = play(4, 3, &[request(&[1, 2, 3], 2), request(&[4; 6], 1)]);
+    assert_eq!(next_chunks(&mut play), [(1, 0, 3)]);
+    assert_eq!(next_chunks(&mut play), [(1, 3, 4)], "three blocks are needed, two are left");
+    assert_eq!(next_chunks(&mut play), [(2, 0, 3)]);
+    assert_eq!(next_chunks(&mut play), [(2, 3, 6)]);
 }
 
 #[test]
