@@ -82,13 +82,16 @@ pub struct Prepared<W> {
     wording: W,
 }
 
+/// An endpoint's own part of a request's way: from the body to what is wanted.
+type Prepare<W> = fn(&Arc<Api>, &[u8]) -> Result<Prepared<W>, ApiError>;
+
 impl Api {
     /// The whole life of a generating request; `prepare` is the endpoint's own part of it.
     async fn generate<W: answer::Wording + Send>(
         self: &Arc<Self>,
         request: &HttpRequest,
         body: web::Payload,
-        prepare: fn(&Arc<Api>, &[u8]) -> Result<Prepared<W>, ApiError>,
+        prepare: Prepare<W>,
     ) -> Result<HttpResponse, ApiError> {
         self.monitor.count_request();
         let permit = self.admission.enter()?;
