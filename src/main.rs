@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     match line.command {
         Command::Serve(flags) => serve::run(*flags),
         Command::Top(flags) => top::run(&flags),
-        Command::Worker => ExitCode::FAILURE,
+        Command::Worker => workers::worker::run(),
         Command::Fetch => fetch(),
     }
 }
