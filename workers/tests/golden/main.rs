@@ -1,0 +1,168 @@
+//! Whole models against Hugging Face transformers: files in, logits out, at several world sizes, alone, batched and in
+//! chunks.
+//!
+//! Tolerances. Both sides compute in f32 over the same stored (or dequantized) weights, so they differ only by the order of
+//! sums. The reference differs from itself in float64 by up to 3e-5 in a logit; a sum of another order, split over ranks,
+//! by a few times that. 1e-3 leaves room for other machines' instructions and is a hundredth of what one wrong element of
+//! a weight would do. A log-probability subtracts two such numbers, hence 2e-3; the next token can differ only where the
+//! reference's two best logits lie nearer than two errors, and must agree where they lie 5e-3 apart.
+
+mod ranks;
+mod reference;
+mod smollm2;
+
+use ranks::{Rank, Sequence, Wanted, golden, on_ranks};
+use reference::{Golden, Greedy, Tolerance};
+use workers::weights::Checkpoint;
+
+const TOLERANCE: Tolerance = Tolerance { logit: 1e-3, logprob: 2e-3, margin: 5e-3 };
+
+/// Tokens of all cases of a model with their continuations, generously.
+const TOKENS_MAX: usize = 1024;
+
+/// A model's prompts one after the other, then their continuations. The continuation is fed the reference's tokens, so
+/// that every step is compared, not only those before the first near tie.
+fn alone(rank: &mut Rank, golden: &Golden) -> Vec<Vec<f32>> {
+    let mut all = Vec::new();
+    for case in &golden.cases {
+        let mut sequence = Sequence::new(&case.prompt_ids);
+        let rows = rank.step(&mut [(&mut sequence, case.prompt_ids.len())], Wanted::EveryRow).remove(0);
+        TOLERANCE.check_prompt(case, &rows);
+        all.extend(rows.iter().cloned());
+        let last = rows.last().unwrap().clone();
+        all.extend(continued(rank, &case.name, sequence, last, &case.greedy));
+    }
+    all
+}
+
+fn continued(rank: &mut Rank, name: &str, mut sequence: Sequence, mut row: Vec<f32>, greedy: &Greedy) -> Vec<Vec<f32>> {
+    let mut rows = Vec::new();
+    for step in 0..greedy.ids.len() {
+        TOLERANCE.check_greedy(name, greedy, step, &row);
+        sequence.push(greedy.ids[step]);
+        row = rank.step(&mut [(&mut sequence, 1)], Wanted::LastRows).remove(0).remove(0);
+        rows.push(row.clone());
+    }
+    rows
+}
+
+/// All prompts in one batch, then all continuations together as long as each lasts: the same bits as alone.
+fn together(rank: &mut Rank, golden: &Golden) -> Vec<Vec<f32>> {
+    let mut sequences: Vec<Sequence> = golden.cases.iter().map(|case| Sequence::new(&case.prompt_ids)).collect();
+    let mut rows = step_all(rank, &mut sequences, Wanted::EveryRow);
+    let steps = golden.cases.iter().map(|case| case.greedy.ids.len()).max().unwrap();
+    for step in 0..steps {
+        for (sequence, case) in sequences.iter_mut().zip(&golden.cases) {
+            case.greedy.ids.get(step).into_iter().for_each(|&id| sequence.push(id));
+        }
+        for (rows, row) in rows.iter_mut().zip(step_all(rank, &mut sequences, Wanted::LastRows)) {
+            rows.extend(row);
+        }
+    }
+    rows.concat()
+}
+
+/// Computes all that remains of every sequence; nothing for those of which nothing does.
+fn step_all(rank: &mut Rank, sequences: &mut [Sequence], wanted: Wanted) -> Vec<Vec<Vec<f32>>> {
+    let remaining: Vec<usize> = sequences.iter().map(Sequence::remaining).collect();
+    let mut chunks: Vec<_> =
+        sequences.iter_mut().zip(&remaining).filter(|(_, left)| **left > 0).map(|(s, left)| (s, *left)).collect();
+    let mut rows = rank.step(&mut chunks, wanted).into_iter();
+    remaining.iter().map(|left| if *left > 0 { rows.next().unwrap() } else { Vec::new() }).collect()
+}
+
+/// The prompts in chunks of `length`: the same bits as whole.
+fn chunked(rank: &mut Rank, golden: &Golden, length: usize) -> Vec<Vec<f32>> {
+    let mut rows = Vec::new();
+    for case in &golden.cases {
+        let mut sequence = Sequence::new(&case.prompt_ids);
+        while sequence.remaining() > 0 {
+            let count = sequence.remaining().min(length);
+            rows.extend(rank.step(&mut [(&mut sequence, count)], Wanted::EveryRow).remove(0));
+        }
+    }
+    rows
+}
+
+fn check_model(path: &str, golden_json: &str, world_size: usize) {
+    let checkpoint = Checkpoint::open(&golden(path)).unwrap();
+    let golden = Golden::read(golden_json);
+    let prompts: Vec<usize> = golden.cases.iter().map(|case| case.prompt_ids.len()).collect();
+    let alone = on_ranks(&checkpoint, world_size, TOKENS_MAX, |rank| alone(rank, &golden));
+    let together = on_ranks(&checkpoint, world_size, TOKENS_MAX, |rank| together(rank, &golden));
+    assert!(alone == together, "{path} on {world_size} ranks: a batch changes the bits");
+    let chunked = on_ranks(&checkpoint, world_size, TOKENS_MAX, |rank| chunked(rank, &golden, 64));
+    let mut at = 0;
+    let mut whole = Vec::new();
+    for (case, prompt) in golden.cases.iter().zip(&prompts) {
+        whole.extend(alone[at..at + prompt].iter().cloned());
+        at += prompt + case.greedy.ids.len();
+    }
+    assert!(whole == chunked, "{path} on {world_size} ranks: chunks change the bits");
+    check_chats(&checkpoint, &golden, world_size);
+}
+
+fn check_chats(checkpoint: &Checkpoint, golden: &Golden, world_size: usize) {
+    for chat in &golden.chat {
+        on_ranks(checkpoint, world_size, TOKENS_MAX, |rank| {
+            let mut sequence = Sequence::new(&chat.prompt_ids);
+            let row = rank.step(&mut [(&mut sequence, chat.prompt_ids.len())], Wanted::LastRows).remove(0).remove(0);
+            continued(rank, &chat.name, sequence, row, &chat.greedy)
+        });
+    }
+}
+
+fn check_folder(name: &str, world_sizes: &[usize]) {
+    for &world_size in world_sizes {
+        check_model(&format!("models/{name}"), &format!("models/{name}/golden.json"), world_size);
+    }
+}
+
+fn check_gguf(name: &str, world_sizes: &[usize]) {
+    for &world_size in world_sizes {
+        check_model(&format!("gguf/{name}/model.gguf"), &format!("gguf/{name}/golden.json"), world_size);
+    }
+}
+
+// 3 ranks divide neither heads nor vocabulary; 8 ranks hold one query head each and share KV heads.
+
+#[test]
+fn llama_basic() {
+    check_folder("llama_basic", &[1, 2, 3, 4, 8]);
+}
+
+#[test]
+fn llama3_rope() {
+    check_folder("llama3_rope", &[1, 2, 3, 4, 8]);
+}
+
+#[test]
+fn ernie45() {
+    check_folder("ernie45", &[1, 2, 3, 4, 8]);
+}
+
+#[test]
+fn qwen3() {
+    check_folder("qwen3", &[1, 2, 3, 4]);
+}
+
+#[test]
+fn gguf_q8_0() {
+    check_gguf("llama_q8_0", &[1, 2, 4, 8]);
+}
+
+#[test]
+fn gguf_mixed() {
+    check_gguf("llama_mixed", &[1, 2, 4, 8]);
+}
+
+/// transformers 5 writes the same settings differently.
+#[test]
+fn both_forms_of_config_json_say_the_same() {
+    for model in ["llama_basic", "llama3_rope", "ernie45", "qwen3"] {
+        let folder = golden(&format!("models/{model}"));
+        let (old, new) = (Checkpoint::open(&folder).unwrap(), folder.join("config_v5.json"));
+        let new = Checkpoint::open_folder_with(&folder, &new).unwrap();
+        assert_eq!(old.config(), new.config(), "{model}");
+    }
+}

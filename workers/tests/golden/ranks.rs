@@ -1,0 +1,150 @@
+//! Ranks as threads of one process, each with its shard of a model, stepping sequences as a worker does.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use kernels::{
+    Batch, KvDType,
+    cpu::{Cpu, CpuConfig, KvCache},
+    group::{Group, GroupMemory, Membership, Waiting},
+    memory::Memory,
+};
+use workers::{
+    layers::Shard,
+    models::{self, LoadOptions, Model},
+    weights::Checkpoint,
+};
+
+/// Small, so that every prompt but the shortest crosses several blocks.
+const BLOCK_SIZE: usize = 16;
+
+/// A file of the golden set.
+pub fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden").join(name)
+}
+
+/// One rank: a device, a shard, and a KV cache for `sequences` sequences.
+pub struct Rank {
+    device: Cpu,
+    model: Box<dyn Model<Cpu>>,
+    cache: KvCache,
+    vocab_size: usize,
+    blocks_left: Vec<u32>,
+}
+
+/// A growing list of tokens and where its keys and values are.
+#[derive(Default, Clone)]
+pub struct Sequence {
+    tokens: Vec<u32>,
+    computed: usize,
+    blocks: Vec<u32>,
+}
+
+/// Which rows of a step are wanted.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Wanted {
+    EveryRow,
+    LastRows,
+}
+
+/// Runs `scenario` on every rank at once, insists that all ranks found the same, and answers it.
+pub fn on_ranks<T: Send + PartialEq>(
+    checkpoint: &Checkpoint,
+    world_size: usize,
+    tokens_max: usize,
+    scenario: impl Fn(&mut Rank) -> T + Sync,
+) -> T {
+    models::check(checkpoint, world_size).unwrap();
+    let memory = GroupMemory::heap(world_size);
+    let run = |rank| {
+        let mut rank = Rank::new(checkpoint, Shard { rank, world_size }, tokens_max, memory.clone());
+        scenario(&mut rank)
+    };
+    let mut found = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..world_size).map(|rank| scope.spawn(move || run(rank))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<T>>()
+    });
+    let first = found.swap_remove(0);
+    assert!(found.iter().all(|other| *other == first), "the ranks disagree");
+    first
+}
+
+impl Rank {
+    fn new(checkpoint: &Checkpoint, shard: Shard, tokens_max: usize, memory: GroupMemory) -> Self {
+        let Shard { rank, world_size } = shard;
+        let waiting = Waiting::Sleep;
+        let membership = Membership { rank, world_size, waiting, join_timeout: Duration::from_secs(60) };
+        let group = if world_size == 1 { Group::solo() } else { Group::join(memory, membership).unwrap() };
+        let device = Cpu::new(CpuConfig { threads: 1, ..CpuConfig::default() }, group);
+        let options = LoadOptions { max_model_len: tokens_max };
+        let model = models::load(&device, checkpoint, shard, options, &mut |_| {}).unwrap();
+        let blocks = tokens_max.div_ceil(BLOCK_SIZE) + 16;
+        let shape = models::kv_shape(checkpoint.config(), shard, BLOCK_SIZE, blocks, KvDType::F32);
+        let cache = device.kv_cache(shape).unwrap();
+        // Neighbours in a sequence are no neighbours in memory: even ids first, then odd ones.
+        let blocks_left = (0..blocks as u32).rev().filter(|id| id % 2 == 1);
+        let blocks_left = blocks_left.chain((0..blocks as u32).filter(|id| id % 2 == 0)).collect();
+        Self { device, model, cache, vocab_size: checkpoint.config().vocab_size, blocks_left }
+    }
+
+    /// Computes the next `count` tokens of each sequence: the logits of the wanted rows, by sequence.
+    pub fn step(&mut self, chunks: &mut [(&mut Sequence, usize)], wanted: Wanted) -> Vec<Vec<Vec<f32>>> {
+        let mut batch = Batch { query_starts: vec![0], ..Batch::default() };
+        for (sequence, count) in chunks.iter_mut() {
+            self.append(&mut batch, sequence, *count, wanted);
+        }
+        let batch = self.device.batch(batch).unwrap();
+        let logits = self.model.forward(&self.device, &batch, &mut self.cache).unwrap();
+        let logits = self.device.to_host(&logits).unwrap();
+        let rows: usize = chunks.iter().map(|(_, count)| wanted.rows(*count)).sum();
+        let mut rows = logits.chunks_exact(logits.len() / rows).map(|row| row[..self.vocab_size].to_vec());
+        chunks.iter().map(|(_, count)| rows.by_ref().take(wanted.rows(*count)).collect()).collect()
+    }
+
+    fn append(&mut self, batch: &mut Batch, sequence: &mut Sequence, count: usize, wanted: Wanted) {
+        let end = sequence.computed + count;
+        while sequence.blocks.len() * BLOCK_SIZE < end {
+            sequence.blocks.push(self.blocks_left.pop().expect("enough blocks"));
+        }
+        for position in sequence.computed..end {
+            let block = sequence.blocks[position / BLOCK_SIZE] as usize;
+            batch.tokens.push(sequence.tokens[position]);
+            batch.positions.push(position as u32);
+            batch.slot_mapping.push((block * BLOCK_SIZE + position % BLOCK_SIZE) as u32);
+        }
+        let total = batch.tokens.len() as u32;
+        batch.query_starts.push(total);
+        batch.context_lengths.push(end as u32);
+        batch.block_tables.push(sequence.blocks.clone());
+        batch.sampled_rows.extend(total - wanted.rows(count) as u32..total);
+        sequence.computed = end;
+    }
+}
+
+impl Sequence {
+    /// A sequence of which nothing is computed.
+    pub fn new(tokens: &[u32]) -> Self {
+        Self { tokens: tokens.to_vec(), ..Self::default() }
+    }
+
+    /// Adds a token to be computed.
+    pub fn push(&mut self, token: u32) {
+        self.tokens.push(token);
+    }
+
+    /// Tokens not yet computed.
+    pub fn remaining(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+}
+
+impl Wanted {
+    fn rows(self, count: usize) -> usize {
+        match self {
+            Wanted::EveryRow => count,
+            Wanted::LastRows => 1,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The default model itself, 135M parameters in Q4_1 and Q8_0.
+//!
+//! The logits are larger here (up to 25) and thirty layers deep; sums of another order move them by up to 1e-3, measured.
+//! An activation rounded to 8 bits, a wrong block layout or one layer's missing norm would move them by 0.1 and more.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use workers::weights::Checkpoint;
+
+use crate::{
+    ranks::{Rank, Sequence, Wanted, golden, on_ranks},
+    reference::{Greedy, Tolerance, logprob, logsumexp},
+};
+
+const TOLERANCE: Tolerance = Tolerance { logit: 5e-3, logprob: 5e-3, margin: 2e-2 };
+
+#[derive(Deserialize)]
+struct Golden {
+    cases: Vec<Case>,
+    sampling: SamplingPrompt,
+    perplexity: Perplexity,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    prompt_ids: Vec<u32>,
+    /// The 20 most likely tokens after the prompt …
+    top_ids: Vec<u32>,
+    /// … with their logits.
+    top_logits: Vec<f32>,
+    logsumexp: f32,
+    prompt_logprobs: Vec<Option<f32>>,
+    greedy: Greedy,
+}
+
+#[derive(Deserialize)]
+struct SamplingPrompt {
+    prompt_ids: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct Perplexity {
+    token_ids: Vec<u32>,
+    chunk: usize,
+    chunks: Vec<Chunk>,
+}
+
+#[derive(Deserialize)]
+struct Chunk {
+    nll_sum: f32,
+}
+
+fn open() -> (Checkpoint, Golden) {
+    let golden = serde_json::from_slice(&std::fs::read(golden("smollm2/golden.json")).unwrap()).unwrap();
+    (Checkpoint::open(&model()).unwrap(), golden)
+}
+
+/// The model is too large for the repository.
+fn model() -> PathBuf {
+    const NAME: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+    let cached = std::env::home_dir().unwrap_or_default().join(".cache/shardwire/models").join(NAME);
+    let path = std::env::var_os("SHARDWIRE_SMOLLM2").map_or(cached, PathBuf::from);
+    assert!(
+        path.is_file(),
+        "{} is missing: run scripts/check, which fetches it, or set SHARDWIRE_SMOLLM2",
+        path.display()
+    );
+    path
+}
+
+fn full_logits(name: &str) -> Vec<f32> {
+    let bytes = std::fs::read(golden("smollm2").join(format!("last_logits_{name}.f32le.bin"))).unwrap();
+    bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+/// The logits after every token of a prompt, and the sequence to be continued.
+fn prompt(rank: &mut Rank, tokens: &[u32]) -> (Sequence, Vec<Vec<f32>>) {
+    let mut sequence = Sequence::new(tokens);
+    let rows = rank.step(&mut [(&mut sequence, tokens.len())], Wanted::EveryRow).remove(0);
+    (sequence, rows)
+}
+
+fn check_case(rank: &mut Rank, case: &Case) {
+    let name = &case.name;
+    let (mut sequence, rows) = prompt(rank, &case.prompt_ids);
+    let mut row = rows.last().unwrap().clone();
+    let of_golden: Vec<f32> = case.top_ids.iter().map(|&id| row[id as usize]).collect();
+    TOLERANCE.check_logits(name, &of_golden, &case.top_logits);
+    TOLERANCE.check_logits(name, &[logsumexp(&row)], &[case.logsumexp]);
+    TOLERANCE.check_prompt_logprobs(name, &case.prompt_ids, &case.prompt_logprobs, &rows);
+    for step in 0..case.greedy.ids.len() {
+        TOLERANCE.check_greedy(name, &case.greedy, step, &row);
+        sequence.push(case.greedy.ids[step]);
+        row = rank.step(&mut [(&mut sequence, 1)], Wanted::LastRows).remove(0).remove(0);
+    }
+}
+
+/// Nine query heads over two ranks: five and four, the middle KV head on both.
+#[test]
+fn smollm2_agrees_on_one_and_on_two_ranks() {
+    let (checkpoint, golden) = open();
+    for world_size in [1, 2] {
+        on_ranks(&checkpoint, world_size, 4096, |rank| golden.cases.iter().for_each(|case| check_case(rank, case)));
+    }
+}
+
+/// Every one of 49,152 logits.
+#[test]
+fn smollm2_agrees_in_all_logits() {
+    let (checkpoint, golden) = open();
+    let capital = golden.cases.iter().find(|case| case.name == "capital").expect("the case with all logits");
+    on_ranks(&checkpoint, 3, 512, |rank| {
+        for (name, tokens) in [("capital", &capital.prompt_ids), ("sampling", &golden.sampling.prompt_ids)] {
+            let (_, rows) = prompt(rank, tokens);
+            TOLERANCE.check_logits(name, rows.last().unwrap(), &full_logits(name));
+        }
+    });
+}
+
+/// The negative log-likelihood of the first 512 tokens of a long text: a small error in every position shows in the sum.
+#[test]
+fn smollm2_finds_a_long_text_as_likely_as_the_reference_does() {
+    let (checkpoint, golden) = open();
+    let Perplexity { token_ids, chunk, chunks } = golden.perplexity;
+    let tokens = &token_ids[..chunk];
+    let sum = on_ranks(&checkpoint, 2, 1024, |rank| {
+        let (_, rows) = prompt(rank, tokens);
+        let scored = rows.iter().zip(&tokens[1..]);
+        scored.map(|(row, &token)| -f64::from(logprob(row, token))).sum::<f64>()
+    });
+    let expected = f64::from(chunks[0].nll_sum);
+    assert!((sum - expected).abs() / expected < 1e-4, "{sum}, the reference has {expected}");
+}
