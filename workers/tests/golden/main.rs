@@ -11,7 +11,7 @@ mod ranks;
 mod reference;
 mod smollm2;
 
-use ranks::{Rank, Sequence, Wanted, golden, on_ranks};
+use ranks::{Rank, Sequence, Wanted, golden, on_ranks, step_all};
 use reference::{Golden, Greedy, Tolerance};
 use workers::weights::Checkpoint;
 
@@ -60,15 +60,6 @@ fn together(rank: &mut Rank, golden: &Golden) -> Vec<Vec<f32>> {
         }
     }
     rows.concat()
-}
-
-/// Computes all that remains of every sequence; nothing for those of which nothing does.
-fn step_all(rank: &mut Rank, sequences: &mut [Sequence], wanted: Wanted) -> Vec<Vec<Vec<f32>>> {
-    let remaining: Vec<usize> = sequences.iter().map(Sequence::remaining).collect();
-    let mut chunks: Vec<_> =
-        sequences.iter_mut().zip(&remaining).filter(|(_, left)| **left > 0).map(|(s, left)| (s, *left)).collect();
-    let mut rows = rank.step(&mut chunks, wanted).into_iter();
-    remaining.iter().map(|left| if *left > 0 { rows.next().unwrap() } else { Vec::new() }).collect()
 }
 
 /// The prompts in chunks of `length`: the same bits as whole.

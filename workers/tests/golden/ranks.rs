@@ -71,6 +71,15 @@ pub fn on_ranks<T: Send + PartialEq>(
     first
 }
 
+/// Computes all that remains of every sequence; nothing for those of which nothing does.
+pub fn step_all(rank: &mut Rank, sequences: &mut [Sequence], wanted: Wanted) -> Vec<Vec<Vec<f32>>> {
+    let remaining: Vec<usize> = sequences.iter().map(Sequence::remaining).collect();
+    let mut chunks: Vec<_> =
+        sequences.iter_mut().zip(&remaining).filter(|(_, left)| **left > 0).map(|(s, left)| (s, *left)).collect();
+    let mut rows = rank.step(&mut chunks, wanted).into_iter();
+    remaining.iter().map(|left| if *left > 0 { rows.next().unwrap() } else { Vec::new() }).collect()
+}
+
 impl Rank {
     fn new(checkpoint: &Checkpoint, shard: Shard, tokens_max: usize, memory: GroupMemory) -> Self {
         let Shard { rank, world_size } = shard;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use workers::weights::Checkpoint;
 
 use crate::{
-    ranks::{Rank, Sequence, Wanted, golden, on_ranks},
+    ranks::{Rank, Sequence, Wanted, golden, on_ranks, step_all},
     reference::{Greedy, Tolerance, logprob, logsumexp},
 };
 
@@ -82,18 +82,25 @@ fn prompt(rank: &mut Rank, tokens: &[u32]) -> (Sequence, Vec<Vec<f32>>) {
     (sequence, rows)
 }
 
-fn check_case(rank: &mut Rank, case: &Case) {
-    let name = &case.name;
-    let (mut sequence, rows) = prompt(rank, &case.prompt_ids);
-    let mut row = rows.last().unwrap().clone();
+fn check_prompt(case: &Case, rows: &[Vec<f32>]) {
+    let (name, row) = (&case.name, rows.last().unwrap());
     let of_golden: Vec<f32> = case.top_ids.iter().map(|&id| row[id as usize]).collect();
     TOLERANCE.check_logits(name, &of_golden, &case.top_logits);
-    TOLERANCE.check_logits(name, &[logsumexp(&row)], &[case.logsumexp]);
-    TOLERANCE.check_prompt_logprobs(name, &case.prompt_ids, &case.prompt_logprobs, &rows);
-    for step in 0..case.greedy.ids.len() {
-        TOLERANCE.check_greedy(name, &case.greedy, step, &row);
-        sequence.push(case.greedy.ids[step]);
-        row = rank.step(&mut [(&mut sequence, 1)], Wanted::LastRows).remove(0).remove(0);
+    TOLERANCE.check_logits(name, &[logsumexp(row)], &[case.logsumexp]);
+    TOLERANCE.check_prompt_logprobs(name, &case.prompt_ids, &case.prompt_logprobs, rows);
+}
+
+/// All prompts in one batch, then all continuations together.
+fn check_cases(rank: &mut Rank, cases: &[Case]) {
+    let mut sequences: Vec<Sequence> = cases.iter().map(|case| Sequence::new(&case.prompt_ids)).collect();
+    let mut rows = step_all(rank, &mut sequences, Wanted::EveryRow);
+    cases.iter().zip(&rows).for_each(|(case, rows)| check_prompt(case, rows));
+    for step in 0..cases[0].greedy.ids.len() {
+        for ((case, rows), sequence) in cases.iter().zip(&rows).zip(&mut sequences) {
+            TOLERANCE.check_greedy(&case.name, &case.greedy, step, rows.last().unwrap());
+            sequence.push(case.greedy.ids[step]);
+        }
+        rows = step_all(rank, &mut sequences, Wanted::LastRows);
     }
 }
 
@@ -102,7 +109,7 @@ fn check_case(rank: &mut Rank, case: &Case) {
 fn smollm2_agrees_on_one_and_on_two_ranks() {
     let (checkpoint, golden) = open();
     for world_size in [1, 2] {
-        on_ranks(&checkpoint, world_size, 4096, |rank| golden.cases.iter().for_each(|case| check_case(rank, case)));
+        on_ranks(&checkpoint, world_size, 4096, |rank| check_cases(rank, &golden.cases));
     }
 }
 
