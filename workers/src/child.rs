@@ -25,13 +25,13 @@ pub(crate) fn log_to_stderr() {
 
 /// From here on this process is rank `rank`'s: it dies with the process that started it, and only when that one wants.
 pub(crate) fn belong_to_parent(rank: usize) -> io::Result<()> {
+    // A terminal's Ctrl-C and a service manager's SIGTERM reach all processes, but the server decides when ranks go:
+    // its streams may still need them. Blocked here, they are blocked in all threads to come.
+    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]).thread_block()?;
     // The kernel's way, which works even while this process is stopped; and the pipe's, which also works if the parent
     // was gone before this line, or its thread ended that had started us.
     set_pdeathsig(Signal::SIGKILL)?;
     std::thread::Builder::new().name("death-pipe".into()).spawn(leave_with_parent)?;
-    // A terminal's Ctrl-C and a service manager's SIGTERM reach all processes, but the server decides when ranks go:
-    // its streams may still need them. Blocked here, they are blocked in all threads to come.
-    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]).thread_block()?;
     let name = CString::new(format!("shardwire-r{rank}")).expect("a name without zeros");
     set_name(&name).map_err(io::Error::from)
 }

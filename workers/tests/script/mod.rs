@@ -1,5 +1,7 @@
 //! A list of steps as a server might publish them. They do not depend on what is sampled, so they can be written first.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::collections::BTreeMap;
 
 use workers::link::sampling::Sampling;
