@@ -12,19 +12,19 @@ use serde_json::{Value, json};
 use super::{ChatOptions, Detokenizer, TextModel, TextOverrides, Tokenizer};
 
 /// A golden file and the model folder whose tokenizer and template it describes.
-const BYTE_LEVEL: (&str, &str) = ("tok_bytelevel", "models/llama3_rope");
-const SENTENCE_PIECE: (&str, &str) = ("tok_spm", "models/ernie45");
+pub(super) const BYTE_LEVEL: (&str, &str) = ("tok_bytelevel", "models/llama3_rope");
+pub(super) const SENTENCE_PIECE: (&str, &str) = ("tok_spm", "models/ernie45");
 
-fn fixture(path: &str) -> PathBuf {
+pub(super) fn fixture(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(path)
 }
 
-fn load((golden, model): (&str, &str)) -> (Value, TextModel) {
+pub(super) fn load((golden, model): (&str, &str)) -> (Value, TextModel) {
     let text = fs::read_to_string(fixture(golden).join("golden_tokenizer.json")).unwrap();
     (serde_json::from_str(&text).unwrap(), TextModel::load(&fixture(model), TextOverrides::default()).unwrap())
 }
 
-fn ids(value: &Value) -> Vec<u32> {
+pub(super) fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
@@ -34,7 +34,7 @@ fn streamed(tokenizer: &Arc<Tokenizer>, ids: &[u32], skip_special_tokens: bool) 
     text + &detokenizer.finish()
 }
 
-fn check_texts(tokenizer: &Arc<Tokenizer>, golden: &Value) {
+pub(super) fn check_texts(tokenizer: &Arc<Tokenizer>, golden: &Value) {
     for case in golden["texts"].as_array().unwrap() {
         let text = case["text"].as_str().unwrap();
         let found = tokenizer.encode(text, false).unwrap();
@@ -99,22 +99,25 @@ fn options(kwargs: &Value) -> ChatOptions {
     }
 }
 
+pub(super) fn check_chats(model: &TextModel, golden: &Value) {
+    for chat in golden["chats"].as_array().unwrap() {
+        let (name, messages, options) = (&chat["name"], &chat["messages"], options(&chat["kwargs"]));
+        let rendered = model.template.as_ref().unwrap().render(messages, &options);
+        if !chat["error"].is_null() {
+            let error = rendered.expect_err(&format!("{name}"));
+            assert!(error.is_client_fault(), "{name}: {error}");
+            continue;
+        }
+        assert_eq!(rendered.unwrap(), chat["rendered"], "{name}");
+        assert_eq!(model.chat_prompt(messages, &options).unwrap(), ids(&chat["ids"]), "{name}");
+    }
+}
+
 #[test]
 fn chats_become_the_golden_texts_and_ids() {
     for which in [BYTE_LEVEL, SENTENCE_PIECE] {
         let (golden, model) = load(which);
-        for chat in golden["chats"].as_array().unwrap() {
-            let (name, messages, options) = (&chat["name"], &chat["messages"], options(&chat["kwargs"]));
-            let rendered = model.template.as_ref().unwrap().render(messages, &options);
-            if !chat["error"].is_null() {
-                let error = rendered.expect_err(&format!("{name}"));
-                assert!(error.is_client_fault(), "{name}: {error}");
-                continue;
-            }
-            let rendered = rendered.unwrap();
-            assert_eq!(rendered, chat["rendered"], "{name}");
-            assert_eq!(model.chat_prompt(messages, &options).unwrap(), ids(&chat["ids"]), "{name}");
-        }
+        check_chats(&model, &golden);
     }
 }
 

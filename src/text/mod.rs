@@ -21,6 +21,8 @@ pub mod tokenizer;
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod golden_gguf;
 
 use std::{path::Path, sync::Arc};
 

@@ -116,3 +116,81 @@ fn advance(string: &[u8], borders: &[usize], mut matched: usize, byte: u8) -> us
     }
     matched + 1
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// All that is sent, and the stop string.
+    fn run<S: AsRef<str>>(strings: &[S], include: bool, pieces: &[&str]) -> (String, Option<String>) {
+        let mut stops = StopStrings::new(strings, include);
+        let mut sent = String::new();
+        let mut stopped = None;
+        for piece in pieces {
+            let released = stops.push(piece);
+            sent.push_str(&released.text);
+            stopped = released.stopped;
+        }
+        (sent + &stops.finish(), stopped.map(|string| string.to_string()))
+    }
+
+    fn check(strings: &[&str], pieces: &[&str], text: &str, stopped: Option<&str>) {
+        assert_eq!(run(strings, false, pieces), (text.into(), stopped.map(String::from)), "{strings:?} in {pieces:?}");
+    }
+
+    #[test]
+    fn a_stop_string_ends_the_text_however_it_is_cut() {
+        check(&["STOP"], &["one ST", "OP two"], "one ", Some("STOP"));
+        check(&["STOP"], &["S", "T", "O", "P", "!"], "", Some("STOP"));
+        check(&["STOP"], &["one S", "TO go"], "one STO go", None);
+        check(&["STOP"], &["one ST"], "one ST", None);
+        check(&[], &["one", " two"], "one two", None);
+        check(&["", "x"], &["one"], "one", None);
+        check(&["é!"], &["caf", "é", "!"], "caf", Some("é!"));
+    }
+
+    #[test]
+    fn the_string_that_is_complete_first_wins_and_then_the_longest() {
+        check(&["abcd", "bc"], &["xabcd"], "xa", Some("bc"));
+        check(&["cd", "abcd"], &["xabcd"], "x", Some("abcd"));
+        check(&["aab"], &["aaab"], "a", Some("aab"));
+        check(&["\n\n", "\n"], &["a\n\nb"], "a", Some("\n"));
+    }
+
+    #[test]
+    fn only_a_possible_beginning_is_held_back() {
+        let mut stops = StopStrings::new(["</answer>"], false);
+        assert_eq!(stops.push("a < b </ans").text, "a < b ");
+        assert_eq!(stops.push("wers").text, "</answers");
+        assert_eq!(stops.finish(), "");
+    }
+
+    #[test]
+    fn the_stop_string_can_stay_and_nothing_follows_it() {
+        assert_eq!(run(&["END"], true, &["one E", "ND two", " three"]), ("one END".into(), Some("END".into())));
+    }
+
+    /// The rule, told without an automaton: the shortest beginning of the text that ends with a stop string.
+    fn expected(strings: &[String], text: &str) -> (String, Option<String>) {
+        for end in (0..=text.len()).filter(|&end| text.is_char_boundary(end)) {
+            let ending = strings.iter().filter(|string| !string.is_empty() && text[..end].ends_with(string.as_str()));
+            if let Some(string) = ending.max_by_key(|string| string.len()) {
+                return (text[..end - string.len()].into(), Some(string.clone()));
+            }
+        }
+        (text.into(), None)
+    }
+
+    proptest! {
+        #[test]
+        fn any_cutting_gives_the_same(
+            strings in prop::collection::vec("[abé]{0,5}", 0..4),
+            pieces in prop::collection::vec("[abé]{0,4}", 0..20),
+        ) {
+            let pieces: Vec<_> = pieces.iter().map(String::as_str).collect();
+            prop_assert_eq!(run(&strings, false, &pieces), expected(&strings, &pieces.concat()));
+        }
+    }
+}

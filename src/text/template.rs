@@ -260,3 +260,112 @@ fn without_generation_tags(template: &str) -> String {
     }
     out + rest
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compile(text: &str) -> ChatTemplate {
+        let special_tokens = [("bos_token", "<s>"), ("eos_token", "</s>")];
+        let special_tokens = special_tokens.map(|(name, token)| (name.to_string(), token.to_string())).into();
+        ChatTemplate::compile(TemplateTexts { default: text.into(), tool_use: None, special_tokens }).unwrap()
+    }
+
+    fn render(text: &str) -> Result<String, TextError> {
+        let options = ChatOptions { tools: Some(json!([{"b": "<é>", "a": 1.0}])), ..ChatOptions::default() };
+        compile(text).render(&json!([{"role": "user", "content": "hi"}]), &options)
+    }
+
+    #[test]
+    fn templates_render_as_in_python() {
+        for (template, expected) in [
+            ("{{ bos_token }}{{ messages[0].content.upper() }}{{ eos_token }}\n", "<s>HI</s>"),
+            ("{% for m in messages %}\n  {% if true %}\n{{ m['role'] }}\n  {% endif %}\n{% endfor %}\nx", "user\nx"),
+            ("{{ none }} {{ true }} {{ missing }}|{{ 1.0 }} {{ ['a', none] }}", "None True |1.0 ['a', None]"),
+            ("{{ tools[0] | tojson }}", r#"{"b": "<é>", "a": 1.0}"#),
+            ("{{ tools | tojson(indent=1) }}", "[\n {\n  \"b\": \"<é>\",\n  \"a\": 1.0\n }\n]"),
+            ("{{ tools[0] | tojson(separators=[',', ':'], sort_keys=true) }}", r#"{"a":1.0,"b":"<é>"}"#),
+            ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
+            (
+                "{%- set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+                "1",
+            ),
+            ("{{ 'a,b'.split(',')[-1] }}{{ ' x '.strip() }}{{ 'ab'.startswith('a') }}", "bxTrue"),
+            ("{% generation %}a{% endgeneration %}{%- generation -%} b {%- endgeneration -%} c", "abc"),
+            ("{{ strftime_now('%Y')[:2] }}{{ documents is none }}{{ undefined_thing is defined }}", "20TrueFalse"),
+            ("{{ (true | string) + messages[0]['content'] }}", "Truehi"),
+        ] {
+            assert_eq!(render(template).unwrap(), expected, "{template}");
+        }
+    }
+
+    #[test]
+    fn refusals_and_errors_are_the_clients_fault() {
+        assert_eq!(
+            render("{% macro m() %}{{ raise_exception('no ' + messages[0].role) }}{% endmacro %}{{ m() }}"),
+            Err(TextError::Refused { message: "no user".into() })
+        );
+        for template in
+            ["{{ 'a' + [] }}", "{{ none.x.y }}", "{{ missing.x }}", "{{ missing | tojson }}", "{{ nothing() }}"]
+        {
+            let error = render(template).unwrap_err();
+            assert!(matches!(error, TextError::NotRendered { .. }) && error.is_client_fault(), "{template}: {error}");
+        }
+    }
+
+    #[test]
+    fn endless_and_huge_renderings_end() {
+        let loops = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
+        let output = "{% set x = 'x' * 1000000 %}{% for a in range(999) %}{{ x }}{% endfor %}";
+        let recursion = "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}";
+        for template in [loops, output, "{{ 'x' * 9999999999 }}"] {
+            let error = render(template).unwrap_err();
+            assert!(matches!(error, TextError::TooLarge { .. }), "{template}: {error}");
+        }
+        assert!(render(recursion).is_err());
+    }
+
+    #[test]
+    fn a_broken_template_is_the_models_fault() {
+        for template in ["{% if %}", "{{ 'a' ", "{% for x in y %}", "{{ x | no_such_filter }}{% endif %}"] {
+            let error = ChatTemplate::compile(TemplateTexts { default: template.into(), ..TemplateTexts::default() });
+            assert!(error.is_err_and(|error| !error.is_client_fault()), "{template}");
+        }
+    }
+
+    #[test]
+    fn content_style_is_found_out() {
+        let style = |text: &str| compile(text).content_style();
+        assert_eq!(style("{% for m in messages %}{{ m.content }}{% endfor %}"), ContentStyle::Text);
+        assert_eq!(style("{{ messages[0].content + 'x' }}"), ContentStyle::Text);
+        assert_eq!(
+            style(
+                "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endif %}{% endfor %}"
+            ),
+            ContentStyle::Parts
+        );
+    }
+
+    #[test]
+    fn tools_choose_their_own_template() {
+        let texts = TemplateTexts { default: "plain".into(), tool_use: Some("tools".into()), ..Default::default() };
+        let template = ChatTemplate::compile(texts).unwrap();
+        let render = |tools| template.render(&json!([]), &ChatOptions { tools, ..ChatOptions::default() }).unwrap();
+        assert_eq!(render(None), "plain");
+        assert_eq!(render(Some(json!([]))), "plain");
+        assert_eq!(render(Some(json!([{}]))), "tools");
+    }
+
+    #[test]
+    fn a_final_message_is_left_open() {
+        let template = compile("{% for m in messages %}[{{ m.content | trim }}]{% endfor %}");
+        let continued = |content: Json, add_generation_prompt| {
+            let options = ChatOptions { continue_final_message: true, add_generation_prompt, ..ChatOptions::default() };
+            template.render(&json!([{"content": "x"}, {"content": content}]), &options)
+        };
+        assert_eq!(continued(json!("so "), false).unwrap(), "[x][so");
+        assert!(continued(json!("so"), true).is_err());
+        assert!(continued(json!(""), false).is_err());
+        assert!(continued(json!(null), false).is_err());
+    }
+}

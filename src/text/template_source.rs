@@ -102,3 +102,68 @@ fn texts_of_json(template: &Value) -> Option<TemplateTexts> {
     let default = named("default").or(list.first()).and_then(text)?;
     Some(TemplateTexts { default, tool_use: named("tool_use").and_then(text), special_tokens: BTreeMap::new() })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::text::ChatOptions;
+
+    /// What the template of a folder with these files writes.
+    fn written(files: &[(&str, &str)]) -> Option<String> {
+        let folder = tempfile::tempdir().unwrap();
+        files.iter().for_each(|(name, text)| fs::write(folder.path().join(name), text).unwrap());
+        let template = TemplateSource::of_folder(folder.path()).unwrap().compile().unwrap()?;
+        Some(template.render(&json!([]), &ChatOptions::default()).unwrap())
+    }
+
+    #[test]
+    fn a_template_is_found_where_models_keep_it() {
+        let config = (
+            "tokenizer_config.json",
+            r#"{"chat_template": "config {{ eos_token }}", "eos_token": {"content": "</s>"}}"#,
+        );
+        let map = ("special_tokens_map.json", r#"{"bos_token": "<s>"}"#);
+        let named =
+            r#"{"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "named"}]}"#;
+        assert_eq!(written(&[]), None);
+        assert_eq!(written(&[config]).unwrap(), "config </s>");
+        assert_eq!(
+            written(&[config, map, ("chat_template.jinja", "{{ bos_token }}{{ eos_token }}")]).unwrap(),
+            "<s></s>"
+        );
+        assert_eq!(written(&[config, ("chat_template.json", r#"{"chat_template": "json"}"#)]).unwrap(), "json");
+        assert_eq!(written(&[("tokenizer_config.json", named)]).unwrap(), "named");
+    }
+
+    #[test]
+    fn an_override_is_a_file_or_a_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = TemplateSource::of_folder(folder.path()).unwrap();
+        let file = folder.path().join("own.jinja");
+        fs::write(&file, "from a file").unwrap();
+        let written = |given: &str| {
+            source
+                .clone()
+                .compile_override(given)
+                .map(|template| template.render(&json!([]), &ChatOptions::default()).unwrap())
+        };
+        assert_eq!(written(file.to_str().unwrap()).unwrap(), "from a file");
+        assert_eq!(written("{{ 1 + 1 }}").unwrap(), "2");
+        assert!(written("no/such/file.jinja").unwrap_err().to_string().contains("no/such/file.jinja: --chat-template"));
+        assert!(written("{% if %}").unwrap_err().to_string().contains("broken chat template"));
+    }
+
+    #[test]
+    fn broken_files_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tokenizer_config.json");
+        fs::write(&file, r#"{"chat_template": "{% for %}"}"#).unwrap();
+        let error = TemplateSource::of_folder(folder.path()).unwrap().compile().unwrap_err();
+        assert!(error.to_string().starts_with(file.to_str().unwrap()) && !error.is_client_fault(), "{error}");
+        fs::write(&file, "{").unwrap();
+        let error = TemplateSource::of_folder(folder.path()).unwrap_err();
+        assert!(error.to_string().starts_with(file.to_str().unwrap()), "{error}");
+    }
+}

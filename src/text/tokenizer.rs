@@ -197,3 +197,117 @@ fn missing_reason(folder: &Path) -> &'static str {
 fn not_tokenized(message: impl ToString) -> TextError {
     TextError::NotTokenized { message: message.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn fixture(model: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/models").join(model)
+    }
+
+    /// A folder with the tokenizer of a golden model, its files changed by `change`.
+    fn folder_with(model: &str, change: impl Fn(&mut Value, &mut Value)) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |name| read_json_if_present(&fixture(model).join(name)).unwrap();
+        let (mut tokenizer, mut config) = (read("tokenizer.json"), read("tokenizer_config.json"));
+        change(&mut tokenizer, &mut config);
+        for (name, json) in [("tokenizer.json", tokenizer), ("tokenizer_config.json", config)] {
+            fs::write(folder.path().join(name), json.to_string()).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn odd_and_long_texts_are_tokenized_and_come_back() {
+        const LENGTH: usize = 1 << 20;
+        for model in ["llama3_rope", "ernie45"] {
+            let tokenizer = Tokenizer::from_folder(&fixture(model)).unwrap();
+            for unit in ["a", " ", "\n", " \n", "0", "\0", "é", "你", "👩‍👩‍👧", "ab ", "'", "<|im_", "e\u{301}", "\u{301}"]
+            {
+                let text = unit.repeat(LENGTH / unit.len());
+                let started = std::time::Instant::now();
+                let ids = tokenizer.encode(&text, true).unwrap();
+                println!("{model} {unit:?}: {} tokens in {:?}", ids.len(), started.elapsed());
+                // The byte-level tokenizer composes characters first, so that only its texts of those change.
+                if unit != "e\u{301}" {
+                    assert_eq!(tokenizer.decode(&ids, true).trim_start_matches("<s>"), text, "{model} {unit:?}");
+                }
+            }
+            assert!(tokenizer.encode("", false).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_text_beyond_the_bound_is_refused() {
+        let tokenizer = Tokenizer::from_folder(&fixture("llama3_rope")).unwrap();
+        let error = tokenizer.encode(&"a".repeat(TEXT_BYTES_MAX + 1), false).unwrap_err();
+        assert!(error.is_client_fault(), "{error}");
+    }
+
+    #[test]
+    fn ids_outside_the_vocabulary_add_nothing() {
+        let tokenizer = Tokenizer::from_folder(&fixture("llama3_rope")).unwrap();
+        assert_eq!(tokenizer.decode(&[39, u32::MAX, 1024, 72], false), "Hi");
+        assert_eq!((tokenizer.token_text(1024), tokenizer.token_bytes(u32::MAX)), (None, None));
+        assert!(tokenizer.is_special(1017) && !tokenizer.is_special(1018) && !tokenizer.is_special(5000));
+    }
+
+    /// `LlamaTokenizerFast` writes BOS and EOS by its settings, whatever tokenizer.json says.
+    #[test]
+    fn some_classes_write_their_own_ends() {
+        for (settings, expected) in [
+            (json!({}), vec![1]),
+            (json!({"add_bos_token": false}), vec![]),
+            (json!({"tokenizer_class": "LlamaTokenizerFast"}), vec![1]),
+            (json!({"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": false}), vec![]),
+            (json!({"tokenizer_class": "LlamaTokenizerFast", "add_eos_token": true}), vec![1, 2]),
+        ] {
+            let folder = folder_with("ernie45", |_, config| {
+                let settings = settings.as_object().unwrap().clone();
+                config.as_object_mut().unwrap().extend(settings);
+            });
+            let found = Tokenizer::from_folder(folder.path()).unwrap().encode("", true).unwrap();
+            // A class that isn't one of those goes by tokenizer.json, which writes BOS here.
+            let expected = if settings.get("tokenizer_class").is_none() { vec![1] } else { expected };
+            assert_eq!(found, expected, "{settings}");
+        }
+    }
+
+    /// SentencePiece's newer form has a decoder of its own kind, which only the library can run.
+    #[test]
+    fn an_unknown_decoder_streams_as_it_decodes() {
+        let folder = folder_with("ernie45", |tokenizer, _| {
+            tokenizer["decoder"] =
+                json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+        });
+        let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+        let text = "two  words, 你好 and one more line\nand the next ".repeat(20);
+        let ids = tokenizer.encode(&text, true).unwrap();
+        assert_eq!(tokenizer.decode(&ids, false), tokenizer.inner().decode(&ids, false).unwrap());
+    }
+
+    #[test]
+    fn broken_files_are_named() {
+        let check = |folder: &Path, told: &str| {
+            let error = Tokenizer::from_folder(folder).unwrap_err();
+            let named = error.to_string().starts_with(folder.join("tokenizer").to_str().unwrap());
+            assert!(named && error.to_string().contains(told) && !error.is_client_fault(), "{error}");
+        };
+        let folder = tempfile::tempdir().unwrap();
+        check(folder.path(), "--tokenizer");
+        fs::write(folder.path().join("tokenizer.model"), "").unwrap();
+        check(folder.path(), "tokenizer.model alone");
+        for text in [
+            "",
+            "{}",
+            "[1",
+            r#"{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 4000000000}, "merges": []}}"#,
+        ] {
+            fs::write(folder.path().join("tokenizer.json"), text).unwrap();
+            check(folder.path(), "tokenizer.json: ");
+        }
+    }
+}
