@@ -45,7 +45,8 @@ fn sentence_piece() -> GgufVocabulary {
         scores[id] = if scores[id] == 0.0 { -(rank as f32) - 1.0 } else { scores[id] };
     }
     let mut vocabulary = GgufVocabulary { model: "llama".into(), token_types, scores, ..GgufVocabulary::default() };
-    for token in added.iter().filter(|token| token["id"].as_u64().unwrap() as usize >= tokens.len()) {
+    let beyond = tokens.len();
+    for token in added.iter().filter(|token| token["id"].as_u64().unwrap() as usize >= beyond) {
         tokens.push(token["content"].as_str().unwrap().into());
         vocabulary.token_types.push(if token["special"] == true { 3 } else { 4 });
         vocabulary.scores.push(0.0);

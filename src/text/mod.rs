@@ -12,11 +12,11 @@ pub mod gguf_vocabulary;
 pub mod messages;
 mod pieces;
 mod pre_tokenizer;
-pub mod python_values;
+mod python_values;
 pub mod stop_strings;
-pub mod strftime;
+mod strftime;
 pub mod template;
-pub mod template_source;
+mod template_source;
 pub mod tokenizer;
 
 #[cfg(test)]
@@ -100,4 +100,39 @@ fn read_gguf(file: &Path) -> Result<(Tokenizer, template_source::TemplateSource)
     let vocabulary = gguf_vocabulary::GgufVocabulary::of_metadata(metadata);
     let tokenizer = Tokenizer::from_gguf(&vocabulary).map_err(|error| error.in_file(file))?;
     Ok((tokenizer, template_source::TemplateSource::of_gguf(file, vocabulary)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn overrides_stand_in_for_what_a_model_lacks() {
+        let own = golden::fixture("models/llama3_rope");
+        let bare = tempfile::tempdir().unwrap();
+        let load = |overrides| TextModel::load(bare.path(), overrides);
+        let error = load(TextOverrides::default()).unwrap_err();
+        assert!(error.to_string().contains("tokenizer.json: missing") && !error.is_client_fault(), "{error}");
+
+        std::fs::copy(own.join("tokenizer.json"), bare.path().join("tokenizer.json")).unwrap();
+        let messages = json!([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]);
+        let model = load(TextOverrides::default()).unwrap();
+        let error = model.chat_prompt(&messages, &ChatOptions::default()).unwrap_err();
+        assert_eq!(error, TextError::NoTemplate);
+        assert_eq!(model.completion_prompt("Hi").unwrap(), [39, 72]);
+
+        let given = TextOverrides { chat_template: Some("{{ messages[0].content + '' }}"), ..TextOverrides::default() };
+        assert_eq!(load(given).unwrap().chat_prompt(&messages, &ChatOptions::default()).unwrap(), [39, 72]);
+        let elsewhere = TextOverrides { tokenizer: Some(&own), ..TextOverrides::default() };
+        assert!(load(elsewhere).unwrap().template.is_some());
+    }
+
+    #[test]
+    fn a_file_that_is_no_gguf_is_named() {
+        let file = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+        let error = TextModel::load(file.path(), TextOverrides::default()).unwrap_err().to_string();
+        assert_eq!(error.matches(file.path().to_str().unwrap()).count(), 1, "{error}");
+    }
 }

@@ -270,12 +270,10 @@ mod tests {
     #[test]
     fn depth_is_bounded() {
         let mut deep = Value::from(1);
-        for _ in 0..10_000 {
+        for _ in 0..1000 {
             deep = Value::from(vec![deep]);
         }
         assert!(to_json(&deep, &JsonLayout::with_indent(None)).is_err());
         assert!(to_text(&deep).contains("..."));
-        // Dropping ten thousand levels recursively is the library's own affair.
-        std::mem::forget(deep);
     }
 }

@@ -222,15 +222,13 @@ mod tests {
 
     #[test]
     fn odd_and_long_texts_are_tokenized_and_come_back() {
-        const LENGTH: usize = 1 << 20;
+        const LENGTH: usize = 1 << 16;
         for model in ["llama3_rope", "ernie45"] {
             let tokenizer = Tokenizer::from_folder(&fixture(model)).unwrap();
             for unit in ["a", " ", "\n", " \n", "0", "\0", "é", "你", "👩‍👩‍👧", "ab ", "'", "<|im_", "e\u{301}", "\u{301}"]
             {
                 let text = unit.repeat(LENGTH / unit.len());
-                let started = std::time::Instant::now();
                 let ids = tokenizer.encode(&text, true).unwrap();
-                println!("{model} {unit:?}: {} tokens in {:?}", ids.len(), started.elapsed());
                 // The byte-level tokenizer composes characters first, so that only its texts of those change.
                 if unit != "e\u{301}" {
                     assert_eq!(tokenizer.decode(&ids, true).trim_start_matches("<s>"), text, "{model} {unit:?}");
