@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use kernels::{Backend, Result, memory::Memory};
 
-use super::{Source, source::columns};
+use super::Source;
 use crate::weights::LoadError;
 
 /// Matrices over the same input, one after the other; each rank computes its own outputs, no communication.
@@ -41,7 +41,7 @@ impl<M: Memory> ColumnParallel<M> {
                 biases.extend(source.vector(&format!("{name}.bias"), *outputs, own.clone())?);
             }
         }
-        let weight = source.device.weight(weights)?;
+        let weight = source.weight(weights)?;
         Ok(Self { weight, bias: bias.then(|| source.upload(&biases)).transpose()? })
     }
 
@@ -72,7 +72,7 @@ impl<M: Memory> RowParallel<M> {
         bias: bool,
     ) -> std::result::Result<Self, LoadError> {
         let whole = source.matrix(&format!("{name}.weight"), outputs, inputs)?;
-        let weight = source.device.weight(vec![columns(&whole, own)])?;
+        let weight = source.weight(vec![source.columns(&whole, own)])?;
         let bias = match bias {
             true => Some(source.vector(&format!("{name}.bias"), outputs, 0..outputs)?),
             false => None,

@@ -18,5 +18,5 @@ pub(crate) use mlp::Mlp;
 pub(crate) use norm::Norm;
 pub(crate) use rotary::Rotary;
 pub use shard::Shard;
-pub(crate) use source::Source;
+pub(crate) use source::{Purpose, Source};
 pub(crate) use vocabulary::Vocabulary;

@@ -25,7 +25,7 @@ impl<M: Memory> Vocabulary<M> {
         if padding > 0 {
             parts.push(Matrix::from_f32(&vec![0.0; padding * hidden_size], padding, hidden_size));
         }
-        Ok(Self { weight: source.device.weight(parts)?, first_token })
+        Ok(Self { weight: source.weight(parts)?, first_token })
     }
 
     /// `[tokens, hidden size]`: the batch's tokens as hidden states, on all ranks.

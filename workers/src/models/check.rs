@@ -5,7 +5,7 @@ use kernels::{Batch, KvShape, Matrix, Result, memory::Memory};
 
 use super::{LoadOptions, ModelConfig, decoder::Decoder};
 use crate::{
-    layers::{Shard, Source},
+    layers::{Purpose, Shard, Source},
     weights::{Checkpoint, LoadError},
 };
 
@@ -13,7 +13,7 @@ use crate::{
 pub fn check(checkpoint: &Checkpoint, world_size: usize) -> std::result::Result<(), LoadError> {
     split(checkpoint, world_size)?;
     for rank in 0..world_size {
-        let mut source = Source::new(&Nowhere, checkpoint, Shard { rank, world_size });
+        let mut source = Source::new(&Nowhere, checkpoint, Shard { rank, world_size }, Purpose::Check);
         Decoder::load(&mut source, LoadOptions { max_model_len: 1 }, &mut |_| {})?;
         refuse_left_over(checkpoint, &source)?;
     }

@@ -20,7 +20,7 @@ use decoder::Decoder;
 use kernels::{Backend, KvDType, KvShape};
 
 use crate::{
-    layers::{Shard, Source},
+    layers::{Purpose, Shard, Source},
     weights::{Checkpoint, LoadError},
 };
 
@@ -60,7 +60,7 @@ pub fn load<B: Backend>(
             format!("a maximum length of {} tokens is not between 1 and {MODEL_LEN_MAX}", options.max_model_len);
         return Err(LoadError::config(checkpoint.path(), fault));
     }
-    let mut source = Source::new(device, checkpoint, shard);
+    let mut source = Source::new(device, checkpoint, shard, Purpose::Load);
     Ok(Box::new(Decoder::load(&mut source, options, progress)?))
 }
 

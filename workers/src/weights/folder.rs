@@ -36,6 +36,9 @@ impl Folder {
     }
 
     fn single(path: &Path) -> Result<Self, LoadError> {
+        if !path.exists() {
+            return Err(LoadError::corrupt(path, format!("is missing, and so is {INDEX}")));
+        }
         let file = File::open(path)?;
         let places = file.tensors.keys().map(|name| (name.clone(), 0)).collect();
         Ok(Self { files: vec![file], places })

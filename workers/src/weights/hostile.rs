@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::{Checkpoint, LoadError};
+use crate::models;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden").join(name)
 }
 
-/// The line that opening `path` ends in; empty if it opens.
+/// The line that opening and checking `path` end in; empty if all is well.
 fn complaint(path: &Path) -> String {
-    let line = Checkpoint::open(path).err().map(|fault| fault.to_string()).unwrap_or_default();
+    let opened = Checkpoint::open(path).and_then(|checkpoint| models::check(&checkpoint, 2));
+    let line = opened.err().map(|fault| fault.to_string()).unwrap_or_default();
     assert!(!line.contains('\n'), "more than one line: {line}");
     line
 }
@@ -85,7 +87,7 @@ fn missing_and_broken_files_are_named() {
     check(Path::new("/nowhere/at/all"), "/nowhere/at/all: No such file");
     let folder = folder_with("models/qwen3", "model.safetensors", |_| {});
     std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
-    check(folder.path(), "model.safetensors: No such file");
+    check(folder.path(), "model.safetensors: is missing, and so is model.safetensors.index.json");
     std::fs::remove_file(folder.path().join("config.json")).unwrap();
     check(folder.path(), "config.json: No such file");
     let folder = folder_with("models/qwen3", "model.safetensors", |bytes| bytes.truncate(300_000));
