@@ -10,8 +10,8 @@ mod team;
 mod tensor;
 
 pub(crate) use floats::Floats;
-pub(crate) use kv_cache::Elements;
 pub use kv_cache::KvCache;
+pub(crate) use kv_cache::{Elements, KvBF16, KvF16, KvF32, KvFormat};
 pub(crate) use team::Split;
 pub use tensor::{Tensor, Weight};
 

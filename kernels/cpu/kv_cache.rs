@@ -1,10 +1,13 @@
 //! Keys and values of all layers, block by block.
 
+use half::{bf16, f16};
+
+use super::simd::{LANES, Simd};
 use crate::{DeviceError, KvDType, KvShape, Result};
 
 /// The KV cache of one rank. A (layer, block, KV head) holds its keys as `[head_dim][slots]`, so that the scores of
-/// neighbouring slots are neighbouring lanes, and its values as `[slots][head_dim]`, so that a weighted sum of them is.
-/// Slots are padded to a multiple of [`KvCache::LANES`].
+/// neighbouring slots are neighbouring lanes, and its values as `[slots][head_dim]`, so that the elements of their
+/// weighted sum are. What is neighbouring is padded to a multiple of eight.
 pub struct KvCache {
     shape: KvShape,
     pub(crate) keys: Elements,
@@ -22,12 +25,13 @@ pub(crate) enum Elements {
 }
 
 impl KvCache {
-    /// Slots that one vector of scores covers.
-    pub(crate) const LANES: usize = 8;
-
     /// A zeroed cache.
     pub(crate) fn new(shape: KvShape) -> Result<Self> {
-        Ok(Self { shape, keys: Elements::zeroed(&shape)?, values: Elements::zeroed(&shape)? })
+        Ok(Self {
+            keys: Elements::zeroed(&shape, shape.key_tile())?,
+            values: Elements::zeroed(&shape, shape.value_tile())?,
+            shape,
+        })
     }
 
     /// What it was made for.
@@ -35,28 +39,40 @@ impl KvCache {
         &self.shape
     }
 
-    /// Where the elements of a (layer, block, KV head) begin, in `keys` and in `values`.
+    /// Which of the cache's tiles a (layer, block, KV head) is; its elements begin at as many times
+    /// [`KvShape::key_tile`] in `keys`, and [`KvShape::value_tile`] in `values`.
     pub(crate) fn tile(&self, layer: usize, block: usize, head: usize) -> usize {
         let shape = &self.shape;
         assert!(layer < shape.layers && block < shape.blocks && head < shape.kv_heads, "outside of the KV cache");
-        ((layer * shape.blocks + block) * shape.kv_heads + head) * self.tile_elements()
+        (layer * shape.blocks + block) * shape.kv_heads + head
     }
+}
 
-    /// Elements of a (layer, block, KV head), in `keys` as in `values`.
-    pub(crate) fn tile_elements(&self) -> usize {
-        self.padded_slots() * self.shape.head_dim
-    }
-
+impl KvShape {
     /// Slots of a block with their padding.
     pub(crate) fn padded_slots(&self) -> usize {
-        self.shape.block_size.next_multiple_of(Self::LANES)
+        self.block_size.next_multiple_of(LANES)
+    }
+
+    /// Elements of a head with their padding.
+    pub(crate) fn padded_dim(&self) -> usize {
+        self.head_dim.next_multiple_of(LANES)
+    }
+
+    /// Elements of a tile's keys, `[head_dim][padded_slots]`.
+    pub(crate) fn key_tile(&self) -> usize {
+        self.head_dim * self.padded_slots()
+    }
+
+    /// Elements of a tile's values, `[block_size][padded_dim]`.
+    pub(crate) fn value_tile(&self) -> usize {
+        self.block_size * self.padded_dim()
     }
 }
 
 impl Elements {
-    fn zeroed(shape: &KvShape) -> Result<Self> {
-        let slots = shape.block_size.next_multiple_of(KvCache::LANES);
-        let factors = [shape.layers, shape.blocks, shape.kv_heads, slots, shape.head_dim];
+    fn zeroed(shape: &KvShape, tile: usize) -> Result<Self> {
+        let factors = [shape.layers, shape.blocks, shape.kv_heads, tile];
         let elements = factors.into_iter().try_fold(1usize, usize::checked_mul).unwrap_or(usize::MAX);
         Ok(match shape.dtype {
             KvDType::F32 => Elements::F32(zeros(elements)?),
@@ -67,7 +83,7 @@ impl Elements {
 }
 
 /// Zeros, or an error where `vec!` would abort. `vec!` itself takes untouched pages, which cost nothing until used.
-fn zeros<T: Clone + Default + Zero>(elements: usize) -> Result<Vec<T>> {
+fn zeros<T: Zero>(elements: usize) -> Result<Vec<T>> {
     let refused = |_| DeviceError::OutOfMemory {
         device: "cpu".into(),
         bytes: elements.saturating_mul(size_of::<T>()),
@@ -91,5 +107,63 @@ impl Zero for f32 {
 impl Zero for u16 {
     fn zeros(count: usize) -> Vec<u16> {
         vec![0; count]
+    }
+}
+
+/// How the elements of a cache are read and written.
+pub(crate) trait KvFormat {
+    /// An element as stored.
+    type Bits: Copy + Send + Sync;
+
+    /// Eight of them.
+    fn load<S: Simd>(simd: S, from: &[Self::Bits; LANES]) -> S::F;
+
+    /// A number rounded to an element.
+    fn round(value: f32) -> Self::Bits;
+}
+
+/// [`Elements::F32`].
+pub(crate) struct KvF32;
+/// [`Elements::F16`].
+pub(crate) struct KvF16;
+/// [`Elements::BF16`].
+pub(crate) struct KvBF16;
+
+impl KvFormat for KvF32 {
+    type Bits = f32;
+
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[f32; LANES]) -> S::F {
+        simd.load(from)
+    }
+
+    fn round(value: f32) -> f32 {
+        value
+    }
+}
+
+impl KvFormat for KvF16 {
+    type Bits = u16;
+
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[u16; LANES]) -> S::F {
+        simd.halves(from)
+    }
+
+    fn round(value: f32) -> u16 {
+        f16::from_f32(value).to_bits()
+    }
+}
+
+impl KvFormat for KvBF16 {
+    type Bits = u16;
+
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[u16; LANES]) -> S::F {
+        simd.bfloats(from)
+    }
+
+    fn round(value: f32) -> u16 {
+        bf16::from_f32(value).to_bits()
     }
 }

@@ -61,8 +61,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn splat_half(self, bits: u16) -> Self::F;
     /// Eight half-precision numbers.
     fn halves(self, bits: &[u16; 8]) -> Self::F;
-    /// Rounds eight numbers to half precision.
-    fn to_halves(self, a: Self::F, bits: &mut [u16; 8]);
     /// Eight bfloat16.
     fn bfloats(self, bits: &[u16; 8]) -> Self::F;
     /// `a · 2ⁿ`-scaling for [`exp`]: 2 to the power of `round(n)`, for `-126 ≤ n ≤ 127`; and `round(n)` itself.
@@ -202,8 +200,6 @@ mod tests {
             let bytes = [0, 1, 15, 16, 127, 128, 200, 255];
             let bits = [0x3c00, 0xc000, 0x0001, 0x7bff, 0x3555, 0x8000, 0x0400, 0x4248];
             let int = simd.bytes(&bytes);
-            let mut halves = [0; 8];
-            simd.to_halves(simd.load(&[1.0, -2.0, 0.1, 65504.0, 1e-7, 0.333_333, 2.5e-5, -7.77]), &mut halves);
             let (power, n) = simd.exp2_round(simd.load(&[-126.0, -1.4, -0.6, 0.0, 0.4, 1.6, 3.0, 127.0]));
             for value in [
                 simd.add(a, b),
@@ -229,7 +225,6 @@ mod tests {
                 simd.float(simd.shift_right_each(simd.splat_int(-1), simd.bytes(&[8, 9, 10, 11, 12, 24, 30, 31]))),
                 simd.splat_half(0x3555),
                 simd.halves(&bits),
-                simd.halves(&halves),
                 simd.bfloats(&bits),
                 power,
                 n,

@@ -100,18 +100,33 @@ impl Team {
         }
     }
 
-    /// [`Self::run`] over ranges of at most `grain` that together are `0..total`.
-    pub(crate) fn ranges(&self, total: usize, grain: usize, work: impl Fn(Range<usize>) + Sync) {
-        self.run(total.div_ceil(grain), |item| work(item * grain..total.min((item + 1) * grain)));
+    /// [`Self::run`], on the caller alone where the work, at `nanoseconds` per item, would not pay for waking the others.
+    pub(crate) fn share(&self, items: usize, nanoseconds: f64, work: impl Fn(usize) + Sync) {
+        if items as f64 * nanoseconds < WORTH_SHARING_NS {
+            return (0..items).for_each(work);
+        }
+        self.run(items, work);
     }
 
-    /// [`Self::ranges`] with grains small enough to share evenly, and on the caller alone where the work, at
-    /// `nanoseconds` per element of the total, would not pay for waking the others.
-    pub(crate) fn share(&self, total: usize, nanoseconds: f64, work: impl Fn(Range<usize>) + Sync) {
-        if total as f64 * nanoseconds < WORTH_SHARING_NS {
-            return work(0..total);
-        }
-        self.ranges(total, total.div_ceil(self.threads() * 4).max(1), work);
+    /// Calls `work(row, parts)` for each of `rows` rows, `parts` being that row of every slice of `slices`, each given
+    /// with its number of columns; the rows go to the threads in runs, as in [`Self::share`].
+    pub(crate) fn share_rows<T: Send, const N: usize>(
+        &self,
+        slices: [(&mut [T], usize); N],
+        rows: usize,
+        nanoseconds: f64,
+        work: impl Fn(usize, [&mut [T]; N]) + Sync,
+    ) {
+        let slices = slices.map(|(slice, columns)| (Split::new(slice), columns));
+        let grain = rows.div_ceil(self.threads() * 4).max(1);
+        self.share(rows.div_ceil(grain), nanoseconds * grain as f64, |item| {
+            for row in item * grain..rows.min((item + 1) * grain) {
+                // SAFETY: each row is in one item, and each slice gives one part of it.
+                let parts =
+                    slices.each_ref().map(|(split, columns)| unsafe { split.part(row * columns..(row + 1) * columns) });
+                work(row, parts);
+            }
+        });
     }
 
     fn open(&self, items: usize, work: &(dyn Fn(usize) + Sync)) {
@@ -345,7 +360,7 @@ impl<'a, T> Split<'a, T> {
     /// No element is in two parts that are alive at the same time.
     #[inline(always)]
     #[allow(clippy::mut_from_ref, reason = "disjoint parts of one exclusive borrow")]
-    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &mut [T] {
+    pub(crate) unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.length, "{range:?} of {}", self.length);
         // SAFETY: within the borrowed slice, as just asserted, and nobody else's, as promised.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
@@ -379,6 +394,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_row_is_visited_with_its_parts() {
+        for threads in [1, 3] {
+            for rows in [0, 1, 2, 13, 100] {
+                let (mut narrow, mut wide) = (vec![0; rows * 2], vec![0; rows * 5]);
+                team(threads, true).share_rows([(&mut narrow, 2), (&mut wide, 5)], rows, 1e9, |row, [narrow, wide]| {
+                    assert_eq!((narrow.len(), wide.len()), (2, 5));
+                    narrow.iter_mut().chain(wide).for_each(|value| *value += row + 1);
+                });
+                assert!(narrow.iter().enumerate().all(|(index, &value)| value == index / 2 + 1));
+                assert!(wide.iter().enumerate().all(|(index, &value)| value == index / 5 + 1));
+            }
+        }
+    }
+
     /// Thousands of tiny jobs on more threads than cores: whoever misses a wake-up hangs here.
     #[test]
     fn no_wake_up_is_lost() {
@@ -400,8 +430,8 @@ mod tests {
         for _ in 0..5 {
             thread::sleep(Duration::from_micros(3 * SPIN_US));
             let sum = AtomicUsize::new(0);
-            team.ranges(1000, 7, |range| {
-                sum.fetch_add(range.sum::<usize>(), Ordering::Relaxed);
+            team.run(1000, |item| {
+                sum.fetch_add(item, Ordering::Relaxed);
             });
             assert_eq!(sum.into_inner(), 499_500);
         }

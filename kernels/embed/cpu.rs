@@ -23,3 +23,15 @@ impl Embed for Cpu {
         Ok(output)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conforms() {
+        for cpu in Cpu::kinds() {
+            crate::embed::check(&cpu);
+        }
+    }
+}

@@ -3,27 +3,41 @@
 use super::RmsNorm;
 use crate::{
     Heads, Result,
-    cpu::{Cpu, Tensor},
+    cpu::{
+        Cpu, Tensor,
+        simd::{Isa, Kernel, LANES, Simd, padded},
+    },
 };
+
+/// What a normalised element costs a thread, about.
+const NANOSECONDS: f64 = 0.3;
 
 impl RmsNorm for Cpu {
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-        assert_eq!(x.columns(), weight.columns(), "a norm weight per column");
         let mut output = self.scratch(x.rows(), x.columns());
-        for row in 0..x.rows() {
-            let values = output.row_mut(row);
-            values.copy_from_slice(x.row(row));
-            normalise(values, weight.data(), eps);
-        }
+        let (isa, columns) = (self.isa, x.columns());
+        assert_eq!(columns, weight.data().len(), "a norm weight per column");
+        self.team.share_rows([(output.data_mut(), columns)], x.rows(), NANOSECONDS * columns as f64, |row, [to]| {
+            to.copy_from_slice(x.row(row));
+            isa.run(Normalise { values: to, weight: weight.data(), eps });
+        });
         Ok(output)
     }
 
     fn add_rms_norm(&self, residual: &mut Tensor, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
         assert_eq!((x.rows(), x.columns()), (residual.rows(), residual.columns()), "x has the residual's shape");
-        for (sum, x) in residual.data_mut().iter_mut().zip(x.data()) {
-            *sum += x;
-        }
-        self.rms_norm(residual, weight, eps)
+        assert_eq!(x.columns(), weight.data().len(), "a norm weight per column");
+        let mut output = self.scratch(x.rows(), x.columns());
+        let (isa, columns) = (self.isa, x.columns());
+        let slices = [(residual.data_mut(), columns), (output.data_mut(), columns)];
+        self.team.share_rows(slices, x.rows(), NANOSECONDS * columns as f64, |row, [sum, to]| {
+            for (sum, x) in sum.iter_mut().zip(x.row(row)) {
+                *sum += x;
+            }
+            to.copy_from_slice(sum);
+            isa.run(Normalise { values: to, weight: weight.data(), eps });
+        });
+        Ok(output)
     }
 
     fn rms_norm_heads(
@@ -35,21 +49,67 @@ impl RmsNorm for Cpu {
         eps: f32,
     ) -> Result<()> {
         assert_eq!(qkv.columns(), heads.qkv_columns(), "rows hold the query, key and value heads");
-        for row in 0..qkv.rows() {
-            for (head, values) in qkv.row_mut(row).chunks_exact_mut(heads.dim).enumerate().take(heads.query + heads.kv)
-            {
-                let weight = if head < heads.query { query_weight } else { key_weight };
-                normalise(values, weight.data(), eps);
-            }
-        }
+        let weights = [query_weight.data(), key_weight.data()];
+        assert!(weights.iter().all(|weight| weight.len() == heads.dim), "a norm weight per element of a head");
+        let (rows, columns, isa) = (qkv.rows(), qkv.columns(), self.isa);
+        self.team.share_rows([(qkv.data_mut(), columns)], rows, NANOSECONDS * columns as f64, |_, [row]| {
+            normalise_heads(isa, row, heads, weights, eps);
+        });
         Ok(())
     }
 }
 
-fn normalise(values: &mut [f32], weight: &[f32], eps: f32) {
-    let squares: f32 = values.iter().map(|v| v * v).sum();
-    let scale = 1.0 / (squares / values.len() as f32 + eps).sqrt();
-    for (value, weight) in values.iter_mut().zip(weight) {
-        *value *= scale * weight;
+fn normalise_heads(isa: Isa, row: &mut [f32], heads: &Heads, [query, key]: [&[f32]; 2], eps: f32) {
+    for (head, values) in row.chunks_exact_mut(heads.dim).enumerate().take(heads.query + heads.kv) {
+        isa.run(Normalise { values, weight: if head < heads.query { query } else { key }, eps });
+    }
+}
+
+struct Normalise<'a> {
+    values: &'a mut [f32],
+    weight: &'a [f32],
+    eps: f32,
+}
+
+impl Kernel for Normalise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let mean = squares(simd, self.values) / self.values.len() as f32;
+        let scale = 1.0 / (mean + self.eps).sqrt();
+        for (value, weight) in self.values.iter_mut().zip(self.weight) {
+            *value = *value * scale * weight;
+        }
+    }
+}
+
+/// The sum of squares: four chains, each taking every fourth eight of the elements.
+#[inline(always)]
+fn squares<S: Simd>(simd: S, values: &[f32]) -> f32 {
+    let mut chains = [simd.splat(0.0); 4];
+    let (blocks, rest) = values.as_chunks::<{ 4 * LANES }>();
+    for block in blocks {
+        for (chain, eight) in chains.iter_mut().zip(block.as_chunks::<LANES>().0) {
+            let eight = simd.load(eight);
+            *chain = simd.fma(eight, eight, *chain);
+        }
+    }
+    for start in (0..rest.len()).step_by(LANES) {
+        let eight = simd.load(&padded(rest, start));
+        chains[0] = simd.fma(eight, eight, chains[0]);
+    }
+    simd.sum(simd.add(simd.add(chains[0], chains[1]), simd.add(chains[2], chains[3])))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conforms() {
+        for cpu in Cpu::kinds() {
+            crate::rms_norm::check(&cpu);
+        }
     }
 }

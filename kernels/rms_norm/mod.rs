@@ -3,6 +3,8 @@
 
 mod cpu;
 
+#[cfg(test)]
+use crate::samples::{Samples, assert_close};
 use crate::{Heads, Result, memory::Memory};
 
 /// See the module.
@@ -29,4 +31,58 @@ pub trait RmsNorm: Memory {
         key_weight: &Self::Tensor,
         eps: f32,
     ) -> Result<()>;
+}
+
+/// What normalising one row means, plainly and in f64.
+#[cfg(test)]
+fn reference(row: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let mean = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>() / row.len() as f64;
+    let scale = 1.0 / (mean + f64::from(eps)).sqrt();
+    row.iter().zip(weight).map(|(&x, &w)| (f64::from(x) * scale * f64::from(w)) as f32).collect()
+}
+
+/// Compares a device's norms with the reference over many shapes.
+#[cfg(test)]
+pub(crate) fn check<B: crate::Backend>(device: &B) {
+    for (rows, columns) in [(0, 8), (1, 1), (1, 576), (2, 7), (5, 33), (300, 100)] {
+        check_rows(device, rows, columns);
+    }
+    for (rows, heads) in [(1, [3, 1, 16]), (5, [4, 2, 20]), (200, [9, 3, 64])] {
+        check_heads(device, rows, heads);
+    }
+}
+
+#[cfg(test)]
+fn check_rows<B: crate::Backend>(device: &B, rows: usize, columns: usize) {
+    const EPS: f32 = 1e-5;
+    let mut samples = Samples::new(columns as u64);
+    let (x, base, weight) = (samples.floats(rows * columns), samples.floats(rows * columns), samples.floats(columns));
+    let normed = |x: &[f32]| x.chunks_exact(columns).flat_map(|row| reference(row, &weight, EPS)).collect::<Vec<_>>();
+    let sum: Vec<f32> = base.iter().zip(&x).map(|(a, b)| a + b).collect();
+    let tensor = |values: &[f32]| device.tensor(values.len() / columns, columns, values).expect("memory");
+    let (what, device_weight, mut residual) = (format!("{rows} × {columns}"), tensor(&weight), tensor(&base));
+    let alone = device.rms_norm(&tensor(&x), &device_weight, EPS).expect("a norm");
+    assert_close(&device.to_host(&alone).expect("a copy"), &normed(&x), 2e-6, &what);
+    let added = device.add_rms_norm(&mut residual, &tensor(&x), &device_weight, EPS).expect("a norm");
+    assert_close(&device.to_host(&added).expect("a copy"), &normed(&sum), 2e-6, &what);
+    assert_eq!(device.to_host(&residual).expect("a copy"), sum, "{what}: the residual");
+}
+
+#[cfg(test)]
+fn check_heads<B: crate::Backend>(device: &B, rows: usize, [query, kv, dim]: [usize; 3]) {
+    const EPS: f32 = 1e-6;
+    let heads = Heads { query, kv, dim, group: query / kv, first_in_group: 0 };
+    let mut samples = Samples::new(dim as u64);
+    let x = samples.floats(rows * heads.qkv_columns());
+    let weights = [samples.floats(dim), samples.floats(dim)];
+    let expected = x.chunks_exact(dim).enumerate().flat_map(|(index, head)| match index % (query + 2 * kv) {
+        index if index < query => reference(head, &weights[0], EPS),
+        index if index < query + kv => reference(head, &weights[1], EPS),
+        _ => head.to_vec(),
+    });
+    let mut qkv = device.tensor(rows, heads.qkv_columns(), &x).expect("memory");
+    let [query_weight, key_weight] = weights.each_ref().map(|weight| device.tensor(1, dim, weight).expect("memory"));
+    device.rms_norm_heads(&mut qkv, &heads, &query_weight, &key_weight, EPS).expect("a norm");
+    let what = format!("{rows} rows, {query}/{kv} heads of {dim}");
+    assert_close(&device.to_host(&qkv).expect("a copy"), &expected.collect::<Vec<_>>(), 2e-6, &what);
 }

@@ -15,3 +15,15 @@ impl SelectRows for Cpu {
         Ok(output)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conforms() {
+        for cpu in Cpu::kinds() {
+            crate::select_rows::check(&cpu);
+        }
+    }
+}

@@ -181,14 +181,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn to_halves(self, a: Self::F, bits: &mut [u16; 8]) {
-        avx2!({
-            let rounded = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a);
-            _mm_storeu_si128(bits.as_mut_ptr().cast(), rounded);
-        })
-    }
-
-    #[inline(always)]
     fn bfloats(self, bits: &[u16; 8]) -> Self::F {
         avx2!({
             let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(bits.as_ptr().cast()));

@@ -159,11 +159,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn to_halves(self, a: Self::F, bits: &mut [u16; 8]) {
-        *bits = each!(i => f16::from_f32(a[i]).to_bits());
-    }
-
-    #[inline(always)]
     fn bfloats(self, bits: &[u16; 8]) -> Self::F {
         each!(i => bf16::from_bits(bits[i]).to_f32())
     }
