@@ -10,15 +10,12 @@ use nix::sys::prctl::{set_name, set_pdeathsig};
 use nix::sys::signal::{SigSet, Signal};
 use tracing_subscriber::EnvFilter;
 
-/// The variable that says how much is logged, as `tracing`'s filters are written.
-const LOG_VARIABLE: &str = "SHARDWIRE_LOG";
-
 /// The last panic, in one line.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
-/// Logs to standard error, which the server writes to this rank's file.
+/// Logs to standard error, which the server writes to this rank's file; `RUST_LOG` chooses what, info and above without it.
 pub(crate) fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // A second subscriber is refused; whoever set the first one (a test) is content with it.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
 }

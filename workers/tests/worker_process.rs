@@ -60,7 +60,7 @@ impl Worker {
     fn spawn() -> Self {
         let this = std::env::current_exe().expect("this binary");
         let mut command = Command::new(this);
-        command.arg("worker").stdin(Stdio::piped()).stderr(Stdio::piped()).env("SHARDWIRE_LOG", "off");
+        command.arg("worker").stdin(Stdio::piped()).stderr(Stdio::piped()).env("RUST_LOG", "off");
         let mut child = command.spawn().expect("spawns");
         Self { stdin: child.stdin.take(), child }
     }

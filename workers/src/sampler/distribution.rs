@@ -19,11 +19,19 @@ impl Distribution {
         let Sampling { temperature, min_p, top_k, top_p, .. } = *sampling;
         self.weights.clear();
         self.weights.extend(scores.iter().map(|score| exp((score - greatest) / temperature)));
-        self.truncated = min_p > 0.0 || (1..scores.len()).contains(&(top_k as usize)) || top_p < 1.0;
-        if self.truncated {
-            self.keep_min_p(min_p);
+        let (cuts_tail, cuts_mass) = (min_p > 0.0 || (1..scores.len()).contains(&(top_k as usize)), top_p < 1.0);
+        self.truncated = cuts_tail || cuts_mass;
+        if cuts_tail {
+            self.keep_above(min_p);
             self.keep_top_k(top_k as usize);
-            self.keep_top_p(f64::from(top_p));
+            self.keep_top_p(f64::from(top_p), self.kept.iter().map(|&key| weight(key)).sum());
+        } else if cuts_mass {
+            // All tokens up to this together weigh no more than what is to be left out, and most tokens are here.
+            let total = sum(&self.weights);
+            self.keep_above(((1.0 - f64::from(top_p)) * total / scores.len() as f64) as f32);
+            self.keep_top_p(f64::from(top_p), total);
+        }
+        if self.truncated {
             self.kept.sort_unstable();
         }
     }
@@ -45,9 +53,9 @@ impl Distribution {
         start + pass(weights.iter().map(|&weight| f64::from(weight)), target - before)
     }
 
-    /// Fills `kept` with the tokens more than `min_p` times as likely as the likeliest, which itself always stays.
-    fn keep_min_p(&mut self, min_p: f32) {
-        let keys = self.weights.iter().enumerate().filter(|&(_, &weight)| weight > min_p || weight == 1.0);
+    /// Fills `kept` with the tokens of more than this weight, and the likeliest in any case: its weight is one.
+    fn keep_above(&mut self, floor: f32) {
+        let keys = self.weights.iter().enumerate().filter(|&(_, &weight)| weight > floor || weight == 1.0);
         self.kept.clear();
         self.kept.extend(keys.map(|(token, &weight)| key(token, weight)));
     }
@@ -59,13 +67,13 @@ impl Distribution {
         }
     }
 
-    /// Keeps the fewest likeliest tokens whose share of the mass reaches `top_p`: halves the range that the last of them
+    /// Keeps the fewest likeliest tokens whose share of `total` reaches `top_p`: halves the range that the last of them
     /// lies in, rather than sorting all.
-    fn keep_top_p(&mut self, top_p: f64) {
+    fn keep_top_p(&mut self, top_p: f64, total: f64) {
         if top_p >= 1.0 {
             return;
         }
-        let mut missing = top_p * self.kept.iter().map(|&key| weight(key)).sum::<f64>();
+        let mut missing = top_p * total;
         let (mut low, mut high) = (0, self.kept.len());
         while high - low > 1 {
             let middle = (high - low) / 2;
@@ -122,7 +130,7 @@ fn pass(weights: impl Iterator<Item = f64>, target: f64) -> usize {
 }
 
 /// The sum in f64, by 8 running sums that the compiler keeps in registers.
-fn sum(weights: &[f32]) -> f64 {
+pub(super) fn sum(weights: &[f32]) -> f64 {
     let (chunks, rest) = weights.as_chunks::<8>();
     let mut lanes = [0f64; 8];
     for chunk in chunks {
