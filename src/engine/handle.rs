@@ -76,7 +76,8 @@ impl EngineHandle {
         let context = self.inner.config.model_len_max;
         if prompt_length == 0 || prompt_length >= context {
             let text = format!(
-                "the prompt has {prompt_length} tokens; it must have at least 1 and leave room for one more in the context of {context}"
+                "the prompt has {prompt_length} tokens; it must have at least 1 and leave room for one more in the \
+                 context of {context}"
             );
             return Err(Failure::TooLarge(text));
         }

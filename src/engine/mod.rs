@@ -87,14 +87,24 @@ impl Engine {
         EngineHandle::new(config, shared, sender, thread.expect("the system can start a thread"))
     }
 
-    /// The whole server in one loop.
+    /// The whole server in one loop. What a step gave is delivered while the ranks compute the next one.
     fn run(mut self) {
         while self.admit().is_continue() {
             let outcome = self.schedule_and_publish();
-            self.deliver(); // What the last step gave, while the ranks compute the next.
+            self.deliver();
             let outcome = outcome.and_then(|()| self.collect());
             if let Err(broken) = outcome {
                 self.give_up_group(broken.to_string());
+            }
+        }
+        self.refuse_all();
+    }
+
+    /// Whatever is outstanding or was just submitted fails: the loop has ended.
+    fn refuse_all(&mut self) {
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Submit { key, events, .. } = command {
+                self.clients.add(key, events, None);
             }
         }
         self.clients.fail_all(Failure::Unavailable("it has stopped".into()));
@@ -135,7 +145,11 @@ impl Engine {
                 self.scheduler.cancel(key);
                 self.clients.abort(key);
             }
-            Command::GroupUp { ranks, kv_blocks } => self.group_up(ranks, kv_blocks),
+            Command::GroupUp { ranks, kv_blocks } => {
+                if let Err(unfit) = self.group_up(ranks, kv_blocks) {
+                    self.give_up_group(unfit.to_string());
+                }
+            }
             Command::GroupDown { reason } => self.group_down(reason),
             Command::Stop => return ControlFlow::Break(()),
         }
@@ -175,14 +189,20 @@ impl Engine {
         }
     }
 
-    fn group_up(&mut self, ranks: Box<dyn Ranks>, kv_blocks: usize) {
+    fn group_up(&mut self, ranks: Box<dyn Ranks>, kv_blocks: usize) -> Result<(), RanksError> {
         if self.ranks.is_some() {
             self.group_down("its ranks were replaced".into());
+        }
+        // The ranks number slots with 32 bits; and with no block at all, requests would wait for ever.
+        let slots = kv_blocks.checked_mul(self.config.block_size).and_then(|slots| u32::try_from(slots).ok());
+        if slots.is_none_or(|slots| slots == 0) {
+            return Err(RanksError::Protocol(format!("{kv_blocks} KV blocks can't be worked with")));
         }
         self.scheduler.group_up(kv_blocks);
         self.board.cache_tokens_max.store(self.scheduler.blocks().tokens_max(), Relaxed);
         self.board.ranks_up.store(true, Relaxed);
         self.ranks = Some(ranks);
+        Ok(())
     }
 
     /// Running sequences fail. To replay them instead, `self.scheduler.preempt_all()` takes the place of the loop: a
@@ -202,5 +222,12 @@ impl Engine {
         tracing::error!(reason, "the group of ranks is of no use any more");
         self.group_down(reason.clone());
         (self.on_broken)(reason);
+    }
+}
+
+/// However the loop ended, nobody shall believe that it would still take requests.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.board.ranks_up.store(false, Relaxed);
     }
 }

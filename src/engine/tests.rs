@@ -242,6 +242,18 @@ fn ranks_that_lie_or_refuse_are_given_up() {
 }
 
 #[test]
+fn ranks_without_usable_blocks_are_given_up() {
+    for kv_blocks in [0, usize::MAX, u32::MAX as usize] {
+        let world = World::without_ranks();
+        let ranks = FakeRanks { behaviour: Behaviour::Work, model: RankModel::new(0, 1), reports: VecDeque::new() };
+        world.engine.group_up(Box::new(ranks), kv_blocks);
+        let reason = world.broken.recv_timeout(PATIENCE).expect("it is told");
+        assert!(reason.contains("KV blocks"), "{reason}");
+        assert!(!world.engine.stats().accepting);
+    }
+}
+
+#[test]
 fn prompts_that_never_fit_are_refused() {
     let check = |world: &World, length: usize, words: &str| {
         let long = NewRequest { prompt: vec![1; length], ..request(3) };
@@ -278,7 +290,7 @@ fn stopping_ends_whatever_is_left() {
     world.engine.stop();
     assert!(matches!(follow(stream).last(), Some(Event::Failed(Failure::Unavailable(_)))));
     assert!(matches!(world.engine.submit(request(3)), Err(Failure::Unavailable(_))));
-    assert_eq!(world.engine.outstanding(), 0);
+    assert_eq!((world.engine.outstanding(), world.engine.stats().accepting), (0, false));
 }
 
 #[test]

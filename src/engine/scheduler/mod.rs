@@ -12,79 +12,22 @@
 //! and it is never preempted: alone it always finds room, since none grows beyond the cache. It ends after finitely many
 //! steps, and then the next one is the oldest.
 
+mod draft;
+mod limits;
+mod settle;
+
 use std::collections::VecDeque;
 
-use workers::link::{
-    report::{SampledToken, StepReport},
-    step::{Chunk, SequenceId, Step},
-};
+use workers::link::step::{Chunk, SequenceId, Step};
 
+use self::draft::Draft;
 use super::{
-    EngineConfig, RanksError,
     block_pool::{BlockId, BlockPool},
-    request::{Event, Failure, Finish},
+    request::{Event, Finish},
     sequence::{RequestKey, Sequence, as_u32},
 };
 
-/// The bounds of a step and of a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Tokens in a block.
-    pub block_size: usize,
-    /// Most tokens in a step.
-    pub batch_tokens_max: usize,
-    /// Most sequences running.
-    pub sequences_max: usize,
-    /// Most tokens of new sequences that one step carries to the ranks, so that its frame has a bound too: cached prefixes
-    /// take no budget, but travel.
-    pub introduced_tokens_max: usize,
-    /// Whether cached prefixes are used.
-    pub prefix_caching: bool,
-}
-
-impl Limits {
-    /// Those of a configuration; a bound of zero, with which nothing would ever run, counts as one.
-    pub fn of(config: &EngineConfig) -> Self {
-        Self {
-            block_size: config.block_size.max(1),
-            batch_tokens_max: config.batch_tokens_max.max(1),
-            sequences_max: config.sequences_max.max(1),
-            introduced_tokens_max: config.model_len_max.max(config.batch_tokens_max),
-            prefix_caching: config.prefix_caching,
-        }
-    }
-}
-
-/// What was done since the start.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Steps reported.
-    pub steps: u64,
-    /// Sequences preempted.
-    pub preemptions: u64,
-    /// Prompt tokens looked up in the prefix cache, at first admission.
-    pub prefix_queried_tokens: u64,
-    /// Prompt tokens found there.
-    pub prefix_hit_tokens: u64,
-    /// Prompt tokens that steps calculated.
-    pub prompt_tokens: u64,
-    /// Tokens sampled and taken in.
-    pub generation_tokens: u64,
-    /// Sequences that came to their end.
-    pub finished: u64,
-    /// Tokens in the last step's batch.
-    pub batch_tokens: u64,
-}
-
-/// Why a prompt of so many tokens can never be served by a cache of `tokens_max`, if it can't.
-pub fn check_fits_cache(prompt_length: usize, tokens_max: usize) -> Result<(), Failure> {
-    if prompt_length < tokens_max {
-        return Ok(());
-    }
-    let text =
-        format!("the prompt has {prompt_length} tokens; with one more it does not fit the KV cache of {tokens_max}");
-    Err(Failure::TooLarge(text))
-}
+pub use self::limits::{Counts, Limits, check_fits_cache};
 
 /// All sequences, the blocks they hold, and the steps on their way.
 #[derive(Debug)]
@@ -104,16 +47,6 @@ pub struct Scheduler {
     last_step: u64,
     /// What was done since the start.
     pub counts: Counts,
-}
-
-/// A step in the making.
-struct Draft {
-    step: Step,
-    /// Tokens that may still be computed.
-    budget: usize,
-    /// Tokens that may still be introduced to the ranks.
-    introducible: usize,
-    preempted: bool,
 }
 
 impl Scheduler {
@@ -336,53 +269,6 @@ impl Scheduler {
         draft.add(chunk);
     }
 
-    /// Takes in the report of the oldest step on its way. An answer to something else than was asked changes nothing.
-    pub fn settle(&mut self, report: StepReport) -> Result<(), RanksError> {
-        let step = self.in_flight.pop_front().ok_or_else(|| unasked(&report))?;
-        let asked = step.batch.iter().filter(|chunk| chunk.samples).map(|chunk| chunk.id);
-        if report.step != step.number || !asked.eq(report.tokens.iter().map(|sampled| sampled.id)) {
-            self.in_flight.push_front(step);
-            return Err(unasked(&report));
-        }
-        let mut tokens = report.tokens.into_iter();
-        for chunk in &step.batch {
-            let sampled = if chunk.samples { tokens.next() } else { None };
-            // One that was cancelled or preempted meanwhile is of no interest any more.
-            if let Ok(index) = self.running.binary_search_by_key(&chunk.id, |sequence| sequence.id) {
-                self.settle_chunk(index, chunk, sampled);
-            }
-        }
-        self.remove_finished();
-        self.counts.steps += 1;
-        Ok(())
-    }
-
-    fn settle_chunk(&mut self, index: usize, chunk: &Chunk, sampled: Option<SampledToken>) {
-        let sequence = &mut self.running[index];
-        let (start, end) = (chunk.start as usize, (chunk.start + chunk.count) as usize);
-        let prompt_length = sequence.prompt_length;
-        self.counts.prompt_tokens += (end.min(prompt_length) - start.min(prompt_length)) as u64;
-        sequence.computed = end;
-        if self.limits.prefix_caching {
-            remember_full_blocks(&mut self.blocks, sequence);
-        }
-        if let Some(SampledToken { token, logprobs, .. }) = sampled {
-            sequence.sampling_steps -= 1;
-            sequence.push(token);
-            self.counts.generation_tokens += 1;
-            self.events.push((sequence.key, Event::Token { token, logprobs }));
-        }
-    }
-
-    fn remove_finished(&mut self) {
-        for sequence in self.running.extract_if(.., |sequence| sequence.finish.is_some()) {
-            self.blocks.release(&sequence.blocks);
-            self.forgotten.push(sequence.id);
-            self.counts.finished += 1;
-            self.events.extend(sequence.finish.map(|finish| (sequence.key, Event::Finished(finish))));
-        }
-    }
-
     /// Panics unless every block is accounted for and the order of arrival holds.
     #[cfg(test)]
     pub fn assert_consistent(&self) {
@@ -397,42 +283,5 @@ impl Scheduler {
             assert!(sequence.computed <= sequence.scheduled && sequence.scheduled <= sequence.expected_length());
             assert!(sequence.blocks.len() == self.blocks.blocks_for(sequence.scheduled));
         }
-    }
-}
-
-fn remember_full_blocks(blocks: &mut BlockPool, sequence: &mut Sequence) {
-    let full = sequence.computed / blocks.block_size();
-    while sequence.remembered < full {
-        let index = sequence.remembered;
-        let prefix = sequence.prefixes(index + 1, blocks.block_size())[index];
-        blocks.remember(sequence.blocks[index], prefix);
-        sequence.remembered += 1;
-    }
-}
-
-fn unasked(report: &StepReport) -> RanksError {
-    let text = format!("a report of step {} with {} tokens was not asked for", report.step, report.tokens.len());
-    RanksError::Protocol(text)
-}
-
-impl Draft {
-    fn new(limits: &Limits) -> Self {
-        let (budget, introducible) = (limits.batch_tokens_max, limits.introduced_tokens_max);
-        Self { step: Step::default(), budget, introducible, preempted: false }
-    }
-
-    /// Whether the step may carry one more new sequence: the first always.
-    fn may_introduce(&self, sequence: &Sequence) -> bool {
-        self.step.started.is_empty() || sequence.introduction_tokens() <= self.introducible
-    }
-
-    fn introduce(&mut self, sequence: &Sequence) {
-        self.introducible = self.introducible.saturating_sub(sequence.introduction_tokens());
-        self.step.started.push(sequence.introduce());
-    }
-
-    fn add(&mut self, chunk: Chunk) {
-        self.budget -= chunk.count as usize;
-        self.step.batch.push(chunk);
     }
 }

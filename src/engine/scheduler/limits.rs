@@ -1,0 +1,63 @@
+//! The scheduler's bounds, and what it counts.
+
+use crate::engine::{EngineConfig, request::Failure};
+
+/// The bounds of a step and of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Tokens in a block.
+    pub block_size: usize,
+    /// Most tokens in a step.
+    pub batch_tokens_max: usize,
+    /// Most sequences running.
+    pub sequences_max: usize,
+    /// Most tokens of new sequences that one step carries to the ranks, so that its frame has a bound too: cached prefixes
+    /// take no budget, but travel.
+    pub introduced_tokens_max: usize,
+    /// Whether cached prefixes are used.
+    pub prefix_caching: bool,
+}
+
+impl Limits {
+    /// Those of a configuration; a bound of zero, with which nothing would ever run, counts as one.
+    pub fn of(config: &EngineConfig) -> Self {
+        Self {
+            block_size: config.block_size.max(1),
+            batch_tokens_max: config.batch_tokens_max.max(1),
+            sequences_max: config.sequences_max.max(1),
+            introduced_tokens_max: config.model_len_max.max(config.batch_tokens_max),
+            prefix_caching: config.prefix_caching,
+        }
+    }
+}
+
+/// What was done since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Steps reported.
+    pub steps: u64,
+    /// Sequences preempted.
+    pub preemptions: u64,
+    /// Prompt tokens looked up in the prefix cache, at first admission.
+    pub prefix_queried_tokens: u64,
+    /// Prompt tokens found there.
+    pub prefix_hit_tokens: u64,
+    /// Prompt tokens that steps calculated.
+    pub prompt_tokens: u64,
+    /// Tokens sampled and taken in.
+    pub generation_tokens: u64,
+    /// Sequences that came to their end.
+    pub finished: u64,
+    /// Tokens in the last step's batch.
+    pub batch_tokens: u64,
+}
+
+/// Why a prompt of so many tokens can never be served by a cache of `tokens_max`, if it can't.
+pub fn check_fits_cache(prompt_length: usize, tokens_max: usize) -> Result<(), Failure> {
+    if prompt_length < tokens_max {
+        return Ok(());
+    }
+    let text =
+        format!("the prompt has {prompt_length} tokens; with one more it does not fit the KV cache of {tokens_max}");
+    Err(Failure::TooLarge(text))
+}
