@@ -205,8 +205,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Running sequences fail. To replay them instead, `self.scheduler.preempt_all()` takes the place of the loop: a
-    /// sequence continues with the same tokens from where it was, because sampling depends on seed and position only.
+    /// Running sequences fail. Preempting them all instead would replay them: each would continue with the same tokens
+    /// from where it was, because sampling depends on seed and position only.
     fn group_down(&mut self, reason: String) {
         self.ranks = None;
         let lost = self.scheduler.group_down();

@@ -1,7 +1,10 @@
 //! What the engine counts, readable at any time by anybody without disturbing the loop.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicBool, AtomicU64, AtomicUsize,
+        Ordering::{Acquire, Relaxed, Release},
+    },
     time::{Duration, Instant},
 };
 
@@ -48,7 +51,8 @@ pub struct EngineStats {
     pub since_progress: Duration,
 }
 
-/// One writer, the loop; any number of readers. Every value stands alone, so relaxed order is enough.
+/// One writer, the loop; any number of readers. Every value stands alone, so relaxed order is enough, with one exception:
+/// whoever sees a step outstanding must see the progress that its publication was, or would take an idle hour for a stall.
 #[derive(Debug)]
 pub struct Board {
     started: Instant,
@@ -119,7 +123,8 @@ impl Board {
     /// Takes over what the scheduler counted.
     pub fn update(&self, scheduler: &Scheduler) {
         let (counts, blocks) = (&scheduler.counts, scheduler.blocks());
-        self.steps_outstanding.store(scheduler.steps_in_flight() > 0, Relaxed);
+        // SYNC: progress before the step it belongs to (meets `read`)
+        self.steps_outstanding.store(scheduler.steps_in_flight() > 0, Release);
         self.running.store(scheduler.running() as u64, Relaxed);
         self.waiting.store(scheduler.waiting() as u64, Relaxed);
         self.blocks_total.store(blocks.total() as u64, Relaxed);
@@ -137,6 +142,8 @@ impl Board {
 
     /// All values, each as it is at some moment during the call.
     pub fn read(&self) -> EngineStats {
+        // SYNC: progress before the step it belongs to (meets `update`)
+        let steps_outstanding = self.steps_outstanding.load(Acquire);
         let since_us = self.now_us().saturating_sub(self.progress_us.load(Relaxed));
         EngineStats {
             accepting: self.ranks_up.load(Relaxed) && !self.draining.load(Relaxed),
@@ -155,7 +162,7 @@ impl Board {
             aborted_total: self.aborted_total.load(Relaxed),
             failed_total: self.failed_total.load(Relaxed),
             batch_tokens: self.batch_tokens.load(Relaxed),
-            steps_outstanding: self.steps_outstanding.load(Relaxed),
+            steps_outstanding,
             since_progress: Duration::from_micros(since_us),
         }
     }

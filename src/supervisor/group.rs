@@ -7,7 +7,7 @@ use std::{
 
 use workers::{
     link::{
-        sampling::LOGPROBS_MAX,
+        sampling::{LOGPROBS_MAX, STOP_TOKENS_MAX},
         server::{LinkConfig, LinkNames, ServerLink},
         vitals::{Vitals, VitalsBoard},
     },
@@ -156,7 +156,7 @@ const RECORD_BYTES_MAX: usize = 1024;
 /// The largest step. The engine introduces at most one sequence of full length, or shorter ones of as many tokens as a
 /// step computes (`Limits::introduced_tokens_max`); with each block's worth of tokens travels its block.
 fn step_bytes_max(worker: &WorkerConfig) -> usize {
-    let tokens = worker.max_model_len.max(worker.batch_tokens_max);
+    let tokens = worker.max_model_len.max(worker.batch_tokens_max).saturating_add(STOP_TOKENS_MAX);
     let blocks = tokens / worker.block_size.max(1) + worker.sequences_max;
     let numbers = tokens.saturating_add(blocks).saturating_mul(NUMBER_BYTES_MAX);
     numbers.saturating_add(worker.sequences_max.saturating_mul(RECORD_BYTES_MAX))

@@ -35,6 +35,9 @@ pub const SEED_MAX: u64 = 922_337_203_685_477_580;
 /// The most alternatives that `logprobs` may ask for.
 pub const LOGPROBS_MAX: u32 = 20;
 
+/// The most stop tokens that a request may name; those of the model come on top.
+pub const STOP_TOKENS_MAX: usize = 1024;
+
 impl Default for Sampling {
     fn default() -> Self {
         Self {
