@@ -10,6 +10,9 @@
 mod ranks;
 mod reference;
 mod smollm2;
+mod written;
+
+use std::path::Path;
 
 use ranks::{Rank, Sequence, Wanted, golden, on_ranks, step_all};
 use reference::{Golden, Greedy, Tolerance};
@@ -75,9 +78,9 @@ fn chunked(rank: &mut Rank, golden: &Golden, length: usize) -> Vec<Vec<f32>> {
     rows
 }
 
-fn check_model(path: &str, golden_json: &str, world_size: usize) {
-    let checkpoint = Checkpoint::open(&golden(path)).unwrap();
-    let golden = Golden::read(golden_json);
+fn check_model(path: &Path, golden_json: &str, world_size: usize) {
+    let checkpoint = Checkpoint::open(path).unwrap();
+    let (path, golden) = (path.display(), Golden::read(golden_json));
     let prompts: Vec<usize> = golden.cases.iter().map(|case| case.prompt_ids.len()).collect();
     let alone = on_ranks(&checkpoint, world_size, TOKENS_MAX, |rank| alone(rank, &golden));
     let together = on_ranks(&checkpoint, world_size, TOKENS_MAX, |rank| together(rank, &golden));
@@ -105,13 +108,13 @@ fn check_chats(checkpoint: &Checkpoint, golden: &Golden, world_size: usize) {
 
 fn check_folder(name: &str, world_sizes: &[usize]) {
     for &world_size in world_sizes {
-        check_model(&format!("models/{name}"), &format!("models/{name}/golden.json"), world_size);
+        check_model(&golden(&format!("models/{name}")), &format!("models/{name}/golden.json"), world_size);
     }
 }
 
 fn check_gguf(name: &str, world_sizes: &[usize]) {
     for &world_size in world_sizes {
-        check_model(&format!("gguf/{name}/model.gguf"), &format!("gguf/{name}/golden.json"), world_size);
+        check_model(&golden(&format!("gguf/{name}/model.gguf")), &format!("gguf/{name}/golden.json"), world_size);
     }
 }
 
@@ -145,6 +148,16 @@ fn gguf_q8_0() {
 #[test]
 fn gguf_mixed() {
     check_gguf("llama_mixed", &[1, 2, 4, 8]);
+}
+
+/// The families that the golden set has no GGUF file of, and the way Llama 3's scaling travels in one.
+#[test]
+fn gguf_of_every_family() {
+    for (model, name) in [("llama3_rope", "llama"), ("ernie45", "ernie4_5"), ("qwen3", "qwen3")] {
+        let (_folder, path) = written::as_gguf(model, name);
+        check_model(&path, &format!("models/{model}/golden.json"), 1);
+        check_model(&path, &format!("models/{model}/golden.json"), 2);
+    }
 }
 
 /// transformers 5 writes the same settings differently.
