@@ -38,6 +38,15 @@ value_of() {
     printf '%s' "$value"
 }
 
+is_given() {
+    local flag=$1 argument
+    shift
+    for argument in "$@"; do
+        if [[ $argument == "$flag" || $argument == "$flag="* ]]; then return 0; fi
+    done
+    return 1
+}
+
 gpu_count() {
     command -v nvidia-smi >/dev/null || { echo 0; return; }
     if [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then
@@ -114,6 +123,7 @@ main() {
     [[ $(uname -s) == Linux ]] || fail "only Linux is supported"
     local device
     device=$(choose_device "$@")
+    host=$(value_of --host "$host" "$@")
     port=$(value_of --port "$port" "$@")
     if [[ $device != cpu ]]; then tell_gpus; fi
     tell_cores
@@ -122,8 +132,11 @@ main() {
     check_port "$port"
     build
     say "$RANKS ranks on $device, listening at $host:$port, model $(value_of --model 'the default one' "$@")"
-    # What is given later wins, so the caller's own flags do.
-    exec "$binary" serve --tensor-parallel-size "$RANKS" --device "$device" --host "$host" --port "$port" "$@"
+    local flags=(--tensor-parallel-size "$RANKS")
+    is_given --device "$@" || flags+=(--device "$device")
+    is_given --host "$@" || flags+=(--host "$host")
+    is_given --port "$@" || flags+=(--port "$port")
+    exec "$binary" serve "${flags[@]}" "$@"
 }
 
 main "$@"

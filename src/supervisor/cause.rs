@@ -38,6 +38,9 @@ impl Fate {
         }
         let exit = self.exit.map_or("failed".to_owned(), |exit| exit.to_string());
         match self.last_words.join(" | ") {
+            _ if self.exit.is_some_and(|exit| exit.is_kill()) => {
+                format!("rank {rank} (pid {pid}) {exit}, by hand or by the kernel for want of memory")
+            }
             words if words.is_empty() => format!("rank {rank} (pid {pid}) {exit}"),
             words => format!("rank {rank} (pid {pid}) {exit}; its log ends: {words}"),
         }
@@ -91,7 +94,8 @@ mod tests {
     fn the_cause_is_told_and_not_its_consequences() {
         let lost = "rank 1 left the group during all_reduce";
         let check = |fates: &[Fate], expected: &str| assert_eq!(root_cause(fates), expected);
-        check(&[fate(0, 256, lost, &[]), fate(1, 9, "", &[])], "rank 1 (pid 101) was killed by signal 9 (SIGKILL)");
+        let killed = "rank 1 (pid 101) was killed by signal 9 (SIGKILL), by hand or by the kernel for want of memory";
+        check(&[fate(0, 256, lost, &[]), fate(1, 9, "", &["all was well"])], killed);
         check(
             &[fate(0, 256, "model.gguf:\nno  such tensor", &[]), fate(1, 256, lost, &[])],
             "rank 0: model.gguf: no such tensor",

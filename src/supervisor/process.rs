@@ -144,6 +144,13 @@ impl Drop for Worker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit(pub ExitStatus);
 
+impl Exit {
+    /// Whether SIGKILL ended it, of which the process itself can't tell anything.
+    pub fn is_kill(self) -> bool {
+        self.0.signal() == Some(Signal::SIGKILL as i32)
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0.code(), self.0.signal()) {

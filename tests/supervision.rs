@@ -1,0 +1,181 @@
+//! What happens when processes die, hang or are told to leave: the real binary, real signals.
+
+mod server;
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+use server::{Server, golden, wait_for};
+
+const MODEL: &str = "models/llama_basic";
+
+/// The process ids of all ranks.
+fn pids(server: &Server) -> Vec<i32> {
+    let report = server.get_json("/ranks");
+    let ranks = report["ranks"].as_array().expect("ranks").iter();
+    ranks.map(|rank| rank["pid"].as_i64().expect("a live rank has a pid") as i32).collect()
+}
+
+/// Whether a process is gone: reaped, or a zombie that waits for whoever inherited it.
+fn is_gone(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().is_empty() || rest.trim_start().starts_with('Z'))
+}
+
+fn wait_until_gone(pids: &[i32]) {
+    wait_for("the workers' end", || pids.iter().all(|&pid| is_gone(pid)).then_some(()));
+}
+
+/// The names of this server's shared-memory segments, as its worker has them mapped; gone ones end in `(deleted)`.
+fn mapped_segments(worker: i32) -> Vec<String> {
+    let maps = std::fs::read_to_string(format!("/proc/{worker}/maps")).expect("the worker lives");
+    let names = maps.lines().filter_map(|line| Some(line[line.find("/dev/shm/shardwire.")?..].to_owned()));
+    let mut names: Vec<_> = names.collect();
+    names.dedup();
+    names
+}
+
+/// A completion that takes much longer than a test needs to disturb it.
+fn long() -> Value {
+    json!({"prompt": [1, 2, 3], "max_tokens": 480, "ignore_eos": true, "temperature": 0})
+}
+
+fn short() -> Value {
+    json!({"prompt": [1, 2, 3], "max_tokens": 8, "ignore_eos": true, "temperature": 0})
+}
+
+fn text_of_short(server: &Server) -> String {
+    server.ok("/v1/completions", &short())["choices"][0]["text"].as_str().expect("text").to_owned()
+}
+
+fn wait_for_epoch(server: &Server, epoch: u64) {
+    wait_for("the next start of the ranks", || {
+        let report = server.get_json("/ranks");
+        (report["epoch"] == epoch && server.get("/health").0 == 200).then_some(())
+    });
+}
+
+/// Signals one rank in the middle of a stream; the error that the stream ends with.
+fn disturb(server: &Server, rank: usize, signal: Signal) -> String {
+    let mut events = server.open_stream("/v1/completions", &long());
+    events.next().expect("the stream begins");
+    kill(Pid::from_raw(pids(server)[rank]), signal).expect("the rank lives");
+    let rest: Vec<String> = events.collect();
+    let [.., error, done] = &rest[..] else { panic!("the stream just ended: {rest:?}") };
+    assert_eq!(done, "[DONE]");
+    let error: Value = serde_json::from_str(error).expect("an error event");
+    error["error"]["message"].as_str().unwrap_or_else(|| panic!("no error in {error}")).to_owned()
+}
+
+#[test]
+fn a_killed_rank_fails_its_requests_by_name_and_the_group_comes_back() {
+    let server = Server::of_golden(MODEL, &["--tensor-parallel-size", "2"]);
+    let before = text_of_short(&server);
+    for (rank, epoch) in [(1, 1), (0, 2)] {
+        let old = pids(&server);
+        let error = disturb(&server, rank, Signal::SIGKILL);
+        assert!(error.contains(&format!("rank {rank} (pid {})", old[rank])) && error.contains("SIGKILL"), "{error}");
+        wait_for_epoch(&server, epoch);
+        assert!(old.iter().all(|&pid| is_gone(pid)), "the broken group must be gone before the next one is ready");
+        assert_eq!(text_of_short(&server), before);
+        assert_eq!(server.get_json("/ranks")["restarts"], epoch);
+        assert!(server.log("workerlog.1").contains(&format!("started: epoch {epoch}, pid ")));
+    }
+}
+
+#[test]
+fn a_stopped_rank_is_a_stall() {
+    let server = Server::of_golden(MODEL, &["--tensor-parallel-size", "2", "--stall-timeout", "1"]);
+    let error = disturb(&server, 1, Signal::SIGSTOP);
+    assert!(
+        error.contains("rank 1 (pid ") && error.contains("stalled") && error.contains("stopped by a signal"),
+        "{error}"
+    );
+    wait_for_epoch(&server, 1);
+    text_of_short(&server);
+}
+
+#[test]
+fn a_group_that_keeps_dying_is_given_up_with_exit_code_3() {
+    let mut server = Server::of_golden(MODEL, &["--tensor-parallel-size", "2", "--max-restarts", "1"]);
+    let kill_rank_0 = |server: &Server| kill(Pid::from_raw(pids(server)[0]), Signal::SIGKILL).expect("the rank lives");
+    kill_rank_0(&server);
+    wait_for_epoch(&server, 1);
+    let workers = pids(&server);
+    kill_rank_0(&server);
+    assert_eq!(server.wait().code(), Some(3));
+    wait_until_gone(&workers);
+    assert!(server.log("server.log").contains("was killed by signal 9"), "{}", server.log("server.log"));
+}
+
+#[test]
+fn workers_die_with_their_server_and_no_segment_stays() {
+    let mut server = Server::of_golden(MODEL, &["--tensor-parallel-size", "2"]);
+    let workers = pids(&server);
+    let segments = mapped_segments(workers[0]);
+    assert!(!segments.is_empty(), "a worker has the link mapped");
+    assert!(segments.iter().all(|name| name.ends_with("(deleted)")), "names left in /dev/shm: {segments:?}");
+    let mut events = server.open_stream("/v1/completions", &long());
+    events.next().expect("the stream begins");
+    server.signal(Signal::SIGKILL);
+    server.wait();
+    wait_until_gone(&workers);
+}
+
+#[test]
+fn a_stopped_worker_does_not_outlive_an_orderly_end() {
+    let mut server = Server::of_golden(MODEL, &["--tensor-parallel-size", "2"]);
+    let workers = pids(&server);
+    kill(Pid::from_raw(workers[1]), Signal::SIGSTOP).expect("the rank lives");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait().code(), Some(0));
+    wait_until_gone(&workers);
+}
+
+#[test]
+fn a_terminal_s_interrupt_ends_everything_in_order() {
+    let mut server = Server::of_golden(MODEL, &["--tensor-parallel-size", "2"]);
+    let workers = pids(&server);
+    for &worker in &workers {
+        let group = nix::unistd::getpgid(Some(Pid::from_raw(worker))).expect("the rank lives");
+        assert_eq!(group.as_raw(), worker, "a worker in the server's process group would get the terminal's Ctrl-C");
+    }
+    server.signal(Signal::SIGINT);
+    assert_eq!(server.wait().code(), Some(0));
+    wait_until_gone(&workers);
+}
+
+#[test]
+fn a_model_that_the_ranks_cannot_load_ends_with_one_line_and_exit_code_2() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for file in std::fs::read_dir(golden(MODEL)).expect("the golden model").flatten() {
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).expect("a copy");
+    }
+    let config = folder.path().join("config.json");
+    let text = std::fs::read_to_string(&config).expect("a config");
+    let mut value: Value = serde_json::from_str(&text).expect("JSON");
+    value["num_hidden_layers"] = (value["num_hidden_layers"].as_u64().expect("a number") + 1).into();
+    std::fs::write(&config, value.to_string()).expect("a changed config");
+
+    let logs = folder.path().join("log");
+    let (model, logs) = (folder.path().to_str().expect("UTF-8"), logs.to_str().expect("UTF-8"));
+    let arguments = ["serve", "--model", model, "--port", "0", "--tensor-parallel-size", "2", "--log-dir", logs];
+    let (code, out, error) = server::run(&arguments);
+    assert_eq!((code, out.as_str()), (2, ""), "{error}");
+    let told: Vec<_> = error.lines().filter(|line| line.starts_with("shardwire: ")).collect();
+    assert!(matches!(told[..], [line] if line.contains("layers.3.") && line.contains(model)), "{error}");
+    assert!(!error.contains("panicked"), "{error}");
+}
+
+#[test]
+fn top_prints_a_table_where_there_is_no_terminal() {
+    let server = Server::of_golden(MODEL, &["--tensor-parallel-size", "2"]);
+    let (code, table, _) = server::run(&["top", "--url", &server.url("")]);
+    assert_eq!(code, 0);
+    assert!(table.starts_with("2 ranks, epoch 0, 0 restarts; 0 running, 0 waiting"), "{table}");
+    assert_eq!(table.lines().filter(|line| line.contains(" ready ")).count(), 2, "{table}");
+    let (code, _, error) = server::run(&["top", "--once", "--url", "http://127.0.0.1:1"]);
+    assert_eq!((code, error.lines().count()), (1, 1), "{error}");
+}
