@@ -99,7 +99,7 @@ impl Status {
     pub fn health(&self) -> Result<(), String> {
         let stage = self.now().stage.clone();
         if let Stage::Down(reason) = stage {
-            return Err(format!("the ranks are being started again: {reason}"));
+            return Err(format!("the ranks are down: {reason}"));
         }
         match self.report().ranks.iter().find(|rank| rank.state != ReportedState::Ready) {
             Some(rank) => Err(format!("rank {} is {}", rank.rank, rank.state)),

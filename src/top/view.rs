@@ -16,8 +16,8 @@ use super::{
 };
 use crate::supervisor::{RankReport, ReportedState};
 
-/// Widths of the columns, in characters.
-const WIDTHS: [u16; TITLES.len()] = [4, 15, 8, 8, 9, 11, 8, 10, 13, 7, 14];
+/// Widths of the columns, in characters; the last takes what is left.
+const WIDTHS: [u16; TITLES.len() - 1] = [4, 15, 8, 8, 9, 11, 8, 10, 13, 7];
 
 /// Draws everything anew.
 pub fn draw(frame: &mut Frame, screen: &Screen) {
@@ -68,7 +68,8 @@ fn table<'a>(screen: &Screen, sample: &Sample) -> Table<'a> {
     };
     let memory: u64 = sample.ranks.ranks.iter().map(|rank| rank.rss_bytes).sum();
     let title = Style::new().add_modifier(Modifier::REVERSED);
-    Table::new(sample.ranks.ranks.iter().map(row), WIDTHS.map(Constraint::Length))
+    let widths = WIDTHS.map(Constraint::Length).into_iter().chain([Constraint::Fill(1)]);
+    Table::new(sample.ranks.ranks.iter().map(row), widths)
         .header(Row::new(TITLES).style(title))
         .footer(Row::new(["", "", "", "", "", "", "", &bytes(memory) as &str].map(str::to_owned)))
 }
