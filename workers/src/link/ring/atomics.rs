@@ -10,8 +10,10 @@ use rustix::thread::futex::{self, Flags, Timespec};
 
 /// One machine's atomics.
 pub trait Atomics: Sized + 'static {
-    /// 64 bits, for positions and payload.
+    /// 64 bits, for positions.
     type Word: Atomic<u64>;
+    /// 64 bits of a frame, of which every access is ordered by positions (a model checker proves it).
+    type Payload: Atomic<u64>;
     /// 32 bits, for what is slept on.
     type Half: Atomic<u32>;
 
@@ -41,6 +43,7 @@ pub struct Native;
 
 impl Atomics for Native {
     type Word = AtomicU64;
+    type Payload = AtomicU64;
     type Half = AtomicU32;
 
     fn fence() {

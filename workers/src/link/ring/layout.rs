@@ -49,7 +49,7 @@ pub struct RingMemory<A: Atomics = Native> {
     pub(super) name: String,
     pub(super) control: View<Control<A>>,
     pub(super) cursors: View<CachePadded<Cursor<A>>>,
-    pub(super) words: View<A::Word>,
+    pub(super) words: View<A::Payload>,
 }
 
 /// The parts that both ends look at, each on a line of its own.
@@ -204,6 +204,7 @@ impl<A: Atomics> RingMemory<A> {
         capacity: usize,
         readers: usize,
         word: impl Fn() -> A::Word,
+        payload: impl Fn() -> A::Payload,
         half: impl Fn() -> A::Half,
     ) -> Vec<Self> {
         let bell = || CachePadded::new(Bell::new(half(), half()));
@@ -219,7 +220,7 @@ impl<A: Atomics> RingMemory<A> {
         let control = View::from(vec![Control { header, published, news: bell(), room: bell() }]);
         let cursor = |_| CachePadded::new(Cursor { taken: word(), owned: half() });
         let cursors = View::from((0..readers).map(cursor).collect::<Vec<_>>());
-        let words = View::from((0..capacity / 8).map(|_| word()).collect::<Vec<_>>());
+        let words = View::from((0..capacity / 8).map(|_| payload()).collect::<Vec<_>>());
         let memory = |_| Self {
             shape: RingShape { role: Role::Steps, epoch: 1, readers },
             capacity,

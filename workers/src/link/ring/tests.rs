@@ -32,7 +32,7 @@ struct Bench {
 
 fn bench(readers: usize, waiting: Waiting) -> Bench {
     let word = || AtomicU64::new(0);
-    let memories = RingMemory::<Native>::in_heap(readers + 2, CAPACITY, readers, word, || AtomicU32::new(0));
+    let memories = RingMemory::<Native>::in_heap(readers + 2, CAPACITY, readers, word, word, || AtomicU32::new(0));
     let mut memories = memories.into_iter();
     let memory = memories.next().unwrap();
     let writer = RingWriter::new(memories.next().unwrap(), waiting).unwrap();
