@@ -19,7 +19,7 @@ use workers::link::{
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
-const STEPS: u64 = 4_000;
+const STEPS: u64 = 20_000;
 
 /// What a rank does once it has attached.
 #[derive(Debug, Clone, Copy, PartialEq)]
