@@ -77,9 +77,9 @@ impl<B: Backend> Rank<B> {
         &self.cache_shape
     }
 
-    /// Memory of the KV cache, bytes.
+    /// Memory of weights and KV cache, bytes.
     pub fn memory_bytes(&self) -> u64 {
-        (self.cache_shape.blocks * self.cache_shape.block_bytes()) as u64
+        self.model.weight_bytes() + (self.cache_shape.blocks * self.cache_shape.block_bytes()) as u64
     }
 
     /// Where it computes.

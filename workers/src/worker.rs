@@ -1,5 +1,7 @@
 //! A worker's life: load the shard, then take a step → batch → forward → sample → report, until the server is gone.
 
+mod error;
+
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::io::{BufRead, Read, stdin};
@@ -11,18 +13,18 @@ use std::time::{Duration, Instant};
 
 use kernels::KvDType;
 use kernels::cpu::{Cpu, CpuConfig};
-use kernels::group::{Group, GroupMemory, JoinError, Membership, Waiting};
+use kernels::group::{Group, GroupMemory, Membership, Waiting};
 use kernels::memory::Memory;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use crate::child;
 use crate::link::report::StepReport;
 use crate::link::step::Step;
 use crate::link::vitals::{Phase, RankState};
-use crate::link::{LinkError, ReportWriter, Seat, Segment, StepReader, VitalsWriter, WorkerLink};
-use crate::rank::{Rank, RankError};
-use crate::weights::LoadError;
+use crate::link::{ReportWriter, Seat, Segment, StepReader, VitalsWriter, WorkerLink};
+use crate::rank::Rank;
+
+pub use error::WorkerError;
 
 /// How long the other ranks may take to attach, once this one has.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -73,48 +75,6 @@ pub struct WorkerConfig {
     pub cores: Vec<usize>,
     /// Whether every rank's threads have a core of their own, so that waiting within a step may spin.
     pub spin: bool,
-}
-
-/// Why a worker ended.
-#[derive(Debug, Error)]
-pub enum WorkerError {
-    /// Its standard input made no sense: whoever started it is not a server of this version.
-    #[error("cannot read the worker's configuration: {0}")]
-    Config(String),
-    /// It could not become the process it is to be.
-    #[error("cannot set up the worker process: {0}")]
-    Process(#[from] std::io::Error),
-    /// The link.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// Its place among the ranks.
-    #[error(transparent)]
-    Join(#[from] JoinError),
-    /// Its shard.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// A step.
-    #[error(transparent)]
-    Rank(#[from] RankError),
-    /// A fault in this program.
-    #[error("{0}")]
-    Panic(String),
-}
-
-impl WorkerError {
-    /// 2 for a model that cannot be loaded, so that nobody tries again; 1 for all else.
-    fn exit_code(&self) -> u8 {
-        match self {
-            WorkerError::Load(_) => 2,
-            _ => 1,
-        }
-    }
-}
-
-impl From<kernels::DeviceError> for WorkerError {
-    fn from(error: kernels::DeviceError) -> Self {
-        WorkerError::Rank(error.into())
-    }
 }
 
 /// The whole life of a worker process.
@@ -201,6 +161,7 @@ fn follow(rank: &mut Rank<Cpu>, step: &Step, ends: &mut Ends<'_>) -> Result<(), 
     vitals.phase(Phase::Idle);
     Ok(())
 }
+
 fn become_worker() -> Result<WorkerConfig, WorkerError> {
     let config = read_config()?;
     child::belong_to_parent(config.rank)?;
@@ -239,9 +200,11 @@ fn report_memory(vitals: &VitalsWriter, rank: &Rank<Cpu>) {
     vitals.memory(child::resident_bytes(), rank.memory_bytes());
 }
 
-/// The last words, for people and for the server's log.
+/// The last words, for people and for the server's log. A panic has had its say.
 fn give_up(who: &str, error: &WorkerError) -> ExitCode {
-    eprintln!("{who}: {}", one_line(error));
+    if !matches!(error, WorkerError::Panic(_)) {
+        eprintln!("{who}: {}", one_line(error));
+    }
     ExitCode::from(error.exit_code())
 }
 

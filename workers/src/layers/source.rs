@@ -1,6 +1,6 @@
 //! Where layers take their weights from: a checkpoint, for one shard and one device.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{cell::Cell, collections::BTreeSet, ops::Range};
 
 use kernels::{Matrix, matmul::dequantize, memory::Memory};
 
@@ -20,6 +20,7 @@ pub(crate) struct Source<'a, M> {
     checkpoint: &'a Checkpoint,
     purpose: Purpose,
     taken: BTreeSet<String>,
+    weight_bytes: Cell<u64>,
 }
 
 /// What the weights are wanted for.
@@ -34,7 +35,7 @@ pub(crate) enum Purpose {
 impl<'a, M: Memory> Source<'a, M> {
     /// The weights of `checkpoint` for `shard`, bound for `device`.
     pub(crate) fn new(device: &'a M, checkpoint: &'a Checkpoint, shard: Shard, purpose: Purpose) -> Self {
-        Self { device, shard, checkpoint, purpose, taken: BTreeSet::new() }
+        Self { device, shard, checkpoint, purpose, taken: BTreeSet::new(), weight_bytes: Cell::new(0) }
     }
 
     /// The model's shape.
@@ -68,7 +69,14 @@ impl<'a, M: Memory> Source<'a, M> {
         if self.purpose == Purpose::Load {
             parts.iter().for_each(fetch);
         }
+        let bytes: usize = parts.iter().map(Matrix::stored_bytes).sum();
+        self.weight_bytes.set(self.weight_bytes.get() + bytes as u64);
         Ok(self.device.weight(parts)?)
+    }
+
+    /// Stored bytes of all weights so far.
+    pub(crate) fn weight_bytes(&self) -> u64 {
+        self.weight_bytes.get()
     }
 
     /// Values that go to the device as one row.

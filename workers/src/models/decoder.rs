@@ -18,6 +18,7 @@ pub(super) struct Decoder<M: Memory> {
     /// `None`: the embedding is the head, too.
     lm_head: Option<Vocabulary<M>>,
     rotary: Rotary<M>,
+    weight_bytes: u64,
 }
 
 /// One decoder layer.
@@ -46,7 +47,7 @@ impl<M: Memory> Decoder<M> {
         let lm_head = if config.tied { None } else { Some(Vocabulary::load(source, "lm_head")?) };
         let rotary = Rotary::new(source, options.max_model_len)?;
         progress(1.0);
-        Ok(Self { embed_tokens, layers, norm, lm_head, rotary })
+        Ok(Self { embed_tokens, layers, norm, lm_head, rotary, weight_bytes: source.weight_bytes() })
     }
 }
 
@@ -61,6 +62,10 @@ impl<B: Backend> Model<B> for Decoder<B> {
         let branch = branch.map(|branch| device.select_rows(&branch, batch)).transpose()?;
         let hidden = self.norm.forward(device, &mut residual, branch.as_ref())?;
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens).logits(device, &hidden)
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
     }
 }
 

@@ -37,6 +37,9 @@ pub trait Model<B: Backend>: Send {
     /// `world_size - 1` columns of padding follow, to be ignored. The batch's keys and values enter `cache`.
     /// All ranks must be called with the same batch.
     fn forward(&self, device: &B, batch: &B::Batch, cache: &mut B::KvCache) -> kernels::Result<B::Tensor>;
+
+    /// Bytes of this rank's matrices, as they are stored.
+    fn weight_bytes(&self) -> u64;
 }
 
 /// What a rank decides beside the weights.
