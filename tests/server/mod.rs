@@ -124,6 +124,11 @@ impl Server {
         (response.status().as_u16(), value)
     }
 
+    /// POST without a body: the status.
+    pub fn post_status(&self, path: &str) -> u16 {
+        agent().post(self.url(path)).send_empty().expect("the server answers").status().as_u16()
+    }
+
     /// POST that must succeed.
     pub fn ok(&self, path: &str, body: &Value) -> Value {
         let (status, answer) = self.post(path, body);
