@@ -94,8 +94,9 @@ pub enum KvCacheType {
     Int8,
 }
 
-/// Flags of `shardwire serve`.
+/// Flags of `shardwire serve`. Of a flag that is given twice the last counts, as in FastDeploy.
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 pub struct ServeFlags {
     /// A folder as Hugging Face publishes it, a .gguf file, or a hub name; absent: a small default model, fetched once.
     #[arg(long, value_name = "DIR|FILE.gguf|HUB_ID", help_heading = "Model")]
@@ -271,6 +272,8 @@ mod tests {
         assert!(serve("--no-enable-prefix-caching --enable-prefix-caching").unwrap().prefix_caching());
         assert_eq!(serve("--reasoning-parser ernie_x1").unwrap().reasoning_parser.as_deref(), Some("ernie-x1"));
         assert_eq!(serve("--kv-cache-memory 2G").unwrap().kv_cache_memory, Some(2 << 30));
+        assert_eq!(serve("--port 1 --port 2").unwrap().port, 2);
+        assert_eq!(serve("--api-key a --api-key b,c").unwrap().api_key, ["a", "b", "c"]);
     }
 
     #[test]

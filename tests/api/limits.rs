@@ -5,14 +5,10 @@ use std::{
     net::TcpStream,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::{Value, json};
 
 use crate::{
-    CHAT, COMPLETIONS, chat, completion, long_work,
+    CHAT, COMPLETIONS, chat, completion, freeze, long_work,
     server::{Server, wait_for},
     start,
 };
@@ -94,34 +90,33 @@ fn clients_that_go_away_give_their_blocks_back() {
 #[test]
 fn more_requests_than_places_are_told_to_come_back() {
     let server = start(&["--max-concurrency", "2"]);
-    let body = crate::with(long_work(), json!({"stream": true}));
-    // An answer that nobody reads keeps its place for as long as it is longer than the socket's buffers.
-    let inside = [send(&server, COMPLETIONS, "", &body), send(&server, COMPLETIONS, "", &body)];
+    let frozen = freeze(&server);
+    let inside = [0, 1].map(|_| send(&server, COMPLETIONS, "connection: close\r\n", &completion(json!({}))));
     let (head, refusal) = wait_for("both to be inside", || {
-        let text = answer(send(&server, CHAT, "", &chat(json!({}))));
+        let text = answer(send(&server, CHAT, "", &json!({})));
         text.starts_with("http/1.1 429 ")
             .then(|| text.split_once("\r\n\r\n").map(|(a, b)| (a.to_owned(), b.to_owned())))
     })
     .expect("a head and a body");
     assert!(head.contains("retry-after: ") && refusal.contains("2 concurrent requests"), "{head} {refusal}");
-    drop(inside);
-    wait_for("a place", || (server.post(CHAT, &chat(json!({}))).0 == 200).then_some(()));
+    drop(frozen);
+    for request in inside {
+        assert!(answer(request).starts_with("http/1.1 200 "));
+    }
+    server.ok(CHAT, &chat(json!({})));
 }
 
 #[test]
 fn waiting_too_long_is_a_timeout() {
     let server = start(&["--max-waiting-time", "1", "--max-num-seqs", "1"]);
-    let pid = server.get_json("/ranks")["ranks"][0]["pid"].as_i64().expect("a process");
-    let rank = Pid::from_raw(pid as i32);
-    // A rank that stands still keeps the only place of the batch occupied.
-    kill(rank, Signal::SIGSTOP).expect("the rank lives");
+    let frozen = freeze(&server);
     let first = send(&server, COMPLETIONS, "connection: close\r\n", &completion(json!({})));
     wait_for("the first to run", || (running(&server) > 0.0).then_some(()));
     for stream in [false, true] {
         let (status, answer) = server.post(CHAT, &chat(json!({"stream": stream})));
         assert_eq!((status, &answer["error"]["type"]), (408, &json!("timeout_error")), "{answer}");
     }
-    kill(rank, Signal::SIGCONT).expect("the rank lives");
+    drop(frozen);
     assert!(answer(first).starts_with("http/1.1 200 "));
 }
 

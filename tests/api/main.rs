@@ -10,6 +10,10 @@ mod limits;
 mod refusals;
 mod streams;
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 use server::Server;
 
@@ -46,4 +50,21 @@ fn with(mut body: Value, fields: Value) -> Value {
 /// Work for a long time: many sequences to the end of the context.
 fn long_work() -> Value {
     completion(json!({"n": 128, "max_tokens": 500, "ignore_eos": true, "temperature": 1, "seed": 1}))
+}
+
+/// A rank that stands still until this is dropped: what runs can't end, and what waits goes on waiting.
+struct Frozen(Pid);
+
+fn freeze(server: &Server) -> Frozen {
+    let pid = server.get_json("/ranks")["ranks"][0]["pid"].as_i64().expect("a process");
+    let rank = Pid::from_raw(pid as i32);
+    kill(rank, Signal::SIGSTOP).expect("the rank lives");
+    Frozen(rank)
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // It may have been ended meanwhile.
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
 }
