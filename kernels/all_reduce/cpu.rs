@@ -107,7 +107,9 @@ mod tests {
 
     #[test]
     fn many_in_a_row_keep_apart() {
-        let lengths: Vec<usize> = (0..400).map(|i| [576, 1, 9, 3000, 0, 17_000][i % 6] + i % 5).collect();
+        // Scattered over 0..20,000: one phase and two phases follow each other in every order.
+        let lengths: Vec<usize> =
+            (0..400u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 12) as usize % 20_000).collect();
         check(2, Waiting::Spin, &lengths);
         check(4, Waiting::Sleep, &lengths);
         check(8, Waiting::Sleep, &lengths);
