@@ -14,12 +14,15 @@
 mod cause;
 mod cores;
 mod group;
+mod leftovers;
 mod life;
 mod loading;
 mod process;
 mod ranks;
 mod report;
 mod restart;
+mod rings;
+mod stall;
 mod status;
 mod worker_log;
 

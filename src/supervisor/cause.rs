@@ -2,8 +2,6 @@
 //!
 //! When one rank dies, the others soon fail as well, for want of it. Telling those failures too would bury the cause.
 
-use workers::link::vitals::{Phase, RankState, Vitals};
-
 use super::process::Exit;
 
 /// How one rank went.
@@ -53,28 +51,6 @@ pub fn root_cause(fates: &[Fate]) -> String {
     cause.map_or("a rank was lost".to_owned(), Fate::tell)
 }
 
-/// Names the rank that keeps the others waiting: a stopped process, else one that is steps behind, else one that is not
-/// in the middle of the forward pass (where ranks wait for each other), else the one that has not moved for longest.
-pub fn stalled_rank(ranks: &[Vitals], stopped: &[bool]) -> usize {
-    let order = |rank: usize| {
-        let vitals = &ranks[rank];
-        let running = !stopped.get(rank).copied().unwrap_or(false);
-        let waits_for_others = vitals.phase == Phase::Forward;
-        (running, vitals.step, waits_for_others, std::cmp::Reverse(vitals.last_progress_ms))
-    };
-    (0..ranks.len()).min_by_key(|&rank| order(rank)).unwrap_or(0)
-}
-
-/// A stall in one line.
-pub fn tell_stall(rank: usize, pid: u32, vitals: &Vitals, stopped: bool, silent_s: u64) -> String {
-    let doing = match vitals.state {
-        RankState::Ready => format!("in phase {:?} of step {}", vitals.phase, vitals.step).to_lowercase(),
-        state => format!("{state:?} at {:.0} % of its weights", vitals.load_progress * 100.0).to_lowercase(),
-    };
-    let stopped = if stopped { "; its process is stopped by a signal" } else { "" };
-    format!("rank {rank} (pid {pid}) stalled: {doing}, nothing moved for {silent_s} s{stopped}")
-}
-
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -106,40 +82,5 @@ mod tests {
         );
         check(&[fate(0, 256, lost, &[])], "rank 0: rank 1 left the group during all_reduce");
         check(&[], "a rank was lost");
-    }
-
-    fn vitals(step: u64, phase: Phase, last_progress_ms: u64) -> Vitals {
-        Vitals {
-            state: RankState::Ready,
-            phase,
-            step,
-            last_progress_ms,
-            load_progress: 1.0,
-            step_time_us: 0,
-            tokens_total: 0,
-            rss_bytes: 0,
-            device_memory_bytes: 0,
-            kv_blocks_total: 0,
-            device: "cpu".into(),
-            error: String::new(),
-        }
-    }
-
-    #[test]
-    fn the_stalled_rank_is_the_one_the_others_wait_for() {
-        let check = |ranks: &[Vitals], stopped: &[bool], expected| assert_eq!(stalled_rank(ranks, stopped), expected);
-        let waiting = || vitals(7, Phase::Forward, 30_000);
-        check(&[waiting(), waiting(), vitals(6, Phase::Idle, 30_000)], &[false; 3], 2);
-        check(&[waiting(), vitals(7, Phase::Sample, 29_000), waiting()], &[false; 3], 1);
-        check(&[waiting(), vitals(7, Phase::Forward, 31_000)], &[false; 2], 1);
-        check(&[waiting(), vitals(6, Phase::Idle, 30_000)], &[true, false], 0);
-    }
-
-    #[test]
-    fn a_stall_names_rank_and_phase() {
-        let text = tell_stall(3, 77, &vitals(9, Phase::Forward, 0), true, 30);
-        let expected = "rank 3 (pid 77) stalled: in phase forward of step 9, nothing moved for 30 s; its process is \
-                        stopped by a signal";
-        assert_eq!(text, expected);
     }
 }

@@ -1,9 +1,9 @@
 //! The supervisor's thread: epoch after epoch, it starts the group, watches it, and takes it down.
 
 use std::{
-    fs,
+    path::Path,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
@@ -12,11 +12,13 @@ use workers::link::vitals::{RankState, Vitals};
 
 use super::{
     AvailableCores, CorePlan, Event, Outcome, SupervisorConfig,
-    cause::{root_cause, stalled_rank, tell_stall},
+    cause::root_cause,
     group::Group,
+    leftovers,
     loading::LoadingDisplay,
     ranks::LinkRanks,
     restart::{RestartPolicy, Verdict},
+    stall::{is_stalled, tell_stall},
     status::Status,
 };
 use crate::engine::EngineHandle;
@@ -52,6 +54,10 @@ enum End {
 impl Life {
     /// Lives until the server stops, the first start fails or too many restarts were needed.
     pub fn live(self) {
+        let swept = leftovers::sweep(Path::new(leftovers::SHARED_MEMORY), SystemTime::now());
+        if swept > 0 {
+            tracing::info!("removed {swept} shared-memory segments that a killed server had left");
+        }
         let plan = CorePlan::new(
             self.config.worker.world_size,
             self.config.threads_per_rank,
@@ -124,7 +130,7 @@ impl Life {
         let silent = |vitals: &Vitals| {
             vitals.state != RankState::Ready && Duration::from_millis(vitals.last_progress_ms) > LOADING_SILENCE_MAX
         };
-        vitals.iter().any(silent).then(|| End::Broken(tell_stalled(group, vitals, LOADING_SILENCE_MAX)))
+        vitals.iter().any(silent).then(|| End::Broken(tell_stall(&group.pids(), vitals, LOADING_SILENCE_MAX)))
     }
 
     /// Hands the group to the engine and watches until something ends it.
@@ -141,18 +147,10 @@ impl Life {
             if let Some(rank) = vitals.iter().position(|vitals| vitals.state == RankState::Failed) {
                 return self.broken_by(group, rank);
             }
-            if self.is_stalled(&vitals) {
-                return End::Broken(tell_stalled(group, &vitals, self.config.stall_timeout));
+            if is_stalled(&self.engine.stats(), &vitals, self.config.stall_timeout) {
+                return End::Broken(tell_stall(&group.pids(), &vitals, self.config.stall_timeout));
             }
         }
-    }
-
-    /// Work is outstanding, and neither a report came nor did any rank move for the stall limit.
-    fn is_stalled(&self, vitals: &[Vitals]) -> bool {
-        let stats = self.engine.stats();
-        let moved_ms = vitals.iter().map(|vitals| vitals.last_progress_ms).min().unwrap_or(0);
-        let silent = stats.since_progress.min(Duration::from_millis(moved_ms));
-        stats.steps_outstanding && silent >= self.config.stall_timeout
     }
 
     /// Waits for one event, at most `timeout`; answers how it ends the epoch, if it does.
@@ -232,17 +230,4 @@ impl Life {
 enum Alarms {
     Stale,
     Fresh,
-}
-
-fn tell_stalled(group: &Group, vitals: &[Vitals], limit: Duration) -> String {
-    let pids = group.pids();
-    let stopped: Vec<_> = pids.iter().map(|&pid| is_stopped(pid)).collect();
-    let rank = stalled_rank(vitals, &stopped);
-    tell_stall(rank, pids[rank], &vitals[rank], stopped[rank], limit.as_secs())
-}
-
-/// Whether a process is stopped by a signal or a debugger (`T` or `t` after the parenthesised name, proc(5)).
-fn is_stopped(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['T', 't']))
 }

@@ -5,10 +5,13 @@ use std::{
     time::Duration,
 };
 
-use workers::link::vitals::VitalsBoard;
+use workers::link::vitals::{Vitals, VitalsBoard};
 
-use super::report::{RankReport, RanksReport, ReportedState};
-use crate::engine::EngineHandle;
+use super::{
+    report::{RankReport, RanksReport, ReportedState},
+    stall::is_stalled,
+};
+use crate::engine::{EngineHandle, EngineStats};
 
 /// The group's state: written by the supervisor's thread, read by anybody.
 pub struct Status {
@@ -79,20 +82,23 @@ impl Status {
 
     /// The body of `GET /ranks`.
     pub fn report(&self) -> RanksReport {
-        let now = self.now();
-        let kv_blocks_used = self.engine.stats().blocks_used;
+        let (now, stats) = (self.now(), self.engine.stats());
         let rank_report = |rank| match (now.pids.get(rank).copied().flatten(), &now.vitals) {
-            (Some(pid), Some(board)) => RankReport::alive(rank, pid, board.read(rank)),
+            (Some(pid), Some(board)) => self.of_living(rank, pid, board.read(rank), &stats),
             _ => RankReport::dead(rank),
         };
-        let mut ranks: Vec<_> = (0..self.world_size).map(rank_report).collect();
-        for rank in ranks.iter_mut().filter(|rank| rank.state == ReportedState::Ready) {
-            rank.kv_blocks_used = kv_blocks_used;
-            if self.is_stalled(rank) {
-                rank.state = ReportedState::Stalled;
-            }
-        }
+        let ranks = (0..self.world_size).map(rank_report).collect();
         RanksReport { world_size: self.world_size, epoch: now.epoch, restarts: now.restarts, ranks }
+    }
+
+    fn of_living(&self, rank: usize, pid: u32, vitals: Vitals, stats: &EngineStats) -> RankReport {
+        let stalled = is_stalled(stats, std::slice::from_ref(&vitals), self.stall_timeout);
+        let mut report = RankReport::alive(rank, pid, vitals);
+        if report.state == ReportedState::Ready {
+            report.kv_blocks_used = stats.blocks_used;
+            report.state = if stalled { ReportedState::Stalled } else { ReportedState::Ready };
+        }
+        report
     }
 
     /// Whether work can be done; else why not, naming the rank.
@@ -106,13 +112,6 @@ impl Status {
             None if stage == Stage::Loading => Err("the ranks are loading".into()),
             None => Ok(()),
         }
-    }
-
-    /// Work is outstanding, and neither this rank nor any report has come for the stall limit.
-    fn is_stalled(&self, rank: &RankReport) -> bool {
-        let stats = self.engine.stats();
-        let silent = stats.since_progress.min(Duration::from_millis(rank.last_progress_ms));
-        stats.steps_outstanding && silent >= self.stall_timeout
     }
 
     fn now(&self) -> MutexGuard<'_, Now> {

@@ -1,0 +1,102 @@
+//! Whether the ranks stand still, and which of them keeps the others waiting.
+
+use std::{cmp::Reverse, fs, time::Duration};
+
+use workers::link::vitals::{Phase, RankState, Vitals};
+
+use crate::engine::EngineStats;
+
+/// Work is outstanding, and neither has a report come nor has any of these ranks moved for the limit.
+pub fn is_stalled(stats: &EngineStats, ranks: &[Vitals], limit: Duration) -> bool {
+    let moved_ms = ranks.iter().map(|vitals| vitals.last_progress_ms).min().unwrap_or(0);
+    stats.steps_outstanding && stats.since_progress.min(Duration::from_millis(moved_ms)) >= limit
+}
+
+/// A stall in one line, naming the rank that the others wait for.
+pub fn tell_stall(pids: &[u32], ranks: &[Vitals], limit: Duration) -> String {
+    let stopped: Vec<_> = pids.iter().map(|&pid| is_stopped(pid)).collect();
+    let rank = stalled_rank(ranks, &stopped);
+    tell(rank, pids[rank], &ranks[rank], stopped[rank], limit.as_secs())
+}
+
+/// Names the rank that keeps the others waiting: a stopped process, else one that is steps behind, else one that is not
+/// in the middle of the forward pass (where ranks wait for each other), else the one that has not moved for longest.
+fn stalled_rank(ranks: &[Vitals], stopped: &[bool]) -> usize {
+    let order = |rank: usize| {
+        let vitals = &ranks[rank];
+        let running = !stopped.get(rank).copied().unwrap_or(false);
+        let waits_for_others = vitals.phase == Phase::Forward;
+        (running, vitals.step, waits_for_others, Reverse(vitals.last_progress_ms))
+    };
+    (0..ranks.len()).min_by_key(|&rank| order(rank)).unwrap_or(0)
+}
+
+/// A stall in one line.
+fn tell(rank: usize, pid: u32, vitals: &Vitals, stopped: bool, silent_s: u64) -> String {
+    let doing = match vitals.state {
+        RankState::Ready => format!("in phase {:?} of step {}", vitals.phase, vitals.step).to_lowercase(),
+        state => format!("{state:?} at {:.0} % of its weights", vitals.load_progress * 100.0).to_lowercase(),
+    };
+    let stopped = if stopped { "; its process is stopped by a signal" } else { "" };
+    format!("rank {rank} (pid {pid}) stalled: {doing}, nothing moved for {silent_s} s{stopped}")
+}
+
+/// Whether a process is stopped by a signal or a debugger (`T` or `t` after the parenthesised name, proc(5)).
+fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['T', 't']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vitals(step: u64, phase: Phase, last_progress_ms: u64) -> Vitals {
+        Vitals {
+            state: RankState::Ready,
+            phase,
+            step,
+            last_progress_ms,
+            load_progress: 1.0,
+            step_time_us: 0,
+            tokens_total: 0,
+            rss_bytes: 0,
+            device_memory_bytes: 0,
+            kv_blocks_total: 0,
+            device: "cpu".into(),
+            error: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_stalled_rank_is_the_one_the_others_wait_for() {
+        let check = |ranks: &[Vitals], stopped: &[bool], expected| assert_eq!(stalled_rank(ranks, stopped), expected);
+        let waiting = || vitals(7, Phase::Forward, 30_000);
+        check(&[waiting(), waiting(), vitals(6, Phase::Idle, 30_000)], &[false; 3], 2);
+        check(&[waiting(), vitals(7, Phase::Sample, 29_000), waiting()], &[false; 3], 1);
+        check(&[waiting(), vitals(7, Phase::Forward, 31_000)], &[false; 2], 1);
+        check(&[waiting(), vitals(6, Phase::Idle, 30_000)], &[true, false], 0);
+    }
+
+    #[test]
+    fn a_stall_names_rank_and_phase() {
+        let text = tell(3, 77, &vitals(9, Phase::Forward, 0), true, 30);
+        let expected = "rank 3 (pid 77) stalled: in phase forward of step 9, nothing moved for 30 s; its process is \
+                        stopped by a signal";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn only_silence_with_work_outstanding_is_a_stall() {
+        let check = |steps_outstanding, engine_silent_s, rank_silent_s: [u64; 2], expected| {
+            let since_progress = Duration::from_secs(engine_silent_s);
+            let stats = EngineStats { steps_outstanding, since_progress, ..EngineStats::default() };
+            let ranks = rank_silent_s.map(|seconds| vitals(1, Phase::Forward, seconds * 1000));
+            assert_eq!(is_stalled(&stats, &ranks, Duration::from_secs(30)), expected);
+        };
+        check(true, 31, [40, 30], true);
+        check(true, 29, [40, 40], false); // published just now, after a long rest
+        check(true, 31, [40, 1], false); // a long step, in which one rank still moves
+        check(false, 3600, [3600, 3600], false);
+    }
+}
