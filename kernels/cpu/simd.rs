@@ -57,8 +57,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn shift_right_each(self, a: Self::I, by: Self::I) -> Self::I;
     /// The numbers' values.
     fn float(self, a: Self::I) -> Self::F;
-    /// One half-precision number in all lanes.
-    fn splat_half(self, bits: u16) -> Self::F;
+    /// Two half-precision numbers (little-endian), each in all lanes of its vector.
+    fn splat_halves(self, bits: &[u8; 4]) -> (Self::F, Self::F);
     /// Eight half-precision numbers.
     fn halves(self, bits: &[u16; 8]) -> Self::F;
     /// Eight bfloat16.
@@ -223,7 +223,8 @@ mod tests {
                 simd.float(simd.shift_left::<3>(int)),
                 simd.float(simd.shift_right::<3>(int)),
                 simd.float(simd.shift_right_each(simd.splat_int(-1), simd.bytes(&[8, 9, 10, 11, 12, 24, 30, 31]))),
-                simd.splat_half(0x3555),
+                simd.splat_halves(&[0x55, 0x35, 0, 0xc0]).0,
+                simd.splat_halves(&[0x55, 0x35, 0, 0xc0]).1,
                 simd.halves(&bits),
                 simd.bfloats(&bits),
                 power,

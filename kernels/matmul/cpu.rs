@@ -244,13 +244,24 @@ fn direct<S: Simd, F: Format, const R: usize, const M: usize>(
 ) -> [[f32; R]; M] {
     let columns = x[0].len();
     let mut chains = [[simd.splat(0.0); R]; M];
-    for group in 0..columns / GROUP {
+    let mut blocks = weights;
+    for block in 0..columns / (F::GROUPS * GROUP) {
         for r in 0..R {
-            let decoded = F::group(simd, weights[r], group);
-            for (part, decoded) in decoded.into_iter().enumerate() {
-                for m in 0..M {
-                    let x = simd.load(eight(x[m], group * GROUP + part * LANES));
-                    chains[m][r] = simd.fma(decoded, x, chains[m][r]);
+            blocks[r] = &weights[r][block * F::BYTES..][..F::BYTES];
+        }
+        let mut headers = [F::header(simd, blocks[0]); R];
+        for r in 1..R {
+            headers[r] = F::header(simd, blocks[r]);
+        }
+        // Group by group, not row by row: the chains of the rows hide each other's latency.
+        for group in 0..F::GROUPS {
+            for r in 0..R {
+                let decoded = F::group(simd, blocks[r], &headers[r], group);
+                for (part, decoded) in decoded.into_iter().enumerate() {
+                    for m in 0..M {
+                        let x = simd.load(eight(x[m], (block * F::GROUPS + group) * GROUP + part * LANES));
+                        chains[m][r] = simd.fma(decoded, x, chains[m][r]);
+                    }
                 }
             }
         }
@@ -381,11 +392,14 @@ impl<F: Format> Kernel for Decode<'_, F> {
     fn run<S: Simd>(self, simd: S) {
         let whole = self.columns / GROUP;
         let (whole_values, rest) = self.values.split_at_mut(whole * GROUP);
-        let (eights, _) = whole_values.as_chunks_mut::<LANES>();
-        for (group, eights) in eights.chunks_exact_mut(GROUP / LANES).enumerate() {
-            let decoded = F::group(simd, self.stored, group);
-            for (decoded, values) in decoded.into_iter().zip(eights) {
-                simd.store(decoded, values);
+        let blocks = self.stored.chunks_exact(F::BYTES).zip(whole_values.chunks_exact_mut(F::GROUPS * GROUP));
+        for (block, values) in blocks {
+            let header = F::header(simd, block);
+            for (group, values) in values.chunks_exact_mut(GROUP).enumerate() {
+                let decoded = F::group(simd, block, &header, group);
+                for (decoded, values) in decoded.into_iter().zip(values.as_chunks_mut::<LANES>().0) {
+                    simd.store(decoded, values);
+                }
             }
         }
         if !rest.is_empty() {

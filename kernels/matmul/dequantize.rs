@@ -67,8 +67,7 @@ fn bit(bytes: &[u8], i: usize) -> u8 {
 }
 
 /// The scale and the minimum of one of a K-block's 8 groups, 6 bits each, packed in 12 bytes from byte 4 on.
-#[inline(always)]
-pub(super) fn scale_and_minimum(block: &[u8], group: usize) -> (u8, u8) {
+fn scale_and_minimum(block: &[u8], group: usize) -> (u8, u8) {
     let packed = &block[4..16];
     match group {
         0..4 => (packed[group] & 63, packed[group + 4] & 63),

@@ -171,8 +171,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn splat_half(self, bits: u16) -> Self::F {
-        avx2!(_mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))))
+    fn splat_halves(self, bits: &[u8; 4]) -> (Self::F, Self::F) {
+        avx2!({
+            let pair = _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from_le_bytes(*bits)));
+            (_mm256_broadcastss_ps(pair), _mm256_broadcastss_ps(_mm_movehdup_ps(pair)))
+        })
     }
 
     #[inline(always)]

@@ -149,8 +149,9 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn splat_half(self, bits: u16) -> Self::F {
-        [f16::from_bits(bits).to_f32(); 8]
+    fn splat_halves(self, bits: &[u8; 4]) -> (Self::F, Self::F) {
+        let splat = |a, b| [f16::from_le_bytes([a, b]).to_f32(); 8];
+        (splat(bits[0], bits[1]), splat(bits[2], bits[3]))
     }
 
     #[inline(always)]
