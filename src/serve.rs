@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use self::{
-    listening::{Listening, bind},
+    listening::{Listening, Ports},
     plan::Plan,
 };
 use crate::{
@@ -67,10 +67,16 @@ async fn serve(flags: ServeFlags, plan: Plan) -> Result<u8, String> {
     let signals = Signals::new()?;
     let model = plan.describe();
     let timeout = Duration::from_secs(flags.timeout_graceful_shutdown);
+    let ports = Ports::take(&flags)?;
     let (api, fate) = start_computing(&flags, plan)?;
-    let listening = bind(&flags, api.clone())?;
+    let listening = ports.answer(api.clone(), http_threads(&flags)).map_err(|error| format!("HTTP: {error}"))?;
     let server = Life { api, fate, signals, drain_limit: timeout, http: listening.handle() };
     Ok(server.live(&listening, &model).await)
+}
+
+fn http_threads(flags: &ServeFlags) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    flags.workers.map_or((cores / 4).max(1), usize::from)
 }
 
 /// Starts engine and supervisor; what HTTP needs of them, and what becomes of the ranks.

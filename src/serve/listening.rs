@@ -1,13 +1,8 @@
 //! The ports.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::TcpListener, time::Duration};
 
-use actix_web::{
-    App, HttpServer,
-    dev::{Server, ServerHandle},
-    middleware::from_fn,
-    rt, web,
-};
+use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, rt, web};
 
 use crate::{
     api::{Api, guarded, metrics_route, routes},
@@ -18,10 +13,50 @@ use crate::{
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long a client may take to send its headers.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 2048;
+/// The ports, taken and not answered on yet. Connections that come meanwhile wait.
+pub struct Ports {
+    main: TcpListener,
+    metrics: Option<TcpListener>,
+    host: String,
+    port: u16,
+}
 
-/// A server that listens.
+impl Ports {
+    /// Takes them; refuses what is taken already.
+    pub fn take(flags: &ServeFlags) -> Result<Self, String> {
+        let host = flags.host.as_str();
+        let main = listen(host, flags.port, "--port")?;
+        let port = main.local_addr().map_or(flags.port, |address| address.port());
+        let metrics_port = flags.metrics_port.filter(|&other| other != port);
+        let metrics = metrics_port.map(|port| listen(host, port, "--metrics-port")).transpose()?;
+        Ok(Self { main, metrics, host: shown_host(host), port })
+    }
+
+    /// Answers on them, in the background.
+    pub fn answer(self, api: web::Data<Api>, threads: usize) -> io::Result<Listening> {
+        if let Some(metrics) = self.metrics {
+            let api = api.clone();
+            let server = HttpServer::new(move || App::new().app_data(api.clone()).configure(metrics_route));
+            rt::spawn(server.workers(1).disable_signals().listen(metrics)?.run());
+        }
+        let app = move || App::new().app_data(api.clone()).wrap(from_fn(guarded)).configure(routes);
+        let server = HttpServer::new(app)
+            .workers(threads)
+            .keep_alive(KEEP_ALIVE)
+            .client_request_timeout(HEAD_TIMEOUT)
+            // A client that has closed its half is gone: its sequences are cancelled.
+            .h1_allow_half_closed(false)
+            .shutdown_timeout(1)
+            .disable_signals()
+            .listen(self.main)?
+            .run();
+        let handle = server.handle();
+        rt::spawn(server);
+        Ok(Listening { host: self.host, port: self.port, handle })
+    }
+}
+
+/// A server that answers.
 pub struct Listening {
     host: String,
     port: u16,
@@ -40,46 +75,11 @@ impl Listening {
     }
 }
 
-/// Opens the ports and answers on them.
-pub fn bind(flags: &ServeFlags, api: web::Data<Api>) -> Result<Listening, String> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = flags.workers.map_or((cores / 4).max(1), usize::from);
-    let shared = api.clone();
-    let server = HttpServer::new(move || App::new().app_data(shared.clone()).wrap(from_fn(guarded)).configure(routes))
-        .workers(threads)
-        .backlog(BACKLOG)
-        .keep_alive(KEEP_ALIVE)
-        .client_request_timeout(HEAD_TIMEOUT)
-        // A client that has closed its half is gone: its sequences are cancelled.
-        .h1_allow_half_closed(false)
-        .shutdown_timeout(1)
-        .disable_signals()
-        .bind((flags.host.as_str(), flags.port))
-        .map_err(|error| refusal(&flags.host, flags.port, "--port", &error))?;
-    let port = server.addrs().first().map_or(flags.port, SocketAddr::port);
-    if let Some(metrics_port) = flags.metrics_port.filter(|&other| other != port) {
-        rt::spawn(bind_metrics(&flags.host, metrics_port, api)?);
-    }
-    let running = server.run();
-    let handle = running.handle();
-    rt::spawn(running);
-    Ok(Listening { host: shown_host(&flags.host), port, handle })
-}
-
-fn bind_metrics(host: &str, port: u16, api: web::Data<Api>) -> Result<Server, String> {
-    let server = HttpServer::new(move || App::new().app_data(api.clone()).configure(metrics_route))
-        .workers(1)
-        .disable_signals()
-        .bind((host, port))
-        .map_err(|error| refusal(host, port, "--metrics-port", &error))?;
-    Ok(server.run())
-}
-
-fn refusal(host: &str, port: u16, flag: &str, error: &io::Error) -> String {
-    match error.kind() {
+fn listen(host: &str, port: u16, flag: &str) -> Result<TcpListener, String> {
+    TcpListener::bind((host, port)).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => format!("port {port} is in use already; choose another with {flag}"),
         _ => format!("can't listen at {host}:{port} ({flag}): {error}"),
-    }
+    })
 }
 
 /// IPv6 addresses stand in brackets in a URL.
