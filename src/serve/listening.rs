@@ -1,6 +1,10 @@
 //! The ports.
 
-use std::{io, net::TcpListener, time::Duration};
+use std::{
+    io::{self, Write},
+    net::TcpListener,
+    time::Duration,
+};
 
 use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, rt, web};
 
@@ -71,7 +75,10 @@ impl Listening {
 
     /// The ready line. Programs wait for it, so it goes to standard output, in one write, and nothing else does.
     pub fn announce(&self, details: &str) {
-        println!("Shardwire is ready: http://{}:{} ({details})", self.host, self.port);
+        let line = format!("Shardwire is ready: http://{}:{} ({details})\n", self.host, self.port);
+        let mut out = io::stdout().lock();
+        // Whoever closed our standard output doesn't wait for this.
+        let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
     }
 }
 
