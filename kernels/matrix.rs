@@ -61,6 +61,11 @@ impl Matrix {
         &(*self.owner).as_ref()[start..start + self.dtype.bytes_of(self.columns)]
     }
 
+    /// Bytes from the beginning of a row to that of the next.
+    pub fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+
     /// Number of rows (a linear layer's outputs).
     pub fn rows(&self) -> usize {
         self.rows

@@ -22,6 +22,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Eight i32.
     type I: Copy;
 
+    /// Asks for the cache line at `address`, which may be anywhere: a hint has no effect but on time.
+    fn prefetch(self, address: *const u8);
     fn splat(self, value: f32) -> Self::F;
     fn load(self, from: &[f32; 8]) -> Self::F;
     fn store(self, value: Self::F, to: &mut [f32; 8]);

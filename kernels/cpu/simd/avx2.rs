@@ -42,6 +42,11 @@ impl Simd for Avx2 {
     type I = __m256i;
 
     #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        avx2!(_mm_prefetch::<_MM_HINT_T0>(address.cast()))
+    }
+
+    #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
         avx2!(_mm256_set1_ps(value))
     }

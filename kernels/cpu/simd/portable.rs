@@ -24,6 +24,9 @@ impl Simd for Portable {
     type I = [i32; 8];
 
     #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+
+    #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
         [value; 8]
     }
