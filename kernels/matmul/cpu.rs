@@ -250,9 +250,13 @@ fn direct<S: Simd, F: Format, const R: usize, const M: usize>(
     let columns = x[0].len();
     let mut chains = [[simd.splat(0.0); R]; M];
     let mut blocks = weights;
-    for block in 0..columns / (F::GROUPS * GROUP) {
+    let whole_blocks = columns / (F::GROUPS * GROUP);
+    assert!(weights.iter().all(|row| row.len() >= whole_blocks * F::BYTES), "rows of whole blocks");
+    assert!(x.iter().all(|row| row.len() == columns), "rows of as many columns");
+    for block in 0..whole_blocks {
         for r in 0..R {
-            blocks[r] = &weights[r][block * F::BYTES..][..F::BYTES];
+            // SAFETY: rows have this many whole blocks, as asserted above.
+            blocks[r] = unsafe { weights[r].get_unchecked(block * F::BYTES..(block + 1) * F::BYTES) };
             for line in (0..F::BYTES).step_by(64) {
                 simd.prefetch(blocks[r].as_ptr().wrapping_add(ahead + line));
             }
@@ -267,7 +271,9 @@ fn direct<S: Simd, F: Format, const R: usize, const M: usize>(
                 let decoded = F::group(simd, blocks[r], &headers[r], group);
                 for (part, decoded) in decoded.into_iter().enumerate() {
                     for m in 0..M {
-                        let x = simd.load(eight(x[m], (block * F::GROUPS + group) * GROUP + part * LANES));
+                        let at = (block * F::GROUPS + group) * GROUP + part * LANES;
+                        // SAFETY: the groups of the whole blocks are within the columns, as many as every row has.
+                        let x = simd.load(unsafe { &*x[m].as_ptr().add(at).cast() });
                         chains[m][r] = simd.fma(decoded, x, chains[m][r]);
                     }
                 }
