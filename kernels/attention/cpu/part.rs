@@ -1,0 +1,253 @@
+//! The arithmetic: a task's queries over one partition, tile by tile. Scores, then their exponentials, then the values.
+
+use super::{
+    View,
+    sums::Sums,
+    task::{Steps, Task},
+};
+use crate::cpu::{
+    Floats, KvFormat,
+    simd::{Isa, Kernel, LANES, Simd, exp},
+};
+
+/// Queries that a micro-kernel computes side by side.
+const SIDE: usize = 4;
+
+/// Computes the sums of a task's queries over one partition.
+pub(super) fn part<'a, F: KvFormat>(
+    isa: Isa,
+    view: &View,
+    task: &Task,
+    partition: usize,
+    [keys, values]: [&[F::Bits]; 2],
+    sums: Sums<'a>,
+    work: &mut Floats,
+) -> Sums<'a> {
+    let (queries, dim, slots) = (task.queries(), view.heads.dim, view.cache.shape().padded_slots());
+    let lanes = view.steps.tile_blocks * slots;
+    work.resize(queries * (dim + lanes + 1));
+    let (query_values, rest) = work.split_at_mut(queries * dim);
+    let (scores, keeps) = rest.split_at_mut(queries * lanes);
+    let rows = task.rows.clone().flat_map(|row| task.heads.clone().map(move |head| (row, head)));
+    for ((row, head), to) in rows.zip(query_values.chunks_exact_mut(dim)) {
+        for (to, value) in to.iter_mut().zip(&view.qkv.row(row)[head * dim..]) {
+            *to = value * view.scale;
+        }
+    }
+    isa.run(Part::<F> { view, task, partition, keys, values, queries: query_values, scores, keeps, lanes, sums })
+}
+
+/// The arithmetic of one partition.
+struct Part<'a, 'b, F: KvFormat> {
+    view: &'a View<'a>,
+    task: &'a Task,
+    partition: usize,
+    keys: &'a [F::Bits],
+    values: &'a [F::Bits],
+    /// `[queries][dim]`, scaled.
+    queries: &'a [f32],
+    /// `[queries][lanes]`: a tile's scores, later their exponentials.
+    scores: &'a mut [f32],
+    /// By what each query's sums shrink when its best score grows.
+    keeps: &'a mut [f32],
+    lanes: usize,
+    sums: Sums<'b>,
+}
+
+/// A tile within a partition.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    /// Its first position.
+    start: usize,
+    /// Its blocks.
+    blocks: &'a [u32],
+    /// The first of the task's queries that sees some of it.
+    first_query: usize,
+    /// Positions of it that some query of the task sees.
+    seen: usize,
+}
+
+impl<'b, F: KvFormat> Kernel for Part<'_, 'b, F> {
+    type Output = Sums<'b>;
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) -> Sums<'b> {
+        let (view, task) = (self.view, self.task);
+        let Steps { tile_blocks, tile, partition } = view.steps;
+        let end = view.seen(task.rows.end - 1).min((self.partition + 1) * partition);
+        let blocks = &view.batch.block_tables[task.sequence];
+        self.sums.reset();
+        for start in (self.partition * partition..end).step_by(tile) {
+            let first_block = start / tile * tile_blocks;
+            let count = (end - start).div_ceil(view.cache.shape().block_size).min(tile_blocks);
+            let unseeing = task.rows.clone().take_while(|&row| view.seen(row) <= start).count();
+            let tile = Tile {
+                start,
+                blocks: &blocks[first_block..first_block + count],
+                first_query: unseeing * task.heads.len(),
+                seen: (end - start).min(tile),
+            };
+            self.score(simd, tile);
+            self.soften(simd, tile);
+            self.add(simd, tile);
+        }
+        self.sums
+    }
+}
+
+impl<F: KvFormat> Part<'_, '_, F> {
+    /// Scores of every query and slot of the tile, unseen ones included.
+    #[inline(always)]
+    fn score<S: Simd>(&mut self, simd: S, tile: Tile) {
+        let shape = self.view.cache.shape();
+        let (slots, elements, count) = (shape.padded_slots(), shape.key_tile(), self.task.queries());
+        for (index, &block) in tile.blocks.iter().enumerate() {
+            let start = self.view.cache.tile(self.view.layer, block as usize, self.task.kv_head) * elements;
+            let keys = &self.keys[start..start + elements];
+            for slot in (0..slots).step_by(2 * LANES) {
+                let pair = slot + 2 * LANES <= slots;
+                let mut query = tile.first_query;
+                while query < count {
+                    let place = Scores { query, at: index * slots + slot };
+                    query += match (count - query, pair) {
+                        (1, true) => self.score_some::<S, 1, 2>(simd, &keys[slot..], slots, place),
+                        (1, false) => self.score_some::<S, 1, 1>(simd, &keys[slot..], slots, place),
+                        (_, true) => self.score_some::<S, SIDE, 2>(simd, &keys[slot..], slots, place),
+                        (_, false) => self.score_some::<S, SIDE, 1>(simd, &keys[slot..], slots, place),
+                    };
+                }
+            }
+        }
+    }
+
+    /// `R` queries (where there are fewer, the last one again) times `8 V` slots; answers `R`.
+    #[inline(always)]
+    fn score_some<S: Simd, const R: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        keys: &[F::Bits],
+        slots: usize,
+        place: Scores,
+    ) -> usize {
+        let (dim, last) = (self.view.heads.dim, self.task.queries() - 1);
+        let mut queries: [&[f32]; R] = [&[]; R];
+        for (index, query) in queries.iter_mut().enumerate() {
+            *query = &self.queries[(place.query + index).min(last) * dim..][..dim];
+        }
+        let mut chains = [[simd.splat(0.0); V]; R];
+        for d in 0..dim {
+            let (eights, _) = keys[d * slots..][..V * LANES].as_chunks::<LANES>();
+            for (v, eight) in eights.iter().enumerate() {
+                let key = F::load(simd, eight);
+                for r in 0..R {
+                    chains[r][v] = simd.fma(simd.splat(queries[r][d]), key, chains[r][v]);
+                }
+            }
+        }
+        for (r, chains) in chains.into_iter().enumerate() {
+            let start = (place.query + r).min(last) * self.lanes + place.at;
+            let (eights, _) = self.scores[start..][..V * LANES].as_chunks_mut::<LANES>();
+            for (chain, eight) in chains.into_iter().zip(eights) {
+                simd.store(chain, eight);
+            }
+        }
+        R
+    }
+
+    /// Scores to exponentials, unseen ones to zeros; best scores and totals follow.
+    #[inline(always)]
+    fn soften<S: Simd>(&mut self, simd: S, tile: Tile) {
+        let heads = self.task.heads.len();
+        let shape = self.view.cache.shape();
+        let (slots, block_size) = (shape.padded_slots(), shape.block_size);
+        for query in tile.first_query..self.task.queries() {
+            let seen = self.view.seen(self.task.rows.start + query / heads) - tile.start;
+            let scores = &mut self.scores[query * self.lanes..][..tile.blocks.len() * slots];
+            let (eights, _) = scores.as_chunks_mut::<LANES>();
+            let mut best = simd.splat(f32::NEG_INFINITY);
+            for (index, eight) in eights.iter_mut().enumerate() {
+                let (block, slot) = (index * LANES / slots, index * LANES % slots);
+                let valid = seen.saturating_sub(block * block_size).min(block_size).saturating_sub(slot);
+                let score = simd.first(simd.load(eight), valid, simd.splat(f32::NEG_INFINITY));
+                best = simd.max(best, score);
+                simd.store(score, eight);
+            }
+            let old = self.sums.best[query];
+            let new = old.max(simd.max_lane(best));
+            let mut total = simd.splat(0.0);
+            for eight in eights {
+                let weight = exp(simd, simd.sub(simd.load(eight), simd.splat(new)));
+                total = simd.add(total, weight);
+                simd.store(weight, eight);
+            }
+            let keep = simd.max_lane(exp(simd, simd.splat(old - new)));
+            self.keeps[query] = keep;
+            self.sums.best[query] = new;
+            self.sums.total[query] = self.sums.total[query] * keep + simd.sum(total);
+        }
+    }
+
+    /// Adds the tile's values, weighted.
+    #[inline(always)]
+    fn add<S: Simd>(&mut self, simd: S, tile: Tile) {
+        let (padded, count) = (self.view.cache.shape().padded_dim(), self.task.queries());
+        let mut query = tile.first_query;
+        while query < count {
+            for dim in (0..padded).step_by(2 * LANES) {
+                match (count - query, dim + 2 * LANES <= padded) {
+                    (1, true) => self.add_some::<S, 1, 2>(simd, tile, query, dim),
+                    (1, false) => self.add_some::<S, 1, 1>(simd, tile, query, dim),
+                    (_, true) => self.add_some::<S, SIDE, 2>(simd, tile, query, dim),
+                    (_, false) => self.add_some::<S, SIDE, 1>(simd, tile, query, dim),
+                }
+            }
+            query += if count - query == 1 { 1 } else { SIDE };
+        }
+    }
+
+    /// `R` queries (where there are fewer, the last one again), `8 V` elements from `dim` on.
+    #[inline(always)]
+    fn add_some<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, tile: Tile, query: usize, dim: usize) {
+        let shape = self.view.cache.shape();
+        let (padded, slots, elements) = (shape.padded_dim(), shape.padded_slots(), shape.value_tile());
+        let last = self.task.queries() - 1;
+        let mut chains = [[simd.splat(0.0); V]; R];
+        let mut weights: [&[f32]; R] = [&[]; R];
+        for r in 0..R {
+            let query = (query + r).min(last);
+            let (eights, _) = self.sums.values[query * padded + dim..][..V * LANES].as_chunks::<LANES>();
+            for v in 0..V {
+                chains[r][v] = simd.mul(simd.load(&eights[v]), simd.splat(self.keeps[query]));
+            }
+            weights[r] = &self.scores[query * self.lanes..][..self.lanes];
+        }
+        for (index, &block) in tile.blocks.iter().enumerate() {
+            let start = self.view.cache.tile(self.view.layer, block as usize, self.task.kv_head) * elements;
+            let rows = self.values[start..start + elements].chunks_exact(padded);
+            let seen = (tile.seen - index * shape.block_size).min(shape.block_size);
+            for (slot, values) in rows.enumerate().take(seen) {
+                let (eights, _) = values[dim..][..V * LANES].as_chunks::<LANES>();
+                for (v, eight) in eights.iter().enumerate() {
+                    let value = F::load(simd, eight);
+                    for r in 0..R {
+                        chains[r][v] = simd.fma(simd.splat(weights[r][index * slots + slot]), value, chains[r][v]);
+                    }
+                }
+            }
+        }
+        for (r, chains) in chains.into_iter().enumerate() {
+            let start = (query + r).min(last) * padded + dim;
+            let (eights, _) = self.sums.values[start..][..V * LANES].as_chunks_mut::<LANES>();
+            for (chain, eight) in chains.into_iter().zip(eights) {
+                simd.store(chain, eight);
+            }
+        }
+    }
+}
+
+/// A place among a tile's scores.
+#[derive(Clone, Copy)]
+struct Scores {
+    query: usize,
+    at: usize,
+}

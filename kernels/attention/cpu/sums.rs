@@ -1,0 +1,43 @@
+//! The softmax of a query, in the making: sums over some of its positions, which further positions join.
+
+/// Softmax-weighted sums of values in the making, one per query.
+pub(super) struct Sums<'a> {
+    /// `[queries][padded dim]`: Σ exp(score − best) · value.
+    pub(super) values: &'a mut [f32],
+    /// The best score so far.
+    pub(super) best: &'a mut [f32],
+    /// Σ exp(score − best).
+    pub(super) total: &'a mut [f32],
+}
+
+impl<'a> Sums<'a> {
+    pub(super) fn new(floats: &'a mut [f32], queries: usize) -> Self {
+        let (values, rest) = floats.split_at_mut(floats.len() - 2 * queries);
+        let (best, total) = rest.split_at_mut(queries);
+        Self { values, best, total }
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.values.fill(0.0);
+        self.best.fill(f32::NEG_INFINITY);
+        self.total.fill(0.0);
+    }
+
+    /// Adds the sums over further positions. Queries that see none of those stay as they are.
+    pub(super) fn merge(&mut self, next: &Sums) {
+        let dim = self.values.len() / self.best.len().max(1);
+        for query in 0..self.best.len() {
+            if next.best[query] == f32::NEG_INFINITY {
+                continue;
+            }
+            let best = self.best[query].max(next.best[query]);
+            let (keep, take) = ((self.best[query] - best).exp(), (next.best[query] - best).exp());
+            self.best[query] = best;
+            self.total[query] = self.total[query] * keep + next.total[query] * take;
+            let own = &mut self.values[query * dim..][..dim];
+            for (own, next) in own.iter_mut().zip(&next.values[query * dim..][..dim]) {
+                *own = *own * keep + *next * take;
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! How an attention is cut up: tiles and partitions of positions, tasks of queries.
+
+use std::ops::Range;
+
+use super::View;
+use crate::{Heads, KvShape};
+
+/// Positions of a tile, about: their scores are few enough to stay in the first-level cache.
+const TILE: usize = 64;
+/// Positions of a partition, about.
+const PARTITION: usize = 512;
+/// Queries of a task, about: they share the reading of keys and values.
+const QUERIES: usize = 32;
+
+/// How positions are cut up.
+#[derive(Clone, Copy)]
+pub(super) struct Steps {
+    /// Blocks of a tile.
+    pub(super) tile_blocks: usize,
+    /// Positions of a tile.
+    pub(super) tile: usize,
+    /// Positions of a partition.
+    pub(super) partition: usize,
+}
+
+impl Steps {
+    pub(super) fn of(shape: &KvShape) -> Self {
+        let tile_blocks = (TILE / shape.block_size).max(1);
+        let tile = tile_blocks * shape.block_size;
+        Self { tile_blocks, tile, partition: (PARTITION / tile).max(1) * tile }
+    }
+}
+
+/// Queries that are computed together.
+pub(super) struct Task {
+    pub(super) sequence: usize,
+    pub(super) kv_head: usize,
+    /// Query heads that read it.
+    pub(super) heads: Range<usize>,
+    /// Rows of the flat batch.
+    pub(super) rows: Range<usize>,
+    /// Partitions of the positions that its last row sees.
+    pub(super) partitions: usize,
+    /// Where its partitions' results begin among those of all tasks, if they are computed apart.
+    pub(super) result: usize,
+}
+
+impl View<'_> {
+    /// All tasks; those at the ends of sequences, which see most, come first.
+    pub(super) fn tasks(&self) -> Vec<Task> {
+        let (mut tasks, mut result) = (Vec::new(), 0);
+        for (sequence, starts) in self.batch.query_starts.windows(2).enumerate() {
+            let rows = starts[0] as usize..starts[1] as usize;
+            for kv_head in 0..self.heads.kv {
+                let heads = self.query_heads(kv_head);
+                let grain = (QUERIES / heads.len().max(1)).max(1);
+                for start in rows.clone().step_by(grain).rev() {
+                    let rows = start..rows.end.min(start + grain);
+                    let partitions = self.seen(rows.end - 1).div_ceil(self.steps.partition);
+                    tasks.push(Task { sequence, kv_head, heads: heads.clone(), rows, partitions, result });
+                    result += partitions * self.result_length(tasks.last().expect("just pushed"));
+                }
+            }
+        }
+        tasks
+    }
+
+    fn query_heads(&self, kv_head: usize) -> Range<usize> {
+        let Heads { query, group, first_in_group, .. } = *self.heads;
+        let first = |kv_head: usize| (kv_head * group).saturating_sub(first_in_group).min(query);
+        first(kv_head)..first(kv_head + 1)
+    }
+
+    /// Positions that a row of the flat batch sees.
+    #[inline]
+    pub(super) fn seen(&self, row: usize) -> usize {
+        self.batch.positions[row] as usize + 1
+    }
+
+    /// Floats of a task's [`Sums`].
+    #[inline]
+    pub(super) fn result_length(&self, task: &Task) -> usize {
+        task.queries() * (self.cache.shape().padded_dim() + 2)
+    }
+}
+
+impl Task {
+    #[inline]
+    pub(super) fn queries(&self) -> usize {
+        self.rows.len() * self.heads.len()
+    }
+}
