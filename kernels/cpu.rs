@@ -5,14 +5,16 @@ mod floats;
 mod kv_cache;
 #[allow(unsafe_code, reason = "vector instructions, behind a proof that the machine has them")]
 pub(crate) mod simd;
-#[allow(unsafe_code, reason = "lends the caller's closure to the helpers, and parts of slices to threads")]
+#[allow(unsafe_code, reason = "lends parts of slices to threads")]
+mod split;
+#[allow(unsafe_code, reason = "lends the caller's closure to the helpers")]
 mod team;
 mod tensor;
 
 pub(crate) use floats::Floats;
 pub use kv_cache::KvCache;
 pub(crate) use kv_cache::{Elements, KvBF16, KvF16, KvF32, KvFormat};
-pub(crate) use team::Split;
+pub(crate) use split::Split;
 pub use tensor::{Tensor, Weight};
 
 use crate::{Backend, group::Group};
