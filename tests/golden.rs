@@ -9,7 +9,7 @@
 mod server;
 
 use serde_json::{Value, json};
-use server::{Server, golden};
+use server::{Server, golden, smollm2};
 
 const LOGPROB_TOLERANCE: f64 = 2e-3;
 const MARGIN_TOLERANCE: f64 = 5e-3;
@@ -21,9 +21,13 @@ struct Case {
     greedy: Value,
 }
 
-fn cases(path: &str) -> Vec<Case> {
+fn golden_file(path: &str) -> Value {
     let text = std::fs::read_to_string(golden(path).join("golden.json")).expect("a golden file");
-    let file: Value = serde_json::from_str(&text).expect("JSON");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+fn cases(path: &str) -> Vec<Case> {
+    let file = golden_file(path);
     let list = file["cases"].as_array().expect("cases");
     let case = |c: &Value| Case {
         name: format!("{path} {}", c["name"].as_str().unwrap_or("?")),
@@ -65,21 +69,23 @@ impl Case {
     }
 }
 
-/// Every case alone, then all of them at once (several times over, so that they compete), must equal the reference.
+/// A server of the model whose every case was compared.
 fn check(model: &str, file: &str, flags: &[&str]) -> Server {
-    let cases = cases(model);
     let server = Server::of_golden(&format!("{model}{file}"), &[&["--enable-logprob"], flags].concat());
-    let setting = flags.join(" ");
-    for case in &cases {
-        case.check(&case.ask(&server), &setting);
+    check_all(&server, &cases(model), &flags.join(" "));
+    server
+}
+
+/// Every case alone, then all of them at once (several times over, so that they compete), must equal the reference.
+fn check_all(server: &Server, cases: &[Case], setting: &str) {
+    for case in cases {
+        case.check(&case.ask(server), setting);
     }
     std::thread::scope(|scope| {
-        for case in cases.iter().chain(&cases).chain(&cases) {
-            let (server, setting) = (&server, &setting);
+        for case in cases.iter().chain(cases).chain(cases) {
             scope.spawn(move || case.check(&case.ask(server), &format!("{setting}, together")));
         }
     });
-    server
 }
 
 const MODELS: [(&str, &[&str]); 4] = [
@@ -139,5 +145,44 @@ fn a_pool_so_small_that_sequences_are_preempted() {
             let preempted = server.metric("vllm:num_preemptions_total");
             assert!(preempted > 0.0, "{model}: fourteen blocks were meant to be too few");
         }
+    }
+}
+
+/// The default model, quantized as it ships, on two ranks that its nine heads do not divide by: prompts as its template
+/// renders them, token ids, greedy continuations and the text of every chat.
+#[test]
+fn smollm2_and_its_chats() {
+    let server = Server::start(&["--model", smollm2().to_str().expect("UTF-8 path"), "-tp", "2", "--enable-logprob"]);
+    check_all(&server, &cases("smollm2"), "-tp 2");
+    check_chats(&server);
+}
+
+/// As the launch script starts it.
+#[test]
+fn smollm2_on_eight_ranks() {
+    check_chats(&Server::start(&["--model", smollm2().to_str().expect("UTF-8 path"), "-tp", "8"]));
+}
+
+fn check_chats(server: &Server) {
+    let file = golden_file("smollm2");
+    std::thread::scope(|scope| {
+        for chat in file["cases"].as_array().expect("cases") {
+            scope.spawn(|| check_chat(server, chat));
+        }
+    });
+}
+
+fn check_chat(server: &Server, chat: &Value) {
+    let body = json!({
+        "messages": chat["messages"], "max_tokens": 32, "temperature": 0, "return_token_ids": true,
+    });
+    let answer = server.ok("/v1/chat/completions", &body);
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["message"]["prompt_token_ids"], chat["prompt_ids"], "{}: prompt", chat["name"]);
+    let margins = chat["greedy"]["margins"].as_array().expect("margins");
+    if margins.iter().all(|margin| margin.as_f64().expect("a number") > MARGIN_TOLERANCE) {
+        assert_eq!(choice["message"]["content"], chat["text"], "{}: text", chat["name"]);
+        let ended = chat["first_eos_step"].is_number();
+        assert_eq!(choice["finish_reason"], if ended { "stop" } else { "length" }, "{}: end", chat["name"]);
     }
 }
