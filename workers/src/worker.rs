@@ -7,13 +7,12 @@ use std::fmt::Display;
 use std::io::{BufRead, Read, stdin};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kernels::KvDType;
 use kernels::cpu::{Cpu, CpuConfig};
-use kernels::group::{Group, GroupMemory, Membership, Waiting};
+use kernels::group::{Group, Membership, Waiting};
 use kernels::memory::Memory;
 use serde::{Deserialize, Serialize};
 
@@ -182,18 +181,13 @@ fn join(config: &WorkerConfig, meeting: Arc<Segment>) -> Result<Group, WorkerErr
     if config.world_size == 1 {
         return Ok(Group::solo());
     }
-    let start = NonNull::new(meeting.as_ptr()).expect("a mapping is never at address zero");
-    // SAFETY: the segment stays mapped as long as the `Arc` lives, was zeros when the server created it for this start
-    // of the group, and is touched by nobody but its ranks' groups.
-    #[allow(unsafe_code)]
-    let memory = unsafe { GroupMemory::new(start, meeting.len(), meeting) };
     let membership = Membership {
         rank: config.rank,
         world_size: config.world_size,
         waiting: if config.spin { Waiting::Spin } else { Waiting::Sleep },
         join_timeout: JOIN_TIMEOUT,
     };
-    Ok(Group::join(memory, membership)?)
+    Ok(Group::join(meeting.into_group_memory(), membership)?)
 }
 
 fn report_memory(vitals: &VitalsWriter, rank: &Rank<Cpu>) {

@@ -17,6 +17,7 @@ use std::{
 };
 
 use crossbeam::utils::CachePadded;
+use kernels::group::GroupMemory;
 use nix::{
     errno::Errno,
     fcntl::{OFlag, posix_fallocate},
@@ -114,6 +115,16 @@ impl Segment {
         let first = unsafe { self.as_ptr().add(offset) }.cast();
         let first = NonNull::new(first).expect("a mapping is never at address zero");
         Ok(View { first, count, _keep: self.clone() })
+    }
+
+    /// The meeting's segment as the place where CPU ranks meet. Nobody else in this process may hold it.
+    pub(crate) fn into_group_memory(self: Arc<Self>) -> GroupMemory {
+        assert_eq!(Arc::strong_count(&self), 1, "the meeting belongs to the group alone");
+        let (start, bytes) = (NonNull::new(self.as_ptr()).expect("a mapping is never at address zero"), self.len());
+        // SAFETY: the mapping lives as long as the `Arc` that goes along, and was zeros when the server created it for
+        // this start of the group. Views hold an `Arc` too, so there is none here; other processes open a meeting for
+        // their groups only.
+        unsafe { GroupMemory::new(start, bytes, self) }
     }
 }
 
