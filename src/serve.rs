@@ -1,7 +1,8 @@
 //! `shardwire serve`: wires config, text, engine, supervisor and HTTP together, and lives until a signal or a failure.
 //!
-//! Order of the start: everything that can be refused without starting anything ([`plan`]) → the port → logs → engine
-//! and ranks → HTTP, answering 503 until the ranks are ready → the ready line.
+//! Order of the start: signals, so that one ends the server in order from the first moment → everything that can be
+//! refused without starting anything ([`plan`]) → logs → the port → engine and ranks → HTTP, answering 503 until the
+//! ranks are ready → the ready line.
 
 mod listening;
 mod logging;
@@ -14,7 +15,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use actix_web::{dev::ServerHandle, rt, web};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Semaphore, mpsc::UnboundedReceiver},
+    sync::{Semaphore, mpsc::UnboundedReceiver, oneshot},
     time::timeout,
 };
 
@@ -44,11 +45,8 @@ const FLUSH_LIMIT_S: u64 = 2;
 
 /// Serves until the end; the process's exit code.
 pub fn run(flags: ServeFlags) -> ExitCode {
-    let code = match Plan::of(&flags) {
-        Ok(plan) => rt::System::new().block_on(serve(flags, plan)),
-        Err(refusal) => Err(refusal),
-    };
-    match code {
+    let flags = Arc::new(flags);
+    match rt::System::new().block_on(serve(&flags)) {
         Ok(code) => ExitCode::from(code),
         Err(refusal) => refuse(&refusal),
     }
@@ -59,19 +57,31 @@ fn refuse(why: &str) -> ExitCode {
     ExitCode::from(REFUSED)
 }
 
-async fn serve(flags: ServeFlags, plan: Plan) -> Result<u8, String> {
+async fn serve(flags: &Arc<ServeFlags>) -> Result<u8, String> {
+    let mut signals = Signals::new()?;
+    let plan = tokio::select! {
+        plan = planned(flags.clone()) => plan?,
+        () = signals.next() => return Ok(0),
+    };
     logging::start(&flags.log_dir)?;
     for warning in flags.warnings.iter().chain(&plan.warnings) {
         tracing::warn!("{warning}");
     }
-    let signals = Signals::new()?;
     let model = plan.describe();
     let timeout = Duration::from_secs(flags.timeout_graceful_shutdown);
-    let ports = Ports::take(&flags)?;
-    let (api, fate) = start_computing(&flags, plan)?;
-    let listening = ports.answer(api.clone(), http_threads(&flags)).map_err(|error| format!("HTTP: {error}"))?;
+    let ports = Ports::take(flags)?;
+    let (api, fate) = start_computing(flags, plan)?;
+    let listening = ports.answer(api.clone(), http_threads(flags)).map_err(|error| format!("HTTP: {error}"))?;
     let server = Life { api, fate, signals, drain_limit: timeout, http: listening.handle() };
     Ok(server.live(&listening, &model).await)
+}
+
+/// The plan, made on a thread that nobody waits for once a signal has come: it may be fetching a model.
+async fn planned(flags: Arc<ServeFlags>) -> Result<Plan, String> {
+    let (told, plan) = oneshot::channel();
+    let decide = move || drop(told.send(Plan::of(&flags)));
+    std::thread::Builder::new().name("sw-plan".into()).spawn(decide).map_err(|error| format!("no thread: {error}"))?;
+    plan.await.unwrap_or_else(|_| Err("the start broke the server's own rules; this is a bug".into()))
 }
 
 fn http_threads(flags: &ServeFlags) -> usize {
@@ -150,8 +160,9 @@ impl Life {
                         }
                     }
                     Some(Outcome::LoadFailed(why)) => {
+                        let code = self.end(REFUSED).await;
                         refuse(&why);
-                        return self.end(REFUSED).await;
+                        return code;
                     }
                     Some(Outcome::GaveUp(why)) => {
                         tracing::error!("{why}");
@@ -205,7 +216,10 @@ impl Life {
         }
         let supervisor = self.api.supervisor.clone();
         let _ = web::block(move || supervisor.stop()).await;
-        tracing::info!(code, "ended");
+        // A refusal is one line, its own.
+        if code != REFUSED {
+            tracing::info!(code, "ended");
+        }
         code
     }
 }

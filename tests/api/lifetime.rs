@@ -1,8 +1,15 @@
 //! How a server starts, refuses to start, and ends.
 
-use std::fs;
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -20,6 +27,7 @@ fn what_cannot_be_served_is_refused_in_one_line() {
         (vec!["--model", model, "-tp", "9"], "9 ranks"),
         (vec!["--model", model, "--device", "cuda"], "no CUDA backend"),
         (vec!["--model", model, "--kv-cache-memory", "10"], "--kv-cache-memory"),
+        (vec!["--model", model, "--kv-cache-memory", "4000T"], "out of memory"),
         (vec!["--model", model, "--host", "203.0.113.7"], "203.0.113.7"),
         (vec!["--model", model, "--log-dir", "/dev/null/logs"], "/dev/null/logs"),
         (vec!["--model", model, "--tokenizer", "/no/such/tokenizer"], "/no/such/tokenizer"),
@@ -34,6 +42,35 @@ fn what_cannot_be_served_is_refused_in_one_line() {
     }
 }
 
+#[test]
+fn a_signal_during_the_start_ends_it_in_order() {
+    let model = golden(MODEL);
+    let logs = tempfile::tempdir().expect("a folder");
+    for delay_ms in [0, 5, 10, 20, 30, 50, 70, 110] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_shardwire"))
+            .args(["serve", "--host", "127.0.0.1", "--port", "0", "-tp", "2", "--model"])
+            .args([model.as_path(), "--log-dir".as_ref(), logs.path()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        // The loader needs a moment before any program can receive a signal.
+        wait_for("its handlers", || catches(child.id(), Signal::SIGTERM).then_some(()));
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("it lives");
+        let status = wait_for("the end", || child.try_wait().expect("the child is ours"));
+        assert_eq!(status.code(), Some(0), "after {delay_ms} ms");
+    }
+}
+
+/// Whether a process has a handler for `signal` (proc(5): the mask `SigCgt`).
+fn catches(pid: u32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal as u32 - 1) & 1 == 1
+}
+
 /// Exit code 2, nothing on standard output, one line of our own on standard error.
 fn refused(arguments: &[&str], told: &str) {
     let logs = tempfile::tempdir().expect("a folder");
@@ -46,6 +83,7 @@ fn refused(arguments: &[&str], told: &str) {
     let (code, out, errors) = run(&all);
     let own: Vec<_> = errors.lines().filter(|line| line.starts_with("shardwire: ")).collect();
     assert_eq!((code, out.as_str(), own.len()), (2, "", 1), "{arguments:?}: {errors}");
+    assert!(!errors.contains("INFO"), "a refusal is one line: {errors}");
     assert!(own[0].contains(told) && !errors.contains("panicked"), "{arguments:?}: {errors}");
 }
 
