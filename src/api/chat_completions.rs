@@ -28,8 +28,8 @@ pub fn prepare(api: &Arc<Api>, body: &[u8]) -> Result<super::Prepared<Chat>, Api
     let mut fields = Fields::read(body)?;
     fields.fall_back_on("metadata")?;
     let generation = Generation::read(&fields, &api.model, chat_logprobs(&fields)?)?;
-    let ids = prompt_ids(api, &fields)?;
-    let prompt = Prompt { param: "messages", ids, echo: None };
+    let (param, ids) = prompt_ids(api, &fields)?;
+    let prompt = Prompt { param, ids, echo: None };
     let max_tokens = generation.max_tokens_after(&prompt, None, &api.model)?;
     let id = request_id::make("chatcmpl-", generation.request_id.as_deref(), generation.user.as_deref());
     let prompt_token_ids = generation.return_token_ids.then(|| prompt.ids.clone());
@@ -47,29 +47,33 @@ fn chat_logprobs(fields: &Fields) -> Result<Option<u32>, ApiError> {
     }
 }
 
-fn prompt_ids(api: &Api, fields: &Fields) -> Result<Vec<u32>, ApiError> {
-    if let Some(ids) = fields.token_ids("prompt_token_ids", api.model.vocabulary)? {
-        return if ids.is_empty() {
-            Err(ApiError::invalid("prompt_token_ids", "`prompt_token_ids` is empty"))
-        } else {
-            Ok(ids)
-        };
+/// The prompt's tokens, at least one, and the parameter that they come from.
+fn prompt_ids(api: &Api, fields: &Fields) -> Result<(&'static str, Vec<u32>), ApiError> {
+    let given = |param, ids: Vec<u32>| match ids.as_slice() {
+        [] => Err(ApiError::invalid(param, "the prompt has no tokens")),
+        _ => Ok((param, ids)),
+    };
+    match fields.token_ids("prompt_token_ids", api.model.vocabulary)? {
+        Some(ids) => given("prompt_token_ids", ids),
+        None => given("messages", messages_ids(api, fields)?),
     }
+}
+
+fn messages_ids(api: &Api, fields: &Fields) -> Result<Vec<u32>, ApiError> {
     let messages = fields.raw("messages").ok_or_else(|| ApiError::missing("messages"))?;
     let first = match messages.as_array().map(Vec::as_slice) {
         Some([first, ..]) => first,
         _ => return Err(ApiError::invalid("messages", "`messages` must be a list of at least one message")),
     };
     let about_messages = |error| ApiError::from(error).about("messages");
-    let ids = if fields.flag("disable_chat_template")? {
+    if fields.flag("disable_chat_template")? {
         let text = first.get("content").and_then(Value::as_str);
         let text =
             text.ok_or_else(|| ApiError::invalid("messages", "the first message's `content` must be a string"))?;
-        api.model.text.completion_prompt(text).map_err(about_messages)?
+        api.model.text.completion_prompt(text).map_err(about_messages)
     } else {
-        api.model.text.chat_prompt(messages, &chat_options(fields)?).map_err(about_messages)?
-    };
-    if ids.is_empty() { Err(ApiError::invalid("messages", "the prompt has no tokens")) } else { Ok(ids) }
+        api.model.text.chat_prompt(messages, &chat_options(fields)?).map_err(about_messages)
+    }
 }
 
 /// What the template is told beside the messages. The top level counts more than `chat_template_kwargs`, that more
@@ -89,7 +93,7 @@ fn chat_options(fields: &Fields) -> Result<ChatOptions, ApiError> {
         add_generation_prompt: fields.get("add_generation_prompt")?.unwrap_or(true),
         continue_final_message: fields.flag("continue_final_message")?,
         tools: tools(fields)?,
-        documents: fields.raw("documents").filter(|documents| documents.is_array()).cloned(),
+        documents: fields.get::<Vec<Value>>("documents")?.map(Value::from),
         kwargs,
     })
 }

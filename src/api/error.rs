@@ -175,7 +175,7 @@ impl From<Failure> for ApiError {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "too_many_requests", message)
             }
             Failure::WaitedTooLong(_) => Self::timeout(message),
-            Failure::Unavailable(_) => Self::unavailable(message),
+            Failure::Unavailable(_) | Failure::Stopped => Self::unavailable(message),
             Failure::RanksLost(_) => Self::internal(message),
             Failure::TooLarge(_) => Self::bad_request("context_length_exceeded", message),
         }
@@ -204,6 +204,7 @@ mod tests {
             (Failure::QueueFull { limit: 2 }, 429),
             (Failure::WaitedTooLong(Duration::from_secs(1)), 408),
             (Failure::Unavailable("draining".into()), 503),
+            (Failure::Stopped, 503),
             (Failure::RanksLost("rank 1 died".into()), 500),
             (Failure::TooLarge("too large".into()), 400),
         ] {

@@ -1,6 +1,6 @@
 //! The parameters that chats and completions have in common: read, bounded, and completed by the model's defaults.
 
-use workers::link::sampling::{LOGPROBS_MAX, SEED_MAX, Sampling};
+use workers::link::sampling::{LOGPROBS_MAX, SEED_MAX, STOP_TOKENS_MAX, Sampling};
 
 use super::{error::ApiError, fields::Fields, model::ServedModel};
 
@@ -8,8 +8,6 @@ use super::{error::ApiError, fields::Fields, model::ServedModel};
 const N_MAX: i64 = 128;
 /// Most stop strings.
 const STOP_STRINGS_MAX: usize = 16;
-/// Most stop tokens.
-const STOP_TOKENS_MAX: usize = 1024;
 
 /// What a client wants of a generation.
 #[derive(Debug, Clone)]
@@ -157,7 +155,19 @@ fn sampling(fields: &Fields, model: &ServedModel, logprobs: Option<u32>) -> Resu
         logprobs: allowed_logprobs(logprobs, model)?,
     };
     sampling.check().map_err(|error| ApiError::invalid(error.parameter, error.to_string()))?;
+    check_that_tokens_are_left(&sampling, model)?;
     Ok(sampling)
+}
+
+/// Until `min_tokens` is reached no stop token may be chosen. If all tokens are stop tokens, none may: no rank must ever
+/// see that, it could only give up, and with it everybody's requests.
+fn check_that_tokens_are_left(sampling: &Sampling, model: &ServedModel) -> Result<(), ApiError> {
+    let known = |id: &&u32| (**id as usize) < model.vocabulary;
+    if sampling.min_tokens > 0 && sampling.stop_token_ids.iter().filter(known).count() >= model.vocabulary {
+        let message = "`stop_token_ids` are all tokens of the vocabulary: none is left for `min_tokens`";
+        return Err(ApiError::invalid("stop_token_ids", message));
+    }
+    Ok(())
 }
 
 /// The client's own, and the model's ends of sequence unless they are to be ignored.

@@ -107,7 +107,7 @@ impl Engine {
                 self.clients.add(key, events, None);
             }
         }
-        self.clients.fail_all(Failure::Unavailable("it has stopped".into()));
+        self.clients.fail_all(Failure::Stopped);
     }
 
     /// Takes all commands; while there's nothing to do, waits for one.

@@ -43,6 +43,9 @@ pub enum Failure {
     /// The server is draining or its ranks are not up yet (503).
     #[error("the server is not accepting requests: {0}")]
     Unavailable(String),
+    /// The server ended while it ran or waited (503).
+    #[error("the request was ended: the server is shutting down")]
+    Stopped,
     /// The ranks died while it ran (500).
     #[error("the request was lost: {0}")]
     RanksLost(String),

@@ -288,7 +288,7 @@ fn stopping_ends_whatever_is_left() {
     let world = World::new(Behaviour::Hang);
     let stream = world.submit(&request(4));
     world.engine.stop();
-    assert!(matches!(follow(stream).last(), Some(Event::Failed(Failure::Unavailable(_)))));
+    assert!(matches!(follow(stream).last(), Some(Event::Failed(Failure::Stopped))));
     assert!(matches!(world.engine.submit(request(3)), Err(Failure::Unavailable(_))));
     assert_eq!((world.engine.outstanding(), world.engine.stats().accepting), (0, false));
 }

@@ -45,6 +45,13 @@ fn rows() -> Vec<(&'static str, Value, &'static str, &'static str)> {
         invalid(CHAT, json!({"stop": ""}), "stop"),
         invalid(CHAT, json!({"stop": [1]}), "stop"),
         invalid(CHAT, json!({"stop_token_ids": [5000]}), "stop_token_ids"),
+        invalid(
+            COMPLETIONS,
+            json!({"stop_token_ids": (0..1024).collect::<Vec<_>>(), "min_tokens": 1}),
+            "stop_token_ids",
+        ),
+        invalid(CHAT, json!({"documents": "a text"}), "documents"),
+        (CHAT, json!({"prompt_token_ids": vec![7; 10_000]}), "prompt_token_ids", "context_length_exceeded"),
         invalid(CHAT, json!({"stream_options": {"include_usage": true}}), "stream_options"),
         invalid(CHAT, json!({"stream": "yes"}), "stream"),
         invalid(CHAT, json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
