@@ -9,6 +9,9 @@ pub mod api;
 pub mod config;
 pub mod default_model;
 pub mod engine;
+#[cfg(test)]
+#[path = "../tests/fixtures/mod.rs"]
+mod fixtures;
 pub mod monitor;
 pub mod serve;
 pub mod supervisor;

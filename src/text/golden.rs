@@ -1,27 +1,20 @@
 //! Both golden tokenizers against what Hugging Face's own library made of the same texts.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, sync::Arc};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{ChatOptions, Detokenizer, TextModel, TextOverrides, Tokenizer};
+use crate::fixtures;
 
 /// A golden file and the model folder whose tokenizer and template it describes.
 pub(super) const BYTE_LEVEL: (&str, &str) = ("tok_bytelevel", "models/llama3_rope");
 pub(super) const SENTENCE_PIECE: (&str, &str) = ("tok_spm", "models/ernie45");
 
-pub(super) fn fixture(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(path)
-}
-
 pub(super) fn load((golden, model): (&str, &str)) -> (Value, TextModel) {
-    let text = fs::read_to_string(fixture(golden).join("golden_tokenizer.json")).unwrap();
-    (serde_json::from_str(&text).unwrap(), TextModel::load(&fixture(model), TextOverrides::default()).unwrap())
+    let text = fs::read_to_string(fixtures::golden(golden).join("golden_tokenizer.json")).unwrap();
+    (serde_json::from_str(&text).unwrap(), TextModel::load(&fixtures::golden(model), TextOverrides::default()).unwrap())
 }
 
 pub(super) fn ids(value: &Value) -> Vec<u32> {

@@ -1,22 +1,20 @@
 //! Tokenizers made from GGUF metadata against the golden ids of the same vocabularies.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
 
 use serde_json::Value;
 
 use super::{
     ChatOptions, TextModel, TextOverrides, Tokenizer,
     gguf_vocabulary::GgufVocabulary,
-    golden::{BYTE_LEVEL, SENTENCE_PIECE, check_chats, check_texts, fixture, ids, load},
+    golden::{BYTE_LEVEL, SENTENCE_PIECE, check_chats, check_texts, ids, load},
 };
+use crate::fixtures;
 
 #[test]
 fn a_tiny_gguf_has_the_golden_tokenizer_and_template() {
     let (golden, _) = load(BYTE_LEVEL);
-    let model = TextModel::load(&fixture("gguf/llama_q8_0/model.gguf"), TextOverrides::default()).unwrap();
+    let model = TextModel::load(&fixtures::golden("gguf/llama_q8_0/model.gguf"), TextOverrides::default()).unwrap();
     check_texts(&model.tokenizer, &golden);
     check_chats(&model, &golden);
 }
@@ -24,7 +22,7 @@ fn a_tiny_gguf_has_the_golden_tokenizer_and_template() {
 /// The golden SentencePiece vocabulary as a GGUF file would hold it: no merges, but scores that rank the pieces as the
 /// merges did.
 fn sentence_piece() -> GgufVocabulary {
-    let text = fs::read_to_string(fixture("models/ernie45/tokenizer.json")).unwrap();
+    let text = fs::read_to_string(fixtures::golden("models/ernie45/tokenizer.json")).unwrap();
     let json: Value = serde_json::from_str(&text).unwrap();
     let mut tokens: Vec<_> = json["model"]["vocab"].as_object().unwrap().iter().collect();
     let added = json["added_tokens"].as_array().unwrap();
@@ -79,24 +77,11 @@ fn a_vocabulary_that_does_not_hold_together_is_refused() {
     check(GgufVocabulary { pre: Some("unheard-of".into()), ..bytes }, "`unheard-of` is not known");
 }
 
-/// The default model's file: it is too large for the repository.
-fn smollm2_path() -> PathBuf {
-    let path = std::env::var_os("SHARDWIRE_SMOLLM2").map(PathBuf::from).unwrap_or_else(|| {
-        let home = std::env::var_os("HOME").unwrap_or_default();
-        Path::new(&home).join(".cache/shardwire/models/SmolLM2-135M-Instruct.Q4_1.gguf")
-    });
-    assert!(
-        path.is_file(),
-        "{} is missing: name the file in SHARDWIRE_SMOLLM2, or let scripts/check fetch it",
-        path.display()
-    );
-    path
-}
-
 #[test]
 fn smollm2_has_the_golden_ids() {
-    let golden: Value = serde_json::from_str(&fs::read_to_string(fixture("smollm2/golden.json")).unwrap()).unwrap();
-    let model = TextModel::load(&smollm2_path(), TextOverrides::default()).unwrap();
+    let golden: Value =
+        serde_json::from_str(&fs::read_to_string(fixtures::golden("smollm2/golden.json")).unwrap()).unwrap();
+    let model = TextModel::load(&fixtures::smollm2(), TextOverrides::default()).unwrap();
     for case in golden["cases"].as_array().unwrap() {
         let messages = &case["messages"];
         assert_eq!(

@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn overrides_stand_in_for_what_a_model_lacks() {
-        let own = golden::fixture("models/llama3_rope");
+        let own = crate::fixtures::golden("models/llama3_rope");
         let bare = tempfile::tempdir().unwrap();
         let load = |overrides| TextModel::load(bare.path(), overrides);
         let error = load(TextOverrides::default()).unwrap_err();

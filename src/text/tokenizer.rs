@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     fn fixture(model: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden/models").join(model)
+        crate::fixtures::golden("models").join(model)
     }
 
     /// A folder with the tokenizer of a golden model, its files changed by `change`.

@@ -1,36 +1,21 @@
 //! The real binary under test: `shardwire serve` on a free port with a log folder of its own, ended with the test.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
+
+#[path = "../fixtures/mod.rs"]
+mod fixtures;
 
 use std::{
     io::{BufRead, BufReader, Read},
-    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
+pub use fixtures::{golden, smollm2};
+
 /// How long a test waits for a condition before it fails.
 pub const LIMIT: Duration = Duration::from_secs(60);
-
-/// The repository's golden fixtures.
-pub fn golden(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(path)
-}
-
-/// The default model, which is too large for the repository; `scripts/check` fetches it.
-pub fn smollm2() -> PathBuf {
-    let path = std::env::var_os("SHARDWIRE_SMOLLM2").map(PathBuf::from).unwrap_or_else(|| {
-        let home = PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
-        home.join(".cache/shardwire/models/SmolLM2-135M-Instruct.Q4_1.gguf")
-    });
-    assert!(
-        path.exists(),
-        "{} is missing: run `shardwire fetch`, or name the file in SHARDWIRE_SMOLLM2",
-        path.display()
-    );
-    path
-}
 
 /// Waits until `condition` gives something; fails the test after [`LIMIT`].
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {

@@ -9,6 +9,9 @@ pub use kernels::KvDType;
 
 pub mod batch;
 mod child;
+#[cfg(test)]
+#[path = "../../tests/fixtures/mod.rs"]
+mod fixtures;
 pub mod kv_cache;
 pub mod layers;
 pub mod link;

@@ -1,5 +1,7 @@
 //! Ranks as threads of this process follow scripts of steps on the golden models.
 
+#[path = "../../tests/fixtures/mod.rs"]
+mod fixtures;
 mod script;
 
 use std::collections::HashMap;
@@ -17,6 +19,10 @@ use workers::worker::WorkerConfig;
 
 use script::{BLOCK_SIZE, Script};
 
+fn folder(model: &str) -> PathBuf {
+    fixtures::golden("models").join(model)
+}
+
 const GREEDY: Sampling = Sampling {
     temperature: 0.0,
     top_p: 1.0,
@@ -33,10 +39,6 @@ const GREEDY: Sampling = Sampling {
 
 /// A margin between the two best logits that f32 arithmetic in another order does not bridge.
 const MARGIN_MIN: f64 = 5e-3;
-
-fn folder(model: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden/models").join(model)
-}
 
 fn config(model: &str, rank: usize, world_size: usize) -> WorkerConfig {
     WorkerConfig {

@@ -1,5 +1,7 @@
 //! Worker processes as a server sees them: this binary re-executes itself as `worker`, on a real link, with real signals.
 
+#[path = "../../tests/fixtures/mod.rs"]
+mod fixtures;
 mod script;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,6 +19,10 @@ use workers::link::{LinkConfig, ServerLink, sampling::Sampling};
 use workers::worker::WorkerConfig;
 
 use script::{BLOCK_SIZE, Script};
+
+fn folder(model: &str) -> PathBuf {
+    fixtures::golden("models").join(model)
+}
 
 /// Nothing here takes longer, however busy the machine.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -44,10 +50,6 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
-}
-
-fn folder(model: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden/models").join(model)
 }
 
 /// A worker process and the pipe that holds it.

@@ -88,13 +88,8 @@ impl Memory for Nowhere {
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
-
     use super::*;
-
-    fn golden(name: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden").join(name)
-    }
+    use crate::fixtures::golden;
 
     /// The golden folder `model` with one text replaced in one of its files; the same length keeps safetensors whole.
     fn fault(model: &str, file: &str, from: &str, to: &str) -> String {

@@ -1,5 +1,3 @@
-use std::path::PathBuf;
-
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -23,7 +21,7 @@ fn probabilities(logits: &[f32], sampling: &Sampling, tokens: &[u32]) -> Vec<(us
 
 /// SmolLM2's logits after a prompt, and the reference's distributions of them.
 fn golden() -> (Vec<f32>, Value) {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden/smollm2");
+    let folder = crate::fixtures::golden("smollm2");
     let bytes = std::fs::read(folder.join("last_logits_sampling.f32le.bin")).expect("the logits");
     let logits = bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
     let golden = std::fs::read(folder.join("golden.json")).expect("the golden file");

@@ -5,11 +5,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::{Checkpoint, LoadError};
-use crate::models;
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden").join(name)
-}
+use crate::{fixtures::golden, models};
 
 /// The line that opening and checking `path` end in; empty if all is well.
 fn complaint(path: &Path) -> String {

@@ -7,6 +7,8 @@
 //! numbers, hence 2e-3; the next token can differ only where the reference's two best logits lie nearer than two errors,
 //! and must agree where they lie 5e-3 apart.
 
+#[path = "../../../tests/fixtures/mod.rs"]
+mod fixtures;
 mod ranks;
 mod reference;
 mod smollm2;
@@ -14,7 +16,8 @@ mod written;
 
 use std::path::Path;
 
-use ranks::{Rank, Sequence, Wanted, golden, on_ranks, step_all};
+use fixtures::golden;
+use ranks::{Rank, Sequence, Wanted, on_ranks, step_all};
 use reference::{Golden, Greedy, Tolerance};
 use workers::weights::Checkpoint;
 

@@ -1,9 +1,6 @@
 //! Ranks as threads of one process, each with its shard of a model, stepping sequences as a worker does.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::time::Duration;
 
 use kernels::{
     Batch, KvDType,
@@ -19,11 +16,6 @@ use workers::{
 
 /// Small, so that every prompt but the shortest crosses several blocks.
 const BLOCK_SIZE: usize = 16;
-
-/// A file of the golden set.
-pub fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden").join(name)
-}
 
 /// One rank: a device, a shard, and a KV cache for `sequences` sequences.
 pub struct Rank {

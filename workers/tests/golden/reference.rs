@@ -57,7 +57,7 @@ pub struct Tolerance {
 
 impl Golden {
     pub fn read(name: &str) -> Self {
-        serde_json::from_slice(&std::fs::read(super::ranks::golden(name)).unwrap()).unwrap()
+        serde_json::from_slice(&std::fs::read(crate::fixtures::golden(name)).unwrap()).unwrap()
     }
 }
 

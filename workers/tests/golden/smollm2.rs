@@ -4,14 +4,12 @@
 //! logit by 4e-5 (measured on one, two and three ranks). Activations rounded to 8 bits, a wrong block layout or one layer's
 //! missing norm would move them by 0.1 and more.
 
-use std::path::PathBuf;
-
 use serde::Deserialize;
 use workers::weights::Checkpoint;
 
 use crate::{
-    TOLERANCE,
-    ranks::{Rank, Sequence, Wanted, golden, on_ranks, step_all},
+    TOLERANCE, fixtures,
+    ranks::{Rank, Sequence, Wanted, on_ranks, step_all},
     reference::{Greedy, logprob, logsumexp},
 };
 
@@ -53,25 +51,12 @@ struct Chunk {
 }
 
 fn open() -> (Checkpoint, Golden) {
-    let golden = serde_json::from_slice(&std::fs::read(golden("smollm2/golden.json")).unwrap()).unwrap();
-    (Checkpoint::open(&model()).unwrap(), golden)
-}
-
-/// The model is too large for the repository.
-fn model() -> PathBuf {
-    const NAME: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
-    let cached = std::env::home_dir().unwrap_or_default().join(".cache/shardwire/models").join(NAME);
-    let path = std::env::var_os("SHARDWIRE_SMOLLM2").map_or(cached, PathBuf::from);
-    assert!(
-        path.is_file(),
-        "{} is missing: run scripts/check, which fetches it, or set SHARDWIRE_SMOLLM2",
-        path.display()
-    );
-    path
+    let golden = serde_json::from_slice(&std::fs::read(fixtures::golden("smollm2/golden.json")).unwrap()).unwrap();
+    (Checkpoint::open(&fixtures::smollm2()).unwrap(), golden)
 }
 
 fn full_logits(name: &str) -> Vec<f32> {
-    let bytes = std::fs::read(golden("smollm2").join(format!("last_logits_{name}.f32le.bin"))).unwrap();
+    let bytes = std::fs::read(fixtures::golden("smollm2").join(format!("last_logits_{name}.f32le.bin"))).unwrap();
     bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 

@@ -9,7 +9,7 @@ use workers::{
     weights::Checkpoint,
 };
 
-use crate::ranks::golden;
+use crate::fixtures::golden;
 
 const ALIGNMENT: usize = 32;
 
