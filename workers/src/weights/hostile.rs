@@ -71,6 +71,8 @@ fn absurd_settings_are_named() {
     check("\"factor\": 8.0,", "", "rope_scaling.factor is missing");
     check("\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": -1.0", "rms_norm_eps must be between 0 and 1");
     check("\"silu\"", "\"relu\"", "hidden_act must be silu, got \"relu\"");
+    let many = format!("\"eos_token_id\": {:?},\n  \"head_dim\"", [7; 65]);
+    check("\"head_dim\"", &many, "eos_token_id must be a token id or a list of at most 64, got [7,7,7,");
     check("{", "[", "is not valid JSON");
 }
 

@@ -9,6 +9,12 @@ use super::LoadError;
 /// The most bytes that a model's JSON file may have: an index of a thousand layers stays far below.
 const BYTES_MAX: u64 = 64 << 20;
 
+/// The most ids in a list of tokens: those that end a text travel to the ranks with every sequence.
+const TOKEN_IDS_MAX: usize = 64;
+
+/// How much of a wrong value is shown, characters.
+const SHOWN_MAX: usize = 80;
+
 /// A JSON object of a file. An absent key and `null` are the same, as in transformers.
 pub(crate) struct Fields {
     path: PathBuf,
@@ -66,7 +72,8 @@ impl Fields {
     /// Token ids: one, or a list of them; none if absent.
     pub(crate) fn token_ids(&self, key: &str) -> Result<Vec<u32>, LoadError> {
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let ids = self.typed(key, "a token id or a list of them", |value| match value {
+        let ids = self.typed(key, "a token id or a list of at most 64", |value| match value {
+            Value::Array(list) if list.len() > TOKEN_IDS_MAX => None,
             Value::Array(list) => list.iter().map(id).collect(),
             one => id(one).map(|id| vec![id]),
         })?;
@@ -92,7 +99,10 @@ impl Fields {
 
     /// A complaint about `key`.
     pub(crate) fn fault(&self, key: &str, must_be: &str) -> LoadError {
-        let found = self.get(key).map_or("nothing".into(), Value::to_string);
+        let mut found = self.get(key).map_or("nothing".into(), Value::to_string);
+        if let Some((end, _)) = found.char_indices().nth(SHOWN_MAX) {
+            found.replace_range(end.., "…");
+        }
         LoadError::config(&self.path, format!("{}{key} must be {must_be}, got {found}", self.prefix))
     }
 
