@@ -28,8 +28,11 @@ pub fn prepare(api: &Arc<Api>, body: &[u8]) -> Result<super::Prepared<Chat>, Api
     let mut fields = Fields::read(body)?;
     fields.fall_back_on("metadata")?;
     let generation = Generation::read(&fields, &api.model, chat_logprobs(&fields)?)?;
-    let (param, ids) = prompt_ids(api, &fields)?;
-    let prompt = Prompt { param, ids, echo: None };
+    let (param, ids) = match fields.token_ids("prompt_token_ids", api.model.vocabulary)? {
+        Some(ids) => ("prompt_token_ids", ids),
+        None => ("messages", messages_ids(api, &fields)?),
+    };
+    let prompt = Prompt::new(param, ids, None, &api.model)?;
     let max_tokens = generation.max_tokens_after(&prompt, None, &api.model)?;
     let id = request_id::make("chatcmpl-", generation.request_id.as_deref(), generation.user.as_deref());
     let prompt_token_ids = generation.return_token_ids.then(|| prompt.ids.clone());
@@ -44,18 +47,6 @@ fn chat_logprobs(fields: &Fields) -> Result<Option<u32>, ApiError> {
         Some(count) if wanted => Ok(Some(count)),
         Some(1..) => Err(ApiError::invalid("top_logprobs", "`top_logprobs` needs `logprobs: true`")),
         _ => Ok(wanted.then_some(0)),
-    }
-}
-
-/// The prompt's tokens, at least one, and the parameter that they come from.
-fn prompt_ids(api: &Api, fields: &Fields) -> Result<(&'static str, Vec<u32>), ApiError> {
-    let given = |param, ids: Vec<u32>| match ids.as_slice() {
-        [] => Err(ApiError::invalid(param, "the prompt has no tokens")),
-        _ => Ok((param, ids)),
-    };
-    match fields.token_ids("prompt_token_ids", api.model.vocabulary)? {
-        Some(ids) => given("prompt_token_ids", ids),
-        None => given("messages", messages_ids(api, fields)?),
     }
 }
 

@@ -93,11 +93,8 @@ fn prompt(api: &Api, param: &'static str, item: &Value, echo: bool) -> Result<Pr
         }
         None => (token_ids(param, item, api.model.vocabulary)?, None),
     };
-    if ids.is_empty() {
-        return Err(ApiError::invalid(param, format!("`{param}` has no tokens")));
-    }
     let echo = echo.then(|| own_text.unwrap_or_else(|| text.tokenizer.decode(&ids, false)));
-    Ok(Prompt { param, ids, echo })
+    Prompt::new(param, ids, echo, &api.model)
 }
 
 fn refuse_what_is_not_supported(fields: &Fields) -> Result<(), ApiError> {

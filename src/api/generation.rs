@@ -45,6 +45,29 @@ pub struct Prompt {
     pub echo: Option<String>,
 }
 
+impl Prompt {
+    /// A prompt that the model can be given: it has tokens, and the model knows them all. A tokenizer may know more, such
+    /// as special tokens that were added later, or it belongs to another model.
+    pub fn new(
+        param: &'static str,
+        ids: Vec<u32>,
+        echo: Option<String>,
+        model: &ServedModel,
+    ) -> Result<Self, ApiError> {
+        if ids.is_empty() {
+            return Err(ApiError::invalid(param, "the prompt has no tokens"));
+        }
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= model.vocabulary) {
+            let text = model.text.tokenizer.token_text(*id).unwrap_or_default();
+            let known = model.vocabulary;
+            let message =
+                format!("the tokenizer makes token {id} ({text:?}) of it, but the model has {known} tokens only");
+            return Err(ApiError::invalid(param, message));
+        }
+        Ok(Self { param, ids, echo })
+    }
+}
+
 /// How a stream reports usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamOptions {

@@ -54,6 +54,7 @@ impl Plan {
         let overrides =
             TextOverrides { tokenizer: flags.tokenizer.as_deref(), chat_template: flags.chat_template.as_deref() };
         let text = TextModel::load(&path, overrides).map_err(one_line)?;
+        warn_of_strange_tokens(&text, &checkpoint, &mut warnings);
         let decision = decide_memory(flags, &checkpoint, kv_dtype, &mut warnings)?;
         Ok(Self {
             model: served_model(flags, &path, &checkpoint, text, decision),
@@ -99,6 +100,17 @@ fn warn_of_what_is_missing(flags: &ServeFlags, warnings: &mut Vec<String>) {
         if given.is_some() {
             warnings.push(format!("{flag} is not supported yet: the answer's text is left as it is"));
         }
+    }
+}
+
+/// Usual is the contrary: a model's vocabulary that is padded to a round number.
+fn warn_of_strange_tokens(text: &TextModel, checkpoint: &Checkpoint, warnings: &mut Vec<String>) {
+    let (known, written) = (checkpoint.config().vocab_size, text.tokenizer.vocab_size());
+    if written > known {
+        warnings.push(format!(
+            "the tokenizer has {written} tokens, the model knows {known}: prompts with others will be refused; \
+             do the two belong together?"
+        ));
     }
 }
 

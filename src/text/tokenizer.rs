@@ -62,6 +62,9 @@ impl Tokenizer {
         // Some files ask to cut or fill up texts as was useful in training; a server does neither.
         inner.with_truncation(None).map_err(TextError::model)?.with_padding(None);
         let pieces = Pieces::of(&inner)?;
+        if pieces.len() == 0 {
+            return Err(TextError::model("its vocabulary is empty"));
+        }
         Ok(Self { inner, pieces, bos, eos })
     }
 
@@ -303,6 +306,7 @@ mod tests {
             "{}",
             "[1",
             r#"{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 4000000000}, "merges": []}}"#,
+            r#"{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}"#,
         ] {
             fs::write(folder.path().join("tokenizer.json"), text).unwrap();
             check(folder.path(), "tokenizer.json: ");

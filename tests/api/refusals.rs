@@ -144,3 +144,31 @@ fn without_the_flag_there_are_no_log_probabilities() {
         assert_eq!((status, &answer["error"]["param"]), (400, &json!("logprobs")), "{answer}");
     }
 }
+
+#[test]
+fn tokens_that_only_the_tokenizer_knows_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(crate::server::golden(crate::MODEL).join(name), folder.path().join(name)).expect("a copy");
+    }
+    let file = folder.path().join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&file).expect("a file")).expect("JSON");
+    let later = json!({
+        "id": 1024, "content": "<|later|>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true,
+    });
+    tokenizer["added_tokens"].as_array_mut().expect("a list").push(later);
+    std::fs::write(&file, tokenizer.to_string()).expect("a tokenizer");
+
+    let server = start(&["--tokenizer", folder.path().to_str().expect("UTF-8")]);
+    let message = json!({"messages": [{"role": "user", "content": "a <|later|> b"}]});
+    for (path, body, param) in
+        [(CHAT, chat(message), "messages"), (COMPLETIONS, completion(json!({"prompt": "a <|later|> b"})), "prompt")]
+    {
+        let (status, answer) = server.post(path, &body);
+        assert_eq!((status, &answer["error"]["param"]), (400, &json!(param)), "{answer}");
+        assert!(answer["error"]["message"].as_str().is_some_and(|text| text.contains("<|later|>")), "{answer}");
+    }
+    server.ok(CHAT, &chat(json!({})));
+    assert!(server.log("server.log").contains("the tokenizer has 1025 tokens"));
+}
