@@ -12,8 +12,6 @@
 //! Two halves are enough, and no barrier follows a collective: whoever writes phase 8 has seen all seats at 7, and a rank
 //! takes seat 7 only after it has read phase 6, whose half phase 8 writes again.
 
-#![allow(unsafe_code, reason = "the room of the CPU's shared-memory collectives")]
-
 mod error;
 mod memory;
 mod peer;

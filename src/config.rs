@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mission_s_command_is_understood() {
+    fn a_whole_command_is_understood() {
         let flags = serve("--model m --port 8188 --tensor-parallel-size 8 --max-model-len 32768").unwrap();
         assert_eq!((flags.port, flags.tensor_parallel_size, flags.max_model_len), (8188, 8, Some(32768)));
         assert!(flags.warnings.is_empty() && flags.prefix_caching());

@@ -100,7 +100,8 @@ impl Team {
     }
 }
 
-/// Below this, the caller is done sooner alone (a fork and a join cost one to two microseconds with spinning helpers).
+/// Below this, the caller works alone: a few times what a fork and a join are guessed to cost, one to two microseconds with
+/// spinning helpers.
 const WORTH_SHARING_NS: f64 = 5_000.0;
 
 impl Drop for Team {

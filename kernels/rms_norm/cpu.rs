@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-/// What a normalised element costs a thread, about.
+/// What a normalised element costs a thread, roughly: only sharing among threads depends on it.
 const NANOSECONDS: f64 = 0.3;
 
 impl RmsNorm for Cpu {

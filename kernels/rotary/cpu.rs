@@ -6,7 +6,7 @@ use crate::{
     cpu::{Cpu, Tensor},
 };
 
-/// What an element costs a thread, about.
+/// What an element costs a thread, roughly: only sharing among threads depends on it.
 const NANOSECONDS: f64 = 0.4;
 
 impl Rotary for Cpu {

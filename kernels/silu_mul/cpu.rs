@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-/// What a gated element costs a thread, about.
+/// What a gated element costs a thread, roughly: only sharing among threads depends on it.
 const NANOSECONDS: f64 = 0.7;
 
 impl SiluMul for Cpu {

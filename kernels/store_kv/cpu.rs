@@ -6,7 +6,7 @@ use crate::{
     cpu::{Cpu, Elements, KvBF16, KvCache, KvF16, KvF32, KvFormat, Split, Tensor},
 };
 
-/// What storing an element costs a thread, about.
+/// What storing an element costs a thread, roughly: only sharing among threads depends on it.
 const NANOSECONDS: f64 = 1.0;
 
 impl StoreKv for Cpu {

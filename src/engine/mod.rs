@@ -6,6 +6,8 @@
 pub mod block_pool;
 mod clients;
 mod handle;
+#[cfg(test)]
+mod rank_model;
 mod ranks;
 pub mod request;
 pub mod scheduler;

@@ -10,8 +10,8 @@ use workers::link::{report::StepReport, sampling::Sampling, step::Step};
 
 use super::{
     Engine, EngineConfig, EngineHandle, Ranks, RanksError, RequestStream,
+    rank_model::{RankModel, expected},
     request::{Event, Failure, NewRequest},
-    simulation::{RankModel, expected},
 };
 
 /// What a test waits for comes within this, or never.

@@ -1,4 +1,4 @@
-"""The official OpenAI client against the real binary: the mission's example unchanged, and what else users do with it.
+"""The official OpenAI client against the real binary: the usual example unchanged, and what else users do with it.
 
     python tests/clients/openai_client.py target/debug/shardwire
 
@@ -32,7 +32,7 @@ def server(binary, *flags):
         assert code == 0, f"the server ended with {code}"
 
 
-def mission_example(url):
+def usual_example(url):
     """The example of the serving page: model and key are "null"."""
     host, port = url.removeprefix("http://").split(":")
     client = openai.Client(base_url=f"http://{host}:{port}/v1", api_key="null")
@@ -97,7 +97,7 @@ def models_are_listed(client):
 
 def main():
     with server(sys.argv[1], "--tensor-parallel-size", "2") as url:
-        mission_example(url)
+        usual_example(url)
         client = openai.Client(base_url=f"{url}/v1", api_key="null", max_retries=0)
         for check in [chat_matches_its_stream, many_at_once, errors_are_the_clients, models_are_listed]:
             check(client)

@@ -2,6 +2,9 @@
 //!
 //! No text, no HTTP, no scheduling policy. A worker is the `shardwire` binary re-executing itself; [`worker::run`] is
 //! its whole life.
+//!
+//! `unsafe` is denied but where a room is declared with `allow`: the link's memory (`link/shm.rs`, `link/ring/`) and mapped
+//! model files (`weights/mapped.rs`).
 
 #![deny(unsafe_code)]
 

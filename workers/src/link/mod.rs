@@ -6,7 +6,6 @@
 //!     ╚═════ return ring (1 writer, 1 reader) ◄════╝ rank 0
 //!  vitals: one page per rank, written by the rank's own step loop, read by the server
 //! ```
-
 //!
 //! [`server::ServerLink`] creates four segments and hands out the server's ends, [`worker::WorkerLink`] attaches to them.
 //! What crosses is [`step::Step`] one way and [`report::StepReport`] the other.
@@ -17,11 +16,11 @@ pub mod error;
 pub mod name;
 mod page;
 pub mod report;
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "bytes of shared memory, handed from writer to readers")]
 pub mod ring;
 pub mod sampling;
 pub mod server;
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "maps shared memory, and shows it as atomics")]
 pub mod shm;
 pub mod step;
 #[cfg(test)]

@@ -1,5 +1,4 @@
 //! Read-only mappings of model files: the one room of this folder with unsafe code.
-#![allow(unsafe_code, reason = "mapping a file is the only way to read just a shard of it without copying")]
 
 use std::{fs::File, path::Path, sync::Arc};
 

@@ -10,6 +10,7 @@ mod folder;
 mod generation;
 pub mod gguf;
 mod json;
+#[allow(unsafe_code, reason = "mapping a file is the only way to read just a shard of it without copying")]
 mod mapped;
 mod safetensors;
 mod tensor;
