@@ -156,7 +156,8 @@ impl Life {
                         tracing::info!(epoch, kv_blocks, threads_per_rank, "the ranks are ready");
                         self.api.admission.open();
                         if !std::mem::replace(&mut announced, true) {
-                            listening.announce(&format!("{model}, {threads_per_rank} threads each"));
+                            let plural = if threads_per_rank == 1 { "thread" } else { "threads" };
+                            listening.announce(&format!("{model}, {threads_per_rank} {plural} each"));
                         }
                     }
                     Some(Outcome::LoadFailed(why)) => {
