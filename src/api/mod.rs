@@ -26,10 +26,11 @@ mod version;
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use actix_web::{
-    Error, HttpRequest, HttpResponse,
+    Error, HttpRequest, HttpResponse, ResponseError,
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     guard,
+    http::header,
     middleware::Next,
     web,
 };
@@ -142,19 +143,20 @@ impl Api {
 
 /// All endpoints, for actix's `App::configure`.
 pub fn routes(config: &mut web::ServiceConfig) {
-    let on =
-        |path: &str, route: actix_web::Route| web::resource(path).route(route).default_service(web::to(wrong_method));
+    let on = |path: &str, methods: &'static str, route: actix_web::Route| {
+        web::resource(path).route(route).default_service(web::to(move |request| wrong_method(request, methods)))
+    };
     config
-        .service(on("/v1/chat/completions", web::post().to(chat_completions::post)))
-        .service(on("/v1/completions", web::post().to(completions::post)))
-        .service(on("/v1/models", web::get().to(models::list)))
-        .service(on("/v1/models/{name:.*}", web::get().to(models::one)))
-        .service(on("/health", reading().to(health::health)))
-        .service(on("/ping", reading_or_posting().to(health::health)))
-        .service(on("/livez", reading().to(health::livez)))
-        .service(on("/metrics", web::get().to(metrics::get)))
-        .service(on("/ranks", web::get().to(ranks::get)))
-        .service(on("/version", web::get().to(version::get)))
+        .service(on("/v1/chat/completions", "POST", web::post().to(chat_completions::post)))
+        .service(on("/v1/completions", "POST", web::post().to(completions::post)))
+        .service(on("/v1/models", "GET", web::get().to(models::list)))
+        .service(on("/v1/models/{name:.*}", "GET", web::get().to(models::one)))
+        .service(on("/health", "GET, HEAD", reading().to(health::health)))
+        .service(on("/ping", "GET, HEAD, POST", reading_or_posting().to(health::health)))
+        .service(on("/livez", "GET, HEAD", reading().to(health::livez)))
+        .service(on("/metrics", "GET", web::get().to(metrics::get)))
+        .service(on("/ranks", "GET", web::get().to(ranks::get)))
+        .service(on("/version", "GET", web::get().to(version::get)))
         .default_service(web::to(nothing_here));
 }
 
@@ -175,8 +177,11 @@ async fn nothing_here(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     Err(ApiError::not_found(request.path()))
 }
 
-async fn wrong_method(request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    Err(ApiError::method_not_allowed(request.method().as_str(), request.path()))
+/// What the path does answer stands in `Allow` (RFC 9110, 15.5.6).
+async fn wrong_method(request: HttpRequest, methods: &'static str) -> HttpResponse {
+    let mut response = ApiError::method_not_allowed(request.method().as_str(), request.path()).error_response();
+    response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(methods));
+    response
 }
 
 /// Outermost: a key, where one is wanted; and an answer even if our own code panics.
@@ -190,5 +195,30 @@ pub async fn guarded(
     match AssertUnwindSafe(next.call(request)).catch_unwind().await {
         Ok(answer) => answer,
         Err(_) => Err(ApiError::internal("the request broke the server's own rules; this is a bug").into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::{
+        App,
+        http::Method,
+        test::{TestRequest, call_service, init_service},
+    };
+
+    use super::*;
+
+    #[actix_web::test]
+    async fn a_wrong_method_is_told_the_right_ones() {
+        let app = init_service(App::new().configure(routes)).await;
+        for (method, path, allowed) in [
+            (Method::GET, "/v1/chat/completions", "POST"),
+            (Method::POST, "/v1/models/a", "GET"),
+            (Method::DELETE, "/ping", "GET, HEAD, POST"),
+        ] {
+            let response = call_service(&app, TestRequest::with_uri(path).method(method).to_request()).await;
+            let told = response.headers().get(header::ALLOW).and_then(|methods| methods.to_str().ok());
+            assert_eq!((response.status().as_u16(), told), (405, Some(allowed)), "{path}");
+        }
     }
 }
