@@ -5,6 +5,7 @@
 mod fixtures;
 
 use std::{
+    fs::File,
     io::{BufRead, BufReader, Read},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -45,6 +46,7 @@ impl Server {
             .arg(logs.path())
             .args(arguments)
             .stdout(Stdio::piped())
+            .stderr(File::create(logs.path().join("stderr")).expect("a file for stderr"))
             .spawn()
             .expect("the binary starts");
         let mut line = String::new();
@@ -53,7 +55,10 @@ impl Server {
         let base = line
             .strip_prefix("Shardwire is ready: ")
             .and_then(|rest| rest.split_whitespace().next())
-            .unwrap_or_else(|| panic!("no ready line, but {line:?}"))
+            .unwrap_or_else(|| {
+                let said = std::fs::read_to_string(logs.path().join("stderr")).unwrap_or_default();
+                panic!("no ready line, but {line:?}; {said}")
+            })
             .to_owned();
         Self { child, base, logs }
     }
