@@ -11,7 +11,7 @@ use crate::models::{self, LoadOptions, Model};
 use crate::sampler::{Sampler, SamplerError};
 use crate::sequences::{Limits, Sequences, StepError};
 use crate::weights::{Checkpoint, LoadError};
-use crate::worker::WorkerConfig;
+use crate::worker::config::WorkerConfig;
 
 /// A loaded shard and the sequences that run on it.
 pub struct Rank<B: Backend> {

@@ -1,20 +1,18 @@
 //! A worker's life: load the shard, then take a step → batch → forward → sample → report, until the server is gone.
 
+pub(crate) mod config;
 mod error;
 
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::io::{BufRead, Read, stdin};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kernels::KvDType;
 use kernels::cpu::{Cpu, CpuConfig};
 use kernels::group::{Group, Membership, Waiting};
 use kernels::memory::Memory;
-use serde::{Deserialize, Serialize};
 
 use crate::child;
 use crate::link::report::StepReport;
@@ -23,6 +21,7 @@ use crate::link::vitals::{Phase, RankState};
 use crate::link::{ReportWriter, Seat, Segment, StepReader, VitalsWriter, WorkerLink};
 use crate::rank::Rank;
 
+pub use config::WorkerConfig;
 pub use error::WorkerError;
 
 /// How long the other ranks may take to attach, once this one has.
@@ -39,42 +38,6 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often the memory in use is measured while steps are taken.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
-
-/// All that a worker is told: one line of JSON on its standard input. The rest of that pipe stays silent; its end
-/// means that the server is gone, and the worker goes too.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct WorkerConfig {
-    /// This worker's index, `0..world_size`.
-    pub rank: usize,
-    /// How many ranks share the model.
-    pub world_size: usize,
-    /// How often the group was started before.
-    pub epoch: u64,
-    /// Instance name of the shared-memory segments (see `link::shm`).
-    pub link: String,
-    /// A GGUF file or a Hugging Face folder.
-    pub model: PathBuf,
-    /// Longest sequence, tokens: sizes the rotary table.
-    pub max_model_len: usize,
-    /// Most tokens in a step.
-    pub batch_tokens_max: usize,
-    /// Most sequences in a step.
-    pub sequences_max: usize,
-    /// Tokens in a KV block.
-    pub block_size: usize,
-    /// KV cache: memory for it on this rank, bytes …
-    pub kv_cache_bytes: u64,
-    /// … or its number of blocks, decided by the user.
-    pub kv_blocks: Option<usize>,
-    /// Storage format of keys and values.
-    pub kv_dtype: KvDType,
-    /// Compute threads of this rank.
-    pub threads: usize,
-    /// Cores to pin them to, one per thread; empty: not pinned.
-    pub cores: Vec<usize>,
-    /// Whether every rank's threads have a core of their own, so that waiting within a step may spin.
-    pub spin: bool,
-}
 
 /// The whole life of a worker process.
 pub fn run() -> ExitCode {

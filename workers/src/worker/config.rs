@@ -1,0 +1,42 @@
+//! What the server tells a worker at its start.
+
+use std::path::PathBuf;
+
+use kernels::KvDType;
+use serde::{Deserialize, Serialize};
+
+/// All that a worker is told: one line of JSON on its standard input. The rest of that pipe stays silent; its end
+/// means that the server is gone, and the worker goes too.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerConfig {
+    /// This worker's index, `0..world_size`.
+    pub rank: usize,
+    /// How many ranks share the model.
+    pub world_size: usize,
+    /// How often the group was started before.
+    pub epoch: u64,
+    /// Instance name of the shared-memory segments (see `link::shm`).
+    pub link: String,
+    /// A GGUF file or a Hugging Face folder.
+    pub model: PathBuf,
+    /// Longest sequence, tokens: sizes the rotary table.
+    pub max_model_len: usize,
+    /// Most tokens in a step.
+    pub batch_tokens_max: usize,
+    /// Most sequences in a step.
+    pub sequences_max: usize,
+    /// Tokens in a KV block.
+    pub block_size: usize,
+    /// KV cache: memory for it on this rank, bytes …
+    pub kv_cache_bytes: u64,
+    /// … or its number of blocks, decided by the user.
+    pub kv_blocks: Option<usize>,
+    /// Storage format of keys and values.
+    pub kv_dtype: KvDType,
+    /// Compute threads of this rank.
+    pub threads: usize,
+    /// Cores to pin them to, one per thread; empty: not pinned.
+    pub cores: Vec<usize>,
+    /// Whether every rank's threads have a core of their own, so that waiting within a step may spin.
+    pub spin: bool,
+}
