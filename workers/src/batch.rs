@@ -10,8 +10,6 @@ use crate::sequences::{Fault, Sequence, Sequences, StepError};
 /// What one step computes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The step's number.
-    pub step: u64,
     /// All its chunks, flat.
     pub batch: Batch,
     /// The sequences that get a token, in the order of the batch's `sampled_rows`.
@@ -25,7 +23,7 @@ impl Plan {
         step.finished.iter().for_each(|&id| sequences.finish(id));
         step.started.iter().try_for_each(|new| sequences.start(new))?;
         let block_size = sequences.limits().block_size;
-        let mut plan = Self { step: step.number, ..Self::default() };
+        let mut plan = Self::default();
         plan.batch.query_starts.push(0);
         for chunk in &step.batch {
             plan.push(chunk, sequences.advance(chunk)?, block_size);

@@ -1,6 +1,6 @@
 //! One rank's share of the work: it follows the steps, computes its shard of the model, and learns what was sampled.
 
-use kernels::{Backend, DeviceError, KvShape};
+use kernels::{Backend, Batch, DeviceError, KvShape};
 use thiserror::Error;
 
 use crate::batch::Plan;
@@ -90,9 +90,9 @@ impl<B: Backend> Rank<B> {
     /// Follows one step, all ranks together. Each sampling chunk's token, in the order of the batch; log-probabilities on
     /// rank 0 only.
     pub fn compute(&mut self, step: &Step) -> Result<Vec<SampledToken>, RankError> {
-        let plan = self.learn(step)?;
-        let logits = self.forward(&plan)?;
-        self.sample(&plan, logits)
+        let Plan { batch, sampled } = self.learn(step)?;
+        let logits = self.forward(batch)?;
+        self.sample(&sampled, logits)
     }
 
     /// Takes over what the step says.
@@ -105,20 +105,20 @@ impl<B: Backend> Rank<B> {
         Ok(Plan::of(step, &mut self.sequences)?)
     }
 
-    /// The logits of the plan's sampled rows; none where there is nothing to compute.
-    pub fn forward(&mut self, plan: &Plan) -> Result<Option<B::Tensor>, RankError> {
-        if plan.batch.tokens.is_empty() {
+    /// The logits of the batch's sampled rows; none where there is nothing to compute.
+    pub fn forward(&mut self, batch: Batch) -> Result<Option<B::Tensor>, RankError> {
+        if batch.tokens.is_empty() {
             return Ok(None);
         }
-        let batch = self.device.batch(plan.batch.clone())?;
+        let batch = self.device.batch(batch)?;
         Ok(Some(self.model.forward(&self.device, &batch, &mut self.cache)?))
     }
 
-    /// Chooses the tokens on rank 0, and appends them to their sequences on every rank.
-    pub fn sample(&mut self, plan: &Plan, logits: Option<B::Tensor>) -> Result<Vec<SampledToken>, RankError> {
+    /// Chooses the next token of each of `ids` on rank 0, and appends it to its sequence on every rank.
+    pub fn sample(&mut self, ids: &[SequenceId], logits: Option<B::Tensor>) -> Result<Vec<SampledToken>, RankError> {
         let mut sampled = match logits {
-            Some(logits) if self.samples => self.choose(plan, &self.device.to_host(&logits)?)?,
-            _ => plan.sampled.iter().map(|&id| SampledToken { id, token: 0, logprobs: None }).collect(),
+            Some(logits) if self.samples => self.choose(ids, &self.device.to_host(&logits)?)?,
+            _ => ids.iter().map(|&id| SampledToken { id, token: 0, logprobs: None }).collect(),
         };
         let mut tokens: Vec<u32> = sampled.iter().map(|sampled| sampled.token).collect();
         self.device.broadcast(&mut tokens)?;
@@ -130,9 +130,9 @@ impl<B: Backend> Rank<B> {
     }
 
     /// `logits` are `[sampled rows, columns]`, padding behind the vocabulary.
-    fn choose(&mut self, plan: &Plan, logits: &[f32]) -> Result<Vec<SampledToken>, RankError> {
+    fn choose(&mut self, ids: &[SequenceId], logits: &[f32]) -> Result<Vec<SampledToken>, RankError> {
         let vocab_size = self.sequences.limits().vocab_size;
-        let columns = logits.len().checked_div(plan.sampled.len()).unwrap_or(0);
+        let columns = logits.len().checked_div(ids.len()).unwrap_or(0);
         let choose = |(row, &id): (usize, &SequenceId)| {
             let sequence = self.sequences.get(id)?;
             let logits = &logits[row * columns..][..vocab_size];
@@ -140,7 +140,7 @@ impl<B: Backend> Rank<B> {
             let choice = choice.map_err(|source| RankError::Sampler { id, source })?;
             Ok(SampledToken { id, token: choice.token, logprobs: choice.logprobs })
         };
-        plan.sampled.iter().enumerate().map(choose).collect()
+        ids.iter().enumerate().map(choose).collect()
     }
 }
 

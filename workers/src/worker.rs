@@ -14,6 +14,7 @@ use kernels::cpu::{Cpu, CpuConfig};
 use kernels::group::{Group, Membership, Waiting};
 use kernels::memory::Memory;
 
+use crate::batch::Plan;
 use crate::child;
 use crate::link::report::StepReport;
 use crate::link::step::Step;
@@ -111,15 +112,16 @@ fn follow(rank: &mut Rank<Cpu>, step: &Step, ends: &mut Ends<'_>) -> Result<(), 
     let (vitals, started) = (ends.vitals, Instant::now());
     vitals.progress(step.number);
     vitals.phase(Phase::Forward);
-    let plan = rank.learn(step)?;
-    let logits = rank.forward(&plan)?;
+    let Plan { batch, sampled } = rank.learn(step)?;
+    let batch_tokens = batch.tokens.len();
+    let logits = rank.forward(batch)?;
     vitals.phase(Phase::Sample);
-    let tokens = rank.sample(&plan, logits)?;
+    let tokens = rank.sample(&sampled, logits)?;
     vitals.phase(Phase::Report);
     if let Some(reports) = &mut ends.reports {
         reports.publish(&StepReport { step: step.number, tokens }, REPORT_TIMEOUT)?;
     }
-    vitals.step_done(started.elapsed(), plan.batch.tokens.len());
+    vitals.step_done(started.elapsed(), batch_tokens);
     vitals.phase(Phase::Idle);
     Ok(())
 }

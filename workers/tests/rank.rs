@@ -23,19 +23,9 @@ fn folder(model: &str) -> PathBuf {
     fixtures::golden("models").join(model)
 }
 
-const GREEDY: Sampling = Sampling {
-    temperature: 0.0,
-    top_p: 1.0,
-    top_k: 0,
-    min_p: 0.0,
-    repetition_penalty: 1.0,
-    presence_penalty: 0.0,
-    frequency_penalty: 0.0,
-    seed: 0,
-    min_tokens: 0,
-    stop_token_ids: Vec::new(),
-    logprobs: None,
-};
+fn greedy() -> Sampling {
+    Sampling { temperature: 0.0, ..Sampling::default() }
+}
 
 /// A margin between the two best logits that f32 arithmetic in another order does not bridge.
 const MARGIN_MIN: f64 = 5e-3;
@@ -94,7 +84,7 @@ fn prompt(length: u32) -> Vec<u32> {
 }
 
 fn creative(seed: u64) -> Sampling {
-    Sampling { temperature: 1.3, top_p: 0.98, seed, repetition_penalty: 1.2, min_tokens: 3, ..GREEDY }
+    Sampling { temperature: 1.3, top_p: 0.98, seed, repetition_penalty: 1.2, min_tokens: 3, ..greedy() }
 }
 
 /// The golden prompts at once, their prefill in chunks, against the reference's greedy continuation.
@@ -105,7 +95,7 @@ fn check_golden(model: &str, world_size: usize) {
     let ids = |ids: &Value| serde_json::from_value::<Vec<u32>>(ids.clone()).expect("ids");
     let mut script = Script::default();
     for (id, case) in cases.iter().enumerate() {
-        script.start(id as u64, &ids(&case["prompt_ids"]), GREEDY);
+        script.start(id as u64, &ids(&case["prompt_ids"]), greedy());
     }
     let wanted = |id: u64| ids(&cases[id as usize]["greedy"]["ids"]).len();
     script.run_all(40, &wanted);
@@ -190,8 +180,8 @@ fn a_cached_prefix_changes_nothing() {
 #[test]
 fn logprobs_come_where_they_were_asked_for() {
     let mut script = Script::default();
-    script.start(1, &prompt(5), Sampling { logprobs: Some(2), ..GREEDY });
-    script.start(2, &prompt(5), GREEDY);
+    script.start(1, &prompt(5), Sampling { logprobs: Some(2), ..greedy() });
+    script.start(2, &prompt(5), greedy());
     script.run_all(64, &|_| 1);
     for sampled in follow("llama3_rope", 1, &script.steps()) {
         let best = sampled.logprobs.map(|logprobs| (logprobs.top.len(), logprobs.top[0], logprobs.sampled));
