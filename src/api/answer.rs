@@ -72,7 +72,7 @@ pub async fn whole(mut running: Running, mut wording: impl Wording) -> Result<Ht
     let mut collected: Vec<Collected> = (0..running.len()).map(|_| Collected::default()).collect();
     while let Some((index, update)) = running.next().await {
         match update {
-            Update::Started { .. } => {}
+            Update::Started { .. } | Update::PromptLogprobs(_) => {}
             Update::Piece(piece) => collected[index].add(piece),
             Update::Failed(failure) => return Err(failure.into()),
         }
@@ -135,7 +135,7 @@ impl<W: Wording> Events<W> {
 
     fn tell(&mut self, index: usize, update: Update) {
         match update {
-            Update::Started { .. } => {}
+            Update::Started { .. } | Update::PromptLogprobs(_) => {}
             Update::Piece(piece) => {
                 // The opening is sent with the first token, not before.
                 if !std::mem::replace(&mut self.opened[index], true)

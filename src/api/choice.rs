@@ -15,7 +15,7 @@ use crate::{
         RequestStream,
         request::{Event, Failure},
     },
-    text::{Detokenizer, Released, StopStrings, Tokenizer},
+    text::{Detokenizer, MessageParser, Part, Released, StopStrings, Tokenizer},
 };
 
 /// Why a text ended.
@@ -35,6 +35,8 @@ pub struct Piece {
     pub token: u32,
     /// Text that is final now; often empty, where a character or a stop string isn't complete yet.
     pub text: String,
+    /// The same text as parts of a message, as far as they are known.
+    pub parts: Vec<Part>,
     /// Present where they were asked for.
     pub logprobs: Option<Logprobs>,
     /// Present on the last piece.
@@ -51,6 +53,8 @@ pub enum Update {
         /// Found in the cache.
         cached_tokens: u32,
     },
+    /// Log-probabilities of more of the prompt's tokens, in order, beginning with the second.
+    PromptLogprobs(Vec<Logprobs>),
     /// One more token. The last one has a finish reason, and nothing follows.
     Piece(Piece),
     /// Nothing follows.
@@ -100,6 +104,9 @@ impl Choice {
                     }
                 }
             }
+            Some(Event::PromptLogprobs(entries)) => Some(Update::PromptLogprobs(entries)),
+            // Nobody asked for one here.
+            Some(Event::Embedding(_)) => None,
             Some(Event::Finished(_)) => {
                 self.events = None;
                 let unasked = || Update::Failed(Failure::RanksLost("it ended before its time".into()));
@@ -130,6 +137,7 @@ enum Ended {
 struct Words {
     detokenizer: Detokenizer<Arc<Tokenizer>>,
     stops: StopStrings,
+    message: MessageParser,
     stop_token_ids: Vec<u32>,
     include_stop: bool,
     min_tokens: u32,
@@ -142,6 +150,7 @@ impl Words {
         Self {
             detokenizer: Detokenizer::new(tokenizer, generation.skip_special_tokens),
             stops: StopStrings::new(&generation.stop_strings, generation.include_stop),
+            message: MessageParser::plain(),
             stop_token_ids: generation.sampling.stop_token_ids.clone(),
             include_stop: generation.include_stop,
             min_tokens: generation.sampling.min_tokens,
@@ -165,7 +174,11 @@ impl Words {
             (None, false, true) => (Some(FinishReason::Length), Ended::InTheEngine),
             (None, false, false) => (None, Ended::No),
         };
-        (Piece { token, text: released.text, logprobs, finish, arrival_time: 0.0 }, ended)
+        let mut parts = self.message.push(&released.text);
+        if finish.is_some() {
+            parts.extend(self.message.finish());
+        }
+        (Piece { token, text: released.text, parts, logprobs, finish, arrival_time: 0.0 }, ended)
     }
 
     /// Stop strings don't count before `min_tokens`.

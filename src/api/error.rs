@@ -178,6 +178,7 @@ impl From<Failure> for ApiError {
             Failure::Unavailable(_) | Failure::Stopped => Self::unavailable(message),
             Failure::RanksLost(_) => Self::internal(message),
             Failure::TooLarge(_) => Self::bad_request("context_length_exceeded", message),
+            Failure::Guide(_) => Self::bad_request("grammar_failed", message),
         }
     }
 }

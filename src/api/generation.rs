@@ -176,6 +176,7 @@ fn sampling(fields: &Fields, model: &ServedModel, logprobs: Option<u32>) -> Resu
         min_tokens: min_tokens.unwrap_or(0) as u32,
         stop_token_ids: stop_tokens(fields, model)?,
         logprobs: allowed_logprobs(logprobs, model)?,
+        ..Sampling::default()
     };
     sampling.check().map_err(|error| ApiError::invalid(error.parameter, error.to_string()))?;
     check_that_tokens_are_left(&sampling, model)?;

@@ -44,7 +44,7 @@ pub struct CompletionLogprobs {
 /// A chat's log-probabilities of these pieces; none where they weren't asked for.
 pub fn of_chat(pieces: &[Piece], tokenizer: &Tokenizer) -> Option<ChatLogprobs> {
     let token = |piece: &Piece| {
-        let Logprobs { sampled, top } = piece.logprobs.as_ref()?;
+        let Logprobs { sampled, top, .. } = piece.logprobs.as_ref()?;
         let top_logprobs = top.iter().map(|&(token, logprob)| entry(token, logprob, tokenizer)).collect();
         Some(ChatToken { sampled: entry(piece.token, *sampled, tokenizer), top_logprobs })
     };
@@ -57,7 +57,7 @@ pub fn of_chat(pieces: &[Piece], tokenizer: &Tokenizer) -> Option<ChatLogprobs> 
 pub fn of_completion(pieces: &[Piece], tokenizer: &Tokenizer, offset: &mut usize) -> Option<CompletionLogprobs> {
     let mut lists = CompletionLogprobs::default();
     for piece in pieces {
-        let Logprobs { sampled, top } = piece.logprobs.as_ref()?;
+        let Logprobs { sampled, top, .. } = piece.logprobs.as_ref()?;
         let text = shown(piece.token, tokenizer);
         let all = [(piece.token, *sampled)].into_iter().chain(top.iter().copied());
         let entry = |(token, logprob): (u32, f32)| (shown(token, tokenizer), logprob.max(LOWEST).into());

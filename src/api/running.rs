@@ -133,7 +133,7 @@ impl Running {
                     member.passage.finished(now);
                 }
             }
-            Update::Failed(_) => {}
+            Update::PromptLogprobs(_) | Update::Failed(_) => {}
         }
     }
 }
@@ -154,5 +154,6 @@ fn new_request(
         sampling,
         max_tokens,
         max_waiting: api.settings.max_waiting,
+        ..NewRequest::default()
     }
 }

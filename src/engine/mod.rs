@@ -5,6 +5,7 @@
 
 pub mod block_pool;
 mod clients;
+pub mod guide;
 mod handle;
 #[cfg(test)]
 mod rank_model;

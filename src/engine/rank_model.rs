@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use workers::link::{
-    report::{SampledToken, StepReport},
+    report::{Outcome, SampledToken, StepReport},
     sampling::Sampling,
     step::{Chunk, NewSequence, SequenceId, Step},
 };
@@ -51,11 +51,11 @@ impl RankModel {
         let mut written = HashSet::new();
         step.batch.iter().for_each(|chunk| self.write(chunk, &mut written));
         let tokens = step.batch.iter().filter_map(|chunk| self.read(chunk)).collect();
-        StepReport { step: step.number, tokens }
+        StepReport { step: step.number, tokens, ..StepReport::default() }
     }
 
     fn meet(&mut self, sequence: &NewSequence) {
-        let NewSequence { id, tokens, prompt_length, sampling } = sequence.clone();
+        let NewSequence { id, tokens, prompt_length, sampling, .. } = sequence.clone();
         assert!(id.0 > self.last_id, "ids are never used again");
         self.last_id = id.0;
         let prompt_length = prompt_length as usize;
@@ -94,7 +94,7 @@ impl RankModel {
         chunk.samples.then(|| {
             let token = sample(&known.tokens, known.prompt_length, &known.sampling);
             known.tokens.push(token);
-            SampledToken { id: chunk.id, token, logprobs: None }
+            SampledToken { id: chunk.id, outcome: Outcome::Chosen { token, logprobs: None, confident: false } }
         })
     }
 }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use workers::link::{report::Logprobs, sampling::Sampling};
+use workers::link::{report::Logprobs, sampling::Sampling, step::Pooling};
+
+use super::guide::SharedGuide;
 
 /// One sequence to generate. A client's request with `n = 2` becomes two of these.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct NewRequest {
     /// The client-visible id, for logs.
     pub id: String,
@@ -17,6 +19,27 @@ pub struct NewRequest {
     pub max_tokens: u32,
     /// How long it may wait to be admitted; none: for ever.
     pub max_waiting: Option<Duration>,
+    /// Smaller goes first; equals in the order of arrival.
+    pub priority: i64,
+    /// Cached prefixes are shared among requests of the same salt only.
+    pub cache_salt: Option<String>,
+    /// Says which tokens may come. Its own, not shared with another request; `sampling.guided` is set by the engine.
+    pub guide: Option<SharedGuide>,
+    /// Log-probabilities of the prompt's tokens are wanted, with this many alternatives. `0..=20`.
+    pub prompt_logprobs: Option<u32>,
+    /// End it once the model has been certain for so long.
+    pub early_stop: Option<EarlyStop>,
+    /// Nothing is generated: the prompt's hidden states are wanted, pooled. `max_tokens` is of no meaning then.
+    pub pooling: Option<Pooling>,
+}
+
+/// The sign of a text that repeats itself: many tokens in a row that were each almost certain.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EarlyStop {
+    /// Tokens in a row, at least one.
+    pub window: u32,
+    /// Each more likely than this. `0..=1`.
+    pub threshold: f32,
 }
 
 /// Why a sequence ended.
@@ -26,6 +49,10 @@ pub enum Finish {
     Stop,
     /// It reached its `max_tokens`.
     Length,
+    /// It seemed to repeat itself for ever ([`EarlyStop`]).
+    Repetition,
+    /// Its prompt was pooled, which was all.
+    Pooled,
 }
 
 /// Why a sequence could not be finished.
@@ -49,12 +76,16 @@ pub enum Failure {
     /// The ranks died while it ran (500).
     #[error("the request was lost: {0}")]
     RanksLost(String),
+    /// Its guide could not go on, or left no token to choose (400).
+    #[error("the output can't be guided any further: {0}")]
+    Guide(String),
     /// It can never fit: longer than the whole KV cache (400).
     #[error("{0}")]
     TooLarge(String),
 }
 
-/// What a running sequence tells its client, in this order: `Started`, tokens, then `Finished` or `Failed`.
+/// What a running sequence tells its client, in this order: `Started`, the prompt's log-probabilities, tokens or an
+/// embedding, then `Finished` or `Failed`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// It was admitted for the first time.
@@ -62,6 +93,11 @@ pub enum Event {
         /// Prompt tokens found in the prefix cache.
         cached_tokens: u32,
     },
+    /// Log-probabilities of more of the prompt's tokens, in order, beginning with the second. All of them come before the
+    /// first token, and each once.
+    PromptLogprobs(Vec<Logprobs>),
+    /// The pooled prompt, `[hidden size]`, not normalised.
+    Embedding(Vec<f32>),
     /// One more token.
     Token {
         /// The token.

@@ -145,6 +145,7 @@ impl Sequence {
             tokens: self.tokens.clone(),
             prompt_length: as_u32(self.prompt_length),
             sampling: self.sampling.clone(),
+            pooling: None,
         }
     }
 }
@@ -161,7 +162,7 @@ mod tests {
     fn sequence(max_tokens: u32, min_tokens: u32, model_len_max: usize) -> Sequence {
         let sampling = Sampling { stop_token_ids: vec![9], min_tokens, ..Sampling::default() };
         let prompt = vec![1, 2, 3];
-        let request = NewRequest { id: "r".into(), prompt, sampling, max_tokens, max_waiting: None };
+        let request = NewRequest { id: "r".into(), prompt, sampling, max_tokens, ..NewRequest::default() };
         Sequence::new(RequestKey(1), request, model_len_max)
     }
 

@@ -51,7 +51,7 @@ fn requests() -> impl Strategy<Value = NewRequest> {
         |(alike, own, max_tokens, min_tokens, seed)| {
             let prompt = (1..).take(alike).chain(own).collect();
             let sampling = Sampling { seed, min_tokens, stop_token_ids: vec![STOP_TOKEN], ..Sampling::default() };
-            NewRequest { id: String::new(), prompt, sampling, max_tokens, max_waiting: None }
+            NewRequest { id: String::new(), prompt, sampling, max_tokens, ..NewRequest::default() }
         },
     )
 }
@@ -194,7 +194,7 @@ proptest! {
 
 fn request(prompt: &[u32], max_tokens: u32) -> NewRequest {
     let (prompt, sampling) = (prompt.to_vec(), Sampling::default());
-    NewRequest { id: String::new(), prompt, sampling, max_tokens, max_waiting: None }
+    NewRequest { id: String::new(), prompt, sampling, max_tokens, ..NewRequest::default() }
 }
 
 /// Blocks of two tokens.

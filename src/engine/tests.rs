@@ -121,7 +121,7 @@ impl Drop for World {
 
 fn request(max_tokens: u32) -> NewRequest {
     let (prompt, sampling) = (vec![1, 2, 3, 4, 5, 6], Sampling::default());
-    NewRequest { id: "r".into(), prompt, sampling, max_tokens, max_waiting: None }
+    NewRequest { id: "r".into(), prompt, sampling, max_tokens, ..NewRequest::default() }
 }
 
 /// All events to the last.

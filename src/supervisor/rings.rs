@@ -51,7 +51,7 @@ mod tests {
     use workers::{
         KvDType,
         link::{
-            report::{Logprobs, SampledToken, StepReport},
+            report::{Logprobs, Outcome, SampledToken, StepReport},
             sampling::{SEED_MAX, Sampling},
             server::ServerLink,
             step::{Chunk, NewSequence, SequenceId, Step},
@@ -88,11 +88,11 @@ mod tests {
         let sampling = Sampling { seed: SEED_MAX, stop_token_ids: vec![u32::MAX; 64], ..Sampling::default() };
         let started = ids().map(|id| {
             let (tokens, sampling) = (vec![u32::MAX; each], sampling.clone());
-            NewSequence { id, tokens, prompt_length: u32::MAX, sampling }
+            NewSequence { id, tokens, prompt_length: u32::MAX, sampling, pooling: None }
         });
         let batch = ids().map(|id| {
             let new_blocks = vec![u32::MAX; each + 1];
-            Chunk { id, start: u32::MAX, count: u32::MAX, new_blocks, samples: true }
+            Chunk { id, start: u32::MAX, count: u32::MAX, new_blocks, samples: true, ..Chunk::default() }
         });
         let step = Step { number: 1, finished: ids().collect(), started: started.collect(), batch: batch.collect() };
         link.steps.publish(&step, Duration::ZERO).unwrap();
@@ -100,10 +100,13 @@ mod tests {
         let top = vec![(u32::MAX, 0.5); LOGPROBS_MAX as usize];
         let tokens = ids().map(|id| SampledToken {
             id,
-            token: u32::MAX,
-            logprobs: Some(Logprobs { sampled: 0.5, top: top.clone() }),
+            outcome: Outcome::Chosen {
+                token: u32::MAX,
+                logprobs: Some(Logprobs { sampled: 0.5, rank: u32::MAX, top: top.clone() }),
+                confident: true,
+            },
         });
-        let report = StepReport { step: u64::MAX, tokens: tokens.collect() };
+        let report = StepReport { step: u64::MAX, tokens: tokens.collect(), ..StepReport::default() };
         let mut frame = Vec::new();
         workers::link::codec::encode(&report, &mut frame);
         assert!(frame.len() <= report_bytes_max(&worker), "{} bytes", frame.len());

@@ -9,6 +9,7 @@
 pub mod detokenizer;
 pub mod error;
 pub mod gguf_vocabulary;
+pub mod message;
 pub mod messages;
 mod pieces;
 mod pre_tokenizer;
@@ -31,6 +32,7 @@ use workers::weights::Checkpoint;
 
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
+pub use message::{MessageParser, Part};
 pub use stop_strings::{Released, StopStrings};
 pub use template::{ChatOptions, ChatTemplate};
 pub use tokenizer::Tokenizer;

@@ -84,11 +84,11 @@ mod tests {
 
     fn new(id: u64, tokens: &[u32]) -> NewSequence {
         let (tokens, prompt_length) = (tokens.to_vec(), tokens.len() as u32);
-        NewSequence { id: SequenceId(id), tokens, prompt_length, sampling: Default::default() }
+        NewSequence { id: SequenceId(id), tokens, prompt_length, ..NewSequence::default() }
     }
 
     fn chunk(id: u64, start: u32, count: u32, new_blocks: &[u32], samples: bool) -> Chunk {
-        Chunk { id: SequenceId(id), start, count, new_blocks: new_blocks.to_vec(), samples }
+        Chunk { id: SequenceId(id), start, count, new_blocks: new_blocks.to_vec(), samples, ..Chunk::default() }
     }
 
     fn step(started: Vec<NewSequence>, batch: Vec<Chunk>) -> Step {

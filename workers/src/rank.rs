@@ -6,12 +6,18 @@ use thiserror::Error;
 use crate::batch::Plan;
 use crate::kv_cache::blocks_in;
 use crate::layers::Shard;
-use crate::link::{report::SampledToken, step::SequenceId, step::Step};
+use crate::link::{
+    report::{Outcome, SampledToken},
+    step::{SequenceId, Step},
+};
 use crate::models::{self, LoadOptions, Model};
 use crate::sampler::{Sampler, SamplerError};
 use crate::sequences::{Limits, Sequences, StepError};
 use crate::weights::{Checkpoint, LoadError};
 use crate::worker::config::WorkerConfig;
+
+/// What the broadcast says of a sequence that got no token: no vocabulary is that large.
+const NO_TOKEN: u32 = u32::MAX;
 
 /// A loaded shard and the sequences that run on it.
 pub struct Rank<B: Backend> {
@@ -118,13 +124,15 @@ impl<B: Backend> Rank<B> {
     pub fn sample(&mut self, ids: &[SequenceId], logits: Option<B::Tensor>) -> Result<Vec<SampledToken>, RankError> {
         let mut sampled = match logits {
             Some(logits) if self.samples => self.choose(ids, &self.device.to_host(&logits)?)?,
-            _ => ids.iter().map(|&id| SampledToken { id, token: 0, logprobs: None }).collect(),
+            _ => ids.iter().map(|&id| SampledToken { id, outcome: Outcome::NothingLeft }).collect(),
         };
-        let mut tokens: Vec<u32> = sampled.iter().map(|sampled| sampled.token).collect();
+        let mut tokens: Vec<u32> = sampled.iter().map(|sampled| sampled.outcome.token().unwrap_or(NO_TOKEN)).collect();
         self.device.broadcast(&mut tokens)?;
-        for (sampled, token) in sampled.iter_mut().zip(tokens) {
-            sampled.token = token;
+        for (sampled, &token) in sampled.iter_mut().zip(&tokens).filter(|&(_, &token)| token != NO_TOKEN) {
             self.sequences.append(sampled.id, token)?;
+            if !self.samples {
+                sampled.outcome = Outcome::Chosen { token, logprobs: None, confident: false };
+            }
         }
         Ok(sampled)
     }
@@ -138,7 +146,10 @@ impl<B: Backend> Rank<B> {
             let logits = &logits[row * columns..][..vocab_size];
             let choice = self.sampler.sample(logits, &sequence.sampling, sequence.history());
             let choice = choice.map_err(|source| RankError::Sampler { id, source })?;
-            Ok(SampledToken { id, token: choice.token, logprobs: choice.logprobs })
+            Ok(SampledToken {
+                id,
+                outcome: Outcome::Chosen { token: choice.token, logprobs: choice.logprobs, confident: false },
+            })
         };
         ids.iter().enumerate().map(choose).collect()
     }

@@ -119,7 +119,7 @@ fn follow(rank: &mut Rank<Cpu>, step: &Step, ends: &mut Ends<'_>) -> Result<(), 
     let tokens = rank.sample(&sampled, logits)?;
     vitals.phase(Phase::Report);
     if let Some(reports) = &mut ends.reports {
-        reports.publish(&StepReport { step: step.number, tokens }, REPORT_TIMEOUT)?;
+        reports.publish(&StepReport { step: step.number, tokens, ..StepReport::default() }, REPORT_TIMEOUT)?;
     }
     vitals.step_done(started.elapsed(), batch_tokens);
     vitals.phase(Phase::Idle);

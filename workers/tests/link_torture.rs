@@ -12,8 +12,7 @@ use nix::{
 };
 use workers::link::{
     LinkConfig, LinkError, Seat, ServerLink, WorkerLink,
-    report::{SampledToken, StepReport},
-    sampling::Sampling,
+    report::{Outcome, SampledToken, StepReport},
     step::{NewSequence, SequenceId, Step},
     vitals::RankState,
 };
@@ -148,15 +147,16 @@ fn step(number: u64) -> Step {
     let random = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     let length = if number.is_multiple_of(9) { 330 + random % 60 } else { random % 40 };
     let tokens: Vec<u32> = (0..length).map(|at| (random >> (at % 32)) as u32).collect();
-    let sequence = NewSequence { id: SequenceId(random), tokens, prompt_length: 1, sampling: Sampling::default() };
+    let sequence = NewSequence { id: SequenceId(random), tokens, prompt_length: 1, ..NewSequence::default() };
     Step { number, started: vec![sequence], ..Step::default() }
 }
 
 /// What rank 0 makes of a step: a sum over all of it, and a report of changing size.
 fn answer(step: &Step) -> StepReport {
     let sum = step.started[0].tokens.iter().fold(7u32, |sum, token| sum.wrapping_mul(31).wrapping_add(*token));
-    let token = |at: u64| SampledToken { id: SequenceId(at), token: sum ^ at as u32, logprobs: None };
-    StepReport { step: step.number, tokens: (0..1 + step.number % 60).map(token).collect() }
+    let chosen = |token| Outcome::Chosen { token, logprobs: None, confident: false };
+    let token = |at: u64| SampledToken { id: SequenceId(at), outcome: chosen(sum ^ at as u32) };
+    StepReport { step: step.number, tokens: (0..1 + step.number % 60).map(token).collect(), ..StepReport::default() }
 }
 
 /// A rank in a process of its own, which does not outlive the test.

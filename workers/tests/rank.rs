@@ -12,7 +12,7 @@ use kernels::KvDType;
 use kernels::cpu::{Cpu, CpuConfig};
 use kernels::group::{Group, GroupMemory, Membership, Waiting};
 use serde_json::Value;
-use workers::link::report::SampledToken;
+use workers::link::report::{Outcome, SampledToken};
 use workers::link::{sampling::Sampling, step::Step};
 use workers::rank::Rank;
 use workers::worker::WorkerConfig;
@@ -65,7 +65,9 @@ fn follow(model: &str, world_size: usize, steps: &[Step]) -> Vec<SampledToken> {
         let ranks: Vec<_> = (0..world_size).map(|index| scope.spawn(move || rank(index))).collect();
         ranks.into_iter().map(|rank| rank.join().expect("the rank did not panic")).collect()
     });
-    let ids = |tokens: &[SampledToken]| tokens.iter().map(|sampled| (sampled.id, sampled.token)).collect::<Vec<_>>();
+    let ids = |tokens: &[SampledToken]| {
+        tokens.iter().map(|sampled| (sampled.id, sampled.outcome.token())).collect::<Vec<_>>()
+    };
     assert!(sampled.iter().all(|tokens| ids(tokens) == ids(&sampled[0])), "ranks learned different tokens");
     sampled.swap_remove(0)
 }
@@ -74,7 +76,7 @@ fn follow(model: &str, world_size: usize, steps: &[Step]) -> Vec<SampledToken> {
 fn tokens(model: &str, world_size: usize, script: Script) -> HashMap<u64, Vec<u32>> {
     let mut tokens: HashMap<u64, Vec<u32>> = HashMap::new();
     for sampled in follow(model, world_size, &script.steps()) {
-        tokens.entry(sampled.id.0).or_default().push(sampled.token);
+        tokens.entry(sampled.id.0).or_default().extend(sampled.outcome.token());
     }
     tokens
 }
@@ -184,9 +186,10 @@ fn logprobs_come_where_they_were_asked_for() {
     script.start(2, &prompt(5), greedy());
     script.run_all(64, &|_| 1);
     for sampled in follow("llama3_rope", 1, &script.steps()) {
-        let best = sampled.logprobs.map(|logprobs| (logprobs.top.len(), logprobs.top[0], logprobs.sampled));
+        let Outcome::Chosen { token: chosen, logprobs, .. } = sampled.outcome else { panic!("no mask, no ban") };
+        let best = logprobs.map(|logprobs| (logprobs.top.len(), logprobs.top[0], logprobs.sampled));
         match sampled.id.0 {
-            1 => assert!(matches!(best, Some((2, (token, p), own)) if token == sampled.token && p == own), "{best:?}"),
+            1 => assert!(matches!(best, Some((2, (token, p), own)) if token == chosen && p == own), "{best:?}"),
             _ => assert_eq!(best, None),
         }
     }

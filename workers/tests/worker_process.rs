@@ -152,7 +152,7 @@ impl Server {
             self.link.steps.publish(step, LIMIT).expect("the ranks take");
             let report = self.link.reports.take(LIMIT).expect("a good report").expect("in time");
             assert_eq!(report.step, step.number);
-            tokens.extend(report.tokens.iter().map(|sampled| sampled.token));
+            tokens.extend(report.tokens.iter().filter_map(|sampled| sampled.outcome.token()));
         }
         tokens
     }

@@ -208,7 +208,7 @@ impl Scheduler {
         sequence.scheduled = end;
         let samples = end == sequence.expected_length();
         sequence.sampling_steps += usize::from(samples);
-        Chunk { id: sequence.id, start: as_u32(start), count: as_u32(count), new_blocks, samples }
+        Chunk { id: sequence.id, start: as_u32(start), count: as_u32(count), new_blocks, samples, ..Chunk::default() }
     }
 
     /// Takes the blocks of the sequence admitted last, which has no part in this step yet; it waits in front of all others.

@@ -1,7 +1,7 @@
 //! The other half of a step: what its report means for the sequences.
 
 use workers::link::{
-    report::{SampledToken, StepReport},
+    report::{Outcome, SampledToken, StepReport},
     step::Chunk,
 };
 
@@ -39,7 +39,7 @@ impl Scheduler {
         if self.limits.prefix_caching {
             remember_full_blocks(&mut self.blocks, sequence);
         }
-        if let Some(SampledToken { token, logprobs, .. }) = sampled {
+        if let Some(SampledToken { outcome: Outcome::Chosen { token, logprobs, .. }, .. }) = sampled {
             sequence.sampling_steps -= 1;
             sequence.push(token);
             self.counts.generation_tokens += 1;

@@ -35,7 +35,7 @@ mod tests {
 
     use super::*;
     use crate::link::{
-        report::{Logprobs, SampledToken, StepReport},
+        report::{Logprobs, Outcome, SampledToken, StepReport},
         sampling::Sampling,
         step::{Chunk, NewSequence, SequenceId, Step},
     };
@@ -65,18 +65,32 @@ mod tests {
                 min_tokens,
                 stop_token_ids,
                 logprobs,
+                ..Sampling::default()
             }
         })
     }
 
     fn sequence() -> impl Strategy<Value = NewSequence> {
         let parts = (id(), list(any::<u32>()), any::<u32>(), sampling());
-        parts.prop_map(|(id, tokens, prompt_length, sampling)| NewSequence { id, tokens, prompt_length, sampling })
+        parts.prop_map(|(id, tokens, prompt_length, sampling)| NewSequence {
+            id,
+            tokens,
+            prompt_length,
+            sampling,
+            pooling: None,
+        })
     }
 
     fn chunk() -> impl Strategy<Value = Chunk> {
         let parts = (id(), any::<u32>(), any::<u32>(), list(any::<u32>()), any::<bool>());
-        parts.prop_map(|(id, start, count, new_blocks, samples)| Chunk { id, start, count, new_blocks, samples })
+        parts.prop_map(|(id, start, count, new_blocks, samples)| Chunk {
+            id,
+            start,
+            count,
+            new_blocks,
+            samples,
+            ..Chunk::default()
+        })
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -85,10 +99,14 @@ mod tests {
     }
 
     fn report() -> impl Strategy<Value = StepReport> {
-        let logprobs = (any::<f32>(), list(any::<(u32, f32)>())).prop_map(|(sampled, top)| Logprobs { sampled, top });
+        let logprobs =
+            (any::<f32>(), list(any::<(u32, f32)>())).prop_map(|(sampled, top)| Logprobs { sampled, rank: 3, top });
         let token = (id(), any::<u32>(), prop::option::of(logprobs));
-        let token = token.prop_map(|(id, token, logprobs)| SampledToken { id, token, logprobs });
-        (any::<u64>(), list(token)).prop_map(|(step, tokens)| StepReport { step, tokens })
+        let token = token.prop_map(|(id, token, logprobs)| SampledToken {
+            id,
+            outcome: Outcome::Chosen { token, logprobs, confident: false },
+        });
+        (any::<u64>(), list(token)).prop_map(|(step, tokens)| StepReport { step, tokens, ..StepReport::default() })
     }
 
     fn encoded(value: &impl Serialize) -> Vec<u8> {
@@ -147,7 +165,7 @@ mod tests {
     #[test]
     fn the_largest_frame_of_small_numbers_is_within_the_limit() {
         let tokens = vec![7; CAPACITY_MAX / 2 - 100];
-        let sequence = NewSequence { id: SequenceId(1), tokens, prompt_length: 1, sampling: Sampling::default() };
+        let sequence = NewSequence { id: SequenceId(1), tokens, prompt_length: 1, ..NewSequence::default() };
         let step = Step { started: vec![sequence], ..Step::default() };
         let frame = encoded(&step);
         assert!(frame.len() > CAPACITY_MAX / 2 - 100);

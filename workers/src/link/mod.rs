@@ -13,6 +13,7 @@
 pub mod codec;
 pub mod ends;
 pub mod error;
+pub mod mask;
 pub mod name;
 mod page;
 pub mod report;

@@ -25,8 +25,21 @@ pub struct Sampling {
     pub min_tokens: u32,
     /// Tokens that end the sequence (the model's end of sequence among them, unless ignored).
     pub stop_token_ids: Vec<u32>,
+    /// Added to the logits of these tokens, each named once; at most [`LOGIT_BIAS_MAX`]. `-100..=100`.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Token sequences that the output must not contain: the last token of one is forbidden where those before it were
+    /// just generated. None is empty; at most [`BAD_WORDS_TOKENS_MAX`] tokens together.
+    pub bad_words: Vec<Vec<u32>>,
+    /// Every choice waits for the server's [`TokenMask`](super::mask::TokenMask) of its position.
+    pub guided: bool,
+    /// Report whether the sampled token is more likely than this (for an early stop at repetition). `0..=1`.
+    pub confidence_threshold: Option<f32>,
     /// Report log-probabilities with this many alternatives (0: the sampled token's only). `0..=20`.
     pub logprobs: Option<u32>,
+    /// Log-probabilities of the distribution after penalties and temperature, rather than of the raw one.
+    pub temp_scaled_logprobs: bool,
+    /// Log-probabilities renormalised over what `top_p` keeps.
+    pub top_p_normalized_logprobs: bool,
 }
 
 /// The greatest seed a client may send (FastDeploy's bound).
@@ -34,6 +47,12 @@ pub const SEED_MAX: u64 = 922_337_203_685_477_580;
 
 /// The most alternatives that `logprobs` may ask for.
 pub const LOGPROBS_MAX: u32 = 20;
+
+/// The most tokens whose logits a request may bias.
+pub const LOGIT_BIAS_MAX: usize = 1024;
+
+/// The most tokens in all the bad words of a request.
+pub const BAD_WORDS_TOKENS_MAX: usize = 1024;
 
 /// The most stop tokens that a request may name; those of the model come on top.
 pub const STOP_TOKENS_MAX: usize = 1024;
@@ -51,7 +70,13 @@ impl Default for Sampling {
             seed: 0,
             min_tokens: 0,
             stop_token_ids: Vec::new(),
+            logit_bias: Vec::new(),
+            bad_words: Vec::new(),
+            guided: false,
+            confidence_threshold: None,
             logprobs: None,
+            temp_scaled_logprobs: false,
+            top_p_normalized_logprobs: false,
         }
     }
 }

@@ -3,12 +3,14 @@
 //! New sequences travel once and in full; known ones only by what changed. Token ids of a decode step do not travel at
 //! all: every rank knows the token that was sampled last.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::sampling::Sampling;
 
 /// Names one sequence for as long as it lives on the ranks. Never reused within an epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct SequenceId(pub u64);
 
 /// One forward pass of one batch on all ranks. Ranks apply the fields in this order.
@@ -25,7 +27,7 @@ pub struct Step {
 }
 
 /// A sequence as the ranks meet it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct NewSequence {
     /// Its name from here on.
     pub id: SequenceId,
@@ -35,10 +37,22 @@ pub struct NewSequence {
     pub prompt_length: u32,
     /// How to choose its next tokens.
     pub sampling: Sampling,
+    /// Present where nothing is to be generated, but the prompt's hidden states pooled. Its chunks never sample; the one
+    /// that reaches its end is reported as an [`Embedding`](super::report::Embedding).
+    pub pooling: Option<Pooling>,
+}
+
+/// How a prompt's hidden states (after the last norm) become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pooling {
+    /// The mean over all its tokens.
+    Mean,
+    /// The last token's.
+    Last,
 }
 
 /// The part of one sequence that a step computes: tokens `start .. start + count`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
     /// Which sequence.
     pub id: SequenceId,
@@ -51,4 +65,7 @@ pub struct Chunk {
     /// Whether the last token's logits are sampled: true once the chunk reaches the sequence's end. The ranks append
     /// the sampled token to the sequence.
     pub samples: bool,
+    /// Token positions, within the chunk, whose logits are compared with the prompt's next token: their log-probabilities
+    /// are reported. Empty where nobody asked; never the prompt's last position, which has no next token in the prompt.
+    pub scored: Range<u32>,
 }

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    report::{Logprobs, SampledToken, StepReport},
+    report::{Logprobs, Outcome, SampledToken, StepReport},
     sampling::Sampling,
     step::{Chunk, NewSequence, SequenceId, Step},
     vitals::RankState,
@@ -39,14 +39,22 @@ fn step(number: u64) -> Step {
     Step {
         number,
         finished: vec![SequenceId(u64::MAX)],
-        started: vec![NewSequence { id: SequenceId(1), tokens, prompt_length: 6, sampling }],
-        batch: vec![Chunk { id: SequenceId(1), start: 0, count: 6, new_blocks: vec![4, 5], samples: true }],
+        started: vec![NewSequence { id: SequenceId(1), tokens, prompt_length: 6, sampling, pooling: None }],
+        batch: vec![Chunk {
+            id: SequenceId(1),
+            start: 0,
+            count: 6,
+            new_blocks: vec![4, 5],
+            samples: true,
+            ..Chunk::default()
+        }],
     }
 }
 
 fn report(step: u64) -> StepReport {
-    let logprobs = Some(Logprobs { sampled: -0.25, top: vec![(9, -0.25), (8, f32::NEG_INFINITY)] });
-    StepReport { step, tokens: vec![SampledToken { id: SequenceId(1), token: 9, logprobs }] }
+    let logprobs = Some(Logprobs { sampled: -0.25, rank: 0, top: vec![(9, -0.25), (8, f32::NEG_INFINITY)] });
+    let outcome = Outcome::Chosen { token: 9, logprobs, confident: false };
+    StepReport { step, tokens: vec![SampledToken { id: SequenceId(1), outcome }], ..StepReport::default() }
 }
 
 #[test]

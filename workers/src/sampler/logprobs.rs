@@ -9,7 +9,12 @@ pub(super) fn of(logits: &[f32], token: usize, count: usize) -> Logprobs {
     let log_sum = log_sum_exp(logits);
     let logprob = |index: usize| (f64::from(logits[index]) - log_sum) as f32;
     let top = most_likely(logits, count).into_iter().map(|index| (index as u32, logprob(index)));
-    Logprobs { sampled: logprob(token), top: top.collect() }
+    Logprobs { sampled: logprob(token), rank: rank(logits, logits[token]), top: top.collect() }
+}
+
+/// How many tokens are more likely than one with this logit.
+fn rank(logits: &[f32], own: f32) -> u32 {
+    logits.iter().map(|&logit| u32::from(logit > own)).sum()
 }
 
 /// `ln Σ exp(logit)`.

@@ -178,6 +178,7 @@ fn samplings() -> impl Strategy<Value = Sampling> {
             min_tokens,
             stop_token_ids: vec![3],
             logprobs: Some(5),
+            ..Sampling::default()
         },
     )
 }

@@ -37,7 +37,7 @@ impl Script {
     /// A sequence that has generated something before.
     pub fn start_again(&mut self, id: u64, tokens: &[u32], prompt_length: usize, sampling: Sampling) {
         let (tokens, prompt_length, length) = (tokens.to_vec(), prompt_length as u32, tokens.len());
-        self.next.started.push(NewSequence { id: SequenceId(id), tokens, prompt_length, sampling });
+        self.next.started.push(NewSequence { id: SequenceId(id), tokens, prompt_length, sampling, pooling: None });
         let running = Running { length, computed: 0, sampled: 0, blocks: Vec::new(), new_blocks: Vec::new() };
         self.running.insert(id, running);
     }
@@ -87,7 +87,14 @@ impl Script {
             running.sampled += 1;
         }
         let new_blocks = std::mem::take(&mut running.new_blocks);
-        Chunk { id: SequenceId(id), start: start as u32, count: (end - start) as u32, new_blocks, samples }
+        Chunk {
+            id: SequenceId(id),
+            start: start as u32,
+            count: (end - start) as u32,
+            new_blocks,
+            samples,
+            ..Chunk::default()
+        }
     }
 
     /// What was written.
