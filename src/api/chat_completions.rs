@@ -27,17 +27,33 @@ pub async fn post(api: web::Data<Api>, request: HttpRequest, body: web::Payload)
 pub fn prepare(api: &Arc<Api>, body: &[u8]) -> Result<super::Prepared<Chat>, ApiError> {
     let mut fields = Fields::read(body)?;
     fields.fall_back_on("metadata")?;
-    let generation = Generation::read(&fields, &api.model, chat_logprobs(&fields)?)?;
-    let (param, ids) = match fields.token_ids("prompt_token_ids", api.model.vocabulary)? {
-        Some(ids) => ("prompt_token_ids", ids),
-        None => ("messages", messages_ids(api, &fields)?),
-    };
-    let prompt = Prompt::new(param, ids, None, &api.model)?;
-    let max_tokens = generation.max_tokens_after(&prompt, None, &api.model)?;
+    let Understood { generation, prompt, max_tokens } = understand(api, &fields)?;
     let id = request_id::make("chatcmpl-", generation.request_id.as_deref(), generation.user.as_deref());
     let prompt_token_ids = generation.return_token_ids.then(|| prompt.ids.clone());
     let wording = Chat { api: api.clone(), id, created: request_id::now(), prompt_token_ids };
     Ok(super::Prepared { generation, prompts: vec![(prompt, max_tokens)], wording })
+}
+
+/// What a chat asks for, in whichever dialect it was asked.
+pub struct Understood {
+    /// How to generate.
+    pub generation: Generation,
+    /// The conversation as tokens.
+    pub prompt: Prompt,
+    /// The most tokens that may follow it.
+    pub max_tokens: u32,
+}
+
+/// Understands the fields of a chat request. Other dialects translate theirs to these.
+pub fn understand(api: &Api, fields: &Fields) -> Result<Understood, ApiError> {
+    let generation = Generation::read(fields, &api.model, chat_logprobs(fields)?)?;
+    let (param, ids) = match fields.token_ids("prompt_token_ids", api.model.vocabulary)? {
+        Some(ids) => ("prompt_token_ids", ids),
+        None => ("messages", messages_ids(api, fields)?),
+    };
+    let prompt = Prompt::new(param, ids, None, &api.model)?;
+    let max_tokens = generation.max_tokens_after(&prompt, None, &api.model)?;
+    Ok(Understood { generation, prompt, max_tokens })
 }
 
 /// `logprobs` is a boolean here, `top_logprobs` the number of alternatives.
