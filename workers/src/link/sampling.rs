@@ -36,6 +36,8 @@ pub struct Sampling {
     pub confidence_threshold: Option<f32>,
     /// Report log-probabilities with this many alternatives (0: the sampled token's only). `0..=20`.
     pub logprobs: Option<u32>,
+    /// How many alternatives stand beside each [scored](super::step::Chunk::scored) token of the prompt. `0..=20`.
+    pub prompt_alternatives: u32,
     /// Log-probabilities of the distribution after penalties and temperature, rather than of the raw one.
     pub temp_scaled_logprobs: bool,
     /// Log-probabilities renormalised over what `top_p` keeps.
@@ -75,6 +77,7 @@ impl Default for Sampling {
             guided: false,
             confidence_threshold: None,
             logprobs: None,
+            prompt_alternatives: 0,
             temp_scaled_logprobs: false,
             top_p_normalized_logprobs: false,
         }
