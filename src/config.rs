@@ -9,8 +9,10 @@ mod values;
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use workers::link::sampling::LOGPROBS_MAX;
 
-use self::values::{byte_count, fraction, parser_name};
+use self::values::{byte_count, early_stop, fraction, parser_name};
+use crate::engine::request::EarlyStop;
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -128,6 +130,15 @@ pub struct ServeFlags {
     /// Allow requests to ask for log-probabilities.
     #[arg(long, help_heading = "Model")]
     pub enable_logprob: bool,
+    /// Most alternatives that a request may ask log-probabilities of.
+    #[arg(long, value_name = "N", default_value_t = LOGPROBS_MAX, value_parser = clap::value_parser!(u32).range(..=i64::from(LOGPROBS_MAX)), help_heading = "Model")]
+    pub max_logprobs: u32,
+    /// End a text that repeats itself (--early-stop-config says when).
+    #[arg(long, help_heading = "Model")]
+    pub enable_early_stop: bool,
+    /// A text repeats itself once `window_size` tokens in a row were each more likely than `threshold`.
+    #[arg(long, value_name = "JSON", default_value = values::EARLY_STOP_DEFAULT, value_parser = early_stop, help_heading = "Model")]
+    pub early_stop_config: EarlyStop,
 
     /// Address to listen at.
     #[arg(long, default_value = "0.0.0.0", help_heading = "HTTP")]

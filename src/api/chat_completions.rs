@@ -14,6 +14,7 @@ use super::{
     fields::Fields,
     generation::{Generation, Prompt, logprobs_count},
     logprobs::{self, ChatLogprobs},
+    model::ServedModel,
     request_id,
 };
 use crate::text::ChatOptions;
@@ -46,7 +47,7 @@ pub struct Understood {
 
 /// Understands the fields of a chat request. Other dialects translate theirs to these.
 pub fn understand(api: &Api, fields: &Fields) -> Result<Understood, ApiError> {
-    let generation = Generation::read(fields, &api.model, chat_logprobs(fields)?)?;
+    let generation = Generation::read(fields, &api.model, chat_logprobs(fields, &api.model)?)?;
     let (param, ids) = match fields.token_ids("prompt_token_ids", api.model.vocabulary)? {
         Some(ids) => ("prompt_token_ids", ids),
         None => ("messages", messages_ids(api, fields)?),
@@ -57,9 +58,9 @@ pub fn understand(api: &Api, fields: &Fields) -> Result<Understood, ApiError> {
 }
 
 /// `logprobs` is a boolean here, `top_logprobs` the number of alternatives.
-fn chat_logprobs(fields: &Fields) -> Result<Option<u32>, ApiError> {
+fn chat_logprobs(fields: &Fields, model: &ServedModel) -> Result<Option<u32>, ApiError> {
     let wanted = fields.flag("logprobs")?;
-    match logprobs_count(fields, "top_logprobs")? {
+    match logprobs_count(fields, "top_logprobs", model)? {
         Some(count) if wanted => Ok(Some(count)),
         Some(1..) => Err(ApiError::invalid("top_logprobs", "`top_logprobs` needs `logprobs: true`")),
         _ => Ok(wanted.then_some(0)),

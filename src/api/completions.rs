@@ -30,7 +30,7 @@ pub async fn post(api: web::Data<Api>, request: HttpRequest, body: web::Payload)
 /// A request that was understood: what is wanted, of which prompts, and how it will be answered.
 pub fn prepare(api: &Arc<Api>, body: &[u8]) -> Result<super::Prepared<Completion>, ApiError> {
     let fields = Fields::read(body)?;
-    let generation = Generation::read(&fields, &api.model, logprobs_count(&fields, "logprobs")?)?;
+    let generation = Generation::read(&fields, &api.model, logprobs_count(&fields, "logprobs", &api.model)?)?;
     let prompts = prompts(api, &fields, generation.n as usize)?;
     let with_limit = |prompt: Prompt| {
         let max_tokens = generation.max_tokens_after(&prompt, Some(MAX_TOKENS_DEFAULT), &api.model)?;

@@ -71,6 +71,7 @@ impl Fields {
     pub fn integer(&self, name: &str, bounds: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.raw(name) else { return Ok(None) };
         let wanted = match (*bounds.start(), *bounds.end()) {
+            (i64::MIN, i64::MAX) => "an integer of at most 64 bits".to_owned(),
             (low, i64::MAX) => format!("an integer >= {low}"),
             (low, high) => format!("an integer between {low} and {high}"),
         };

@@ -1,13 +1,15 @@
 //! The parameters that chats and completions have in common: read, bounded, and completed by the model's defaults.
 
-use workers::link::sampling::{LOGPROBS_MAX, SEED_MAX, STOP_TOKENS_MAX, Sampling};
+use workers::link::sampling::Sampling;
 
-use super::{error::ApiError, fields::Fields, model::ServedModel};
+use super::{error::ApiError, fields::Fields, model::ServedModel, sampling};
 
 /// Most sequences for one prompt.
 const N_MAX: i64 = 128;
 /// Most stop strings.
 const STOP_STRINGS_MAX: usize = 16;
+/// Longest cache salt, bytes.
+const CACHE_SALT_BYTES_MAX: usize = 1024;
 
 /// What a client wants of a generation.
 #[derive(Debug, Clone)]
@@ -18,8 +20,16 @@ pub struct Generation {
     pub sampling: Sampling,
     /// Most tokens to generate; `None` leaves it to the endpoint.
     pub max_tokens: Option<u32>,
-    /// Sequences for each prompt.
+    /// Sequences told of each prompt.
     pub n: u32,
+    /// Sequences generated for each prompt, of which the `n` best are told. At least `n`.
+    pub candidates: u32,
+    /// The prompt is only told and scored: the one token that follows it is left out.
+    pub scores_only: bool,
+    /// Log-probabilities of the prompt's tokens, with so many alternatives.
+    pub prompt_logprobs: Option<u32>,
+    /// Most tokens of reasoning; the rest of `max_tokens` is for the answer.
+    pub reasoning_max_tokens: Option<u32>,
     /// Texts that end a sequence.
     pub stop_strings: Vec<String>,
     /// Whether they and stop tokens show in the text.
@@ -28,6 +38,12 @@ pub struct Generation {
     pub skip_special_tokens: bool,
     /// Whether token ids are wanted beside the text.
     pub return_token_ids: bool,
+    /// Whether log-probabilities name tokens by their ids.
+    pub tokens_as_ids: bool,
+    /// Smaller goes first.
+    pub priority: i64,
+    /// Cached prefixes are shared with requests of the same salt only.
+    pub cache_salt: Option<String>,
     /// The client's word for the end user, part of the answer's id.
     pub user: Option<String>,
     /// The client's own id for the request.
@@ -75,6 +91,8 @@ pub struct StreamOptions {
     pub include_usage: bool,
     /// Every chunk tells it.
     pub continuous_usage: bool,
+    /// Tokens of a sequence in one chunk, at least one.
+    pub chunk_tokens: usize,
 }
 
 impl Generation {
@@ -84,15 +102,27 @@ impl Generation {
         refuse_what_is_not_supported(fields)?;
         let max_tokens = fields.integer("max_completion_tokens", 1..=i64::MAX)?;
         let max_tokens = max_tokens.or(fields.integer("max_tokens", 1..=i64::MAX)?);
+        let max_tokens = max_tokens.map(|most| u32::try_from(most).unwrap_or(u32::MAX));
+        let n = fields.integer("n", 1..=N_MAX)?.unwrap_or(1) as u32;
+        if logprobs.is_some() {
+            check_logprobs_are_enabled("logprobs", model)?;
+        }
         let generation = Self {
             stream: stream(fields)?,
-            sampling: sampling(fields, model, logprobs)?,
-            max_tokens: max_tokens.map(|most| u32::try_from(most).unwrap_or(u32::MAX)),
-            n: fields.integer("n", 1..=N_MAX)?.unwrap_or(1) as u32,
+            sampling: sampling::read(fields, model, logprobs)?,
+            max_tokens,
+            n,
+            candidates: n,
+            scores_only: false,
+            prompt_logprobs: prompt_logprobs(fields, model)?,
+            reasoning_max_tokens: reasoning_max_tokens(fields, max_tokens)?,
             stop_strings: stop_strings(fields)?,
             include_stop: fields.flag("include_stop_str_in_output")?,
             skip_special_tokens: fields.get("skip_special_tokens")?.unwrap_or(true),
             return_token_ids: fields.flag("return_token_ids")?,
+            tokens_as_ids: !fields.get("include_logprobs_decode_token")?.unwrap_or(true),
+            priority: fields.integer("priority", i64::MIN..=i64::MAX)?.unwrap_or(0),
+            cache_salt: cache_salt(fields)?,
             user: fields.get("user")?,
             request_id: fields.get("request_id")?,
         };
@@ -152,74 +182,52 @@ fn stream(fields: &Fields) -> Result<Option<StreamOptions>, ApiError> {
     }
     let given = options.is_some();
     let inner = Fields::of(options.unwrap_or_default());
+    // What is below one is one, as the reference has it.
+    let chunk_tokens = fields.integer("max_streaming_response_tokens", i64::MIN..=i64::MAX)?.unwrap_or(1).max(1);
     Ok(Some(StreamOptions {
+        chunk_tokens: usize::try_from(chunk_tokens).unwrap_or(usize::MAX),
         include_usage: inner.get("include_usage")?.unwrap_or(given),
         continuous_usage: inner.flag("continuous_usage_stats")?,
     }))
 }
 
-fn sampling(fields: &Fields, model: &ServedModel, logprobs: Option<u32>) -> Result<Sampling, ApiError> {
-    let defaults = &model.sampling_defaults;
-    let number = |name, default: f32| fields.number(name).map(|number| number.unwrap_or(default));
-    let top_k = fields.integer("top_k", -1..=i64::MAX)?;
-    let min_tokens = fields.integer("min_tokens", 0..=i64::from(u32::MAX))?;
-    let seed = fields.integer("seed", 0..=SEED_MAX as i64)?;
-    let sampling = Sampling {
-        temperature: number("temperature", defaults.temperature)?,
-        top_p: number("top_p", defaults.top_p)?,
-        top_k: top_k.map_or(defaults.top_k, |count| u32::try_from(count.max(0)).unwrap_or(u32::MAX)),
-        min_p: number("min_p", defaults.min_p)?,
-        repetition_penalty: number("repetition_penalty", defaults.repetition_penalty)?,
-        presence_penalty: number("presence_penalty", defaults.presence_penalty)?,
-        frequency_penalty: number("frequency_penalty", defaults.frequency_penalty)?,
-        seed: seed.map_or_else(|| rand::random_range(0..=SEED_MAX), |seed| seed as u64),
-        min_tokens: min_tokens.unwrap_or(0) as u32,
-        stop_token_ids: stop_tokens(fields, model)?,
-        logprobs: allowed_logprobs(logprobs, model)?,
-        ..Sampling::default()
-    };
-    sampling.check().map_err(|error| ApiError::invalid(error.parameter, error.to_string()))?;
-    check_that_tokens_are_left(&sampling, model)?;
-    Ok(sampling)
-}
-
-/// Until `min_tokens` is reached no stop token may be chosen. If all tokens are stop tokens, none may: no rank must ever
-/// see that, it could only give up, and with it everybody's requests.
-fn check_that_tokens_are_left(sampling: &Sampling, model: &ServedModel) -> Result<(), ApiError> {
-    let known = |id: &&u32| (**id as usize) < model.vocabulary;
-    if sampling.min_tokens > 0 && sampling.stop_token_ids.iter().filter(known).count() >= model.vocabulary {
-        let message = "`stop_token_ids` are all tokens of the vocabulary: none is left for `min_tokens`";
-        return Err(ApiError::invalid("stop_token_ids", message));
+fn check_logprobs_are_enabled(param: &str, model: &ServedModel) -> Result<(), ApiError> {
+    if model.logprobs_enabled {
+        return Ok(());
     }
-    Ok(())
-}
-
-/// The client's own, and the model's ends of sequence unless they are to be ignored.
-fn stop_tokens(fields: &Fields, model: &ServedModel) -> Result<Vec<u32>, ApiError> {
-    let mut ids = fields.token_ids("stop_token_ids", model.vocabulary)?.unwrap_or_default();
-    if ids.len() > STOP_TOKENS_MAX {
-        return Err(ApiError::invalid("stop_token_ids", format!("at most {STOP_TOKENS_MAX} stop tokens can be given")));
-    }
-    if !fields.flag("ignore_eos")? {
-        ids.extend(&model.eos_ids);
-    }
-    ids.sort_unstable();
-    ids.dedup();
-    Ok(ids)
-}
-
-fn allowed_logprobs(logprobs: Option<u32>, model: &ServedModel) -> Result<Option<u32>, ApiError> {
-    if logprobs.is_some() && !model.logprobs_enabled {
-        let message = "log-probabilities are off; the server must be started with --enable-logprob";
-        return Err(ApiError::invalid("logprobs", message));
-    }
-    Ok(logprobs)
+    Err(ApiError::invalid(param, "log-probabilities are off; the server must be started with --enable-logprob"))
 }
 
 /// The bound that both forms of `logprobs` share.
-pub fn logprobs_count(fields: &Fields, name: &str) -> Result<Option<u32>, ApiError> {
-    let count = fields.integer(name, 0..=i64::from(LOGPROBS_MAX))?;
+pub fn logprobs_count(fields: &Fields, name: &str, model: &ServedModel) -> Result<Option<u32>, ApiError> {
+    let count = fields.integer(name, 0..=i64::from(model.logprobs_max))?;
     Ok(count.map(|count| count as u32))
+}
+
+fn prompt_logprobs(fields: &Fields, model: &ServedModel) -> Result<Option<u32>, ApiError> {
+    let count = logprobs_count(fields, "prompt_logprobs", model)?;
+    if count.is_some() {
+        check_logprobs_are_enabled("prompt_logprobs", model)?;
+    }
+    Ok(count)
+}
+
+/// More than all tokens together is as many as them.
+fn reasoning_max_tokens(fields: &Fields, max_tokens: Option<u32>) -> Result<Option<u32>, ApiError> {
+    let most = fields.integer("reasoning_max_tokens", 0..=i64::MAX)?;
+    let most = most.map(|most| u32::try_from(most).unwrap_or(u32::MAX));
+    Ok(most.map(|most| most.min(max_tokens.unwrap_or(u32::MAX))))
+}
+
+fn cache_salt(fields: &Fields) -> Result<Option<String>, ApiError> {
+    let salt: Option<String> = fields.get("cache_salt")?;
+    match &salt {
+        Some(salt) if salt.is_empty() || salt.len() > CACHE_SALT_BYTES_MAX => {
+            let message = format!("`cache_salt` must have 1 to {CACHE_SALT_BYTES_MAX} bytes, got {}", salt.len());
+            Err(ApiError::invalid("cache_salt", message))
+        }
+        _ => Ok(salt),
+    }
 }
 
 fn stop_strings(fields: &Fields) -> Result<Vec<String>, ApiError> {
@@ -250,13 +258,5 @@ fn refuse_what_is_not_supported(fields: &Fields) -> Result<(), ApiError> {
     {
         return Err(ApiError::unsupported("response_format", "any `response_format` but {\"type\": \"text\"}"));
     }
-    for name in ["bad_words", "bad_words_token_ids"] {
-        if fields.raw(name).is_some_and(|value| *value != serde_json::json!([])) {
-            return Err(ApiError::unsupported(name, &format!("`{name}`")));
-        }
-    }
-    match fields.raw("prompt_logprobs") {
-        Some(_) => Err(ApiError::unsupported("prompt_logprobs", "`prompt_logprobs`")),
-        None => Ok(()),
-    }
+    Ok(())
 }

@@ -20,6 +20,7 @@ mod models;
 mod ranks;
 mod request_id;
 mod running;
+mod sampling;
 mod sse;
 mod version;
 
@@ -37,7 +38,11 @@ use actix_web::{
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::Semaphore;
 
-use crate::{engine::EngineHandle, monitor::Monitor, supervisor::Supervisor};
+use crate::{
+    engine::{EngineHandle, request::EarlyStop},
+    monitor::Monitor,
+    supervisor::Supervisor,
+};
 
 pub use self::{admission::Admission, error::ApiError, keys::ApiKeys, model::ServedModel, request_id::now};
 
@@ -71,6 +76,8 @@ pub struct Settings {
     pub body_bytes_max: usize,
     /// How long a request may wait for its turn; none: for ever.
     pub max_waiting: Option<Duration>,
+    /// Ends sequences that repeat themselves; none: they may.
+    pub early_stop: Option<EarlyStop>,
 }
 
 /// A request that was understood.

@@ -28,6 +28,8 @@ pub struct ServedModel {
     pub default_max_tokens: Option<u32>,
     /// Whether requests may ask for log-probabilities.
     pub logprobs_enabled: bool,
+    /// And with how many alternatives at most.
+    pub logprobs_max: u32,
     /// Its tokenizer and chat template.
     pub text: TextModel,
 }

@@ -154,6 +154,10 @@ fn new_request(
         sampling,
         max_tokens,
         max_waiting: api.settings.max_waiting,
+        priority: generation.priority,
+        cache_salt: generation.cache_salt.clone(),
+        prompt_logprobs: generation.prompt_logprobs,
+        early_stop: api.settings.early_stop,
         ..NewRequest::default()
     }
 }

@@ -2,6 +2,10 @@
 
 use std::str::FromStr;
 
+use serde_json::Value;
+
+use crate::engine::request::EarlyStop;
+
 /// The reasoning parsers that are known by name.
 pub const REASONING_PARSERS: &[&str] = &["ernie-x1", "ernie-45-vl", "qwen3", "deepseek-r1"];
 
@@ -37,6 +41,34 @@ pub fn fraction(text: &str) -> Result<f64, String> {
     }
 }
 
+/// When a text counts as repeating itself, where nothing is said.
+pub const EARLY_STOP_DEFAULT: &str = r#"{"window_size": 3000, "threshold": 0.99, "strategy": "repetition"}"#;
+
+/// FastDeploy's JSON object; what it doesn't name is as in [`EARLY_STOP_DEFAULT`].
+pub fn early_stop(text: &str) -> Result<EarlyStop, String> {
+    let given: serde_json::Map<String, Value> =
+        serde_json::from_str(text).map_err(|error| format!("must be a JSON object: {error}"))?;
+    let mut wanted = EarlyStop { window: 3000, threshold: 0.99 };
+    for (name, value) in &given {
+        match name.as_str() {
+            "window_size" => {
+                let window = value.as_u64().and_then(|window| u32::try_from(window).ok()).filter(|&window| window > 0);
+                wanted.window = window.ok_or("`window_size` must be an integer of at least 1")?;
+            }
+            "threshold" => {
+                let threshold = value.as_f64().filter(|threshold| (0.0..=1.0).contains(threshold));
+                wanted.threshold = threshold.ok_or("`threshold` must be between 0 and 1")? as f32;
+            }
+            "strategy" if value == "repetition" => {}
+            "strategy" => return Err("the only `strategy` is \"repetition\"".to_owned()),
+            // FastDeploy's own switch within the object; --enable-early-stop is the one that counts.
+            "enable_early_stop" => {}
+            other => return Err(format!("there is no `{other}`; known are window_size, threshold, strategy")),
+        }
+    }
+    Ok(wanted)
+}
+
 /// One of `known`, written with `-` or `_`, in either case.
 pub fn parser_name(known: &'static [&'static str]) -> impl Fn(&str) -> Result<String, String> + Clone {
     move |text| {
@@ -56,6 +88,17 @@ mod tests {
         }
         for wrong in ["", "G", "-1", "nan", "inf", "5X", "0", "9999999T"] {
             assert!(byte_count(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn early_stops_are_read_over_their_defaults() {
+        let of = |window, threshold| Ok(EarlyStop { window, threshold });
+        assert_eq!(early_stop(EARLY_STOP_DEFAULT), of(3000, 0.99));
+        assert_eq!(early_stop("{}"), of(3000, 0.99));
+        assert_eq!(early_stop(r#"{"window_size": 1, "threshold": 0.5}"#), of(1, 0.5));
+        for wrong in ["", "3", r#"{"window_size": 0}"#, r#"{"threshold": 2}"#, r#"{"strategy": "x"}"#, r#"{"a": 1}"#] {
+            assert!(early_stop(wrong).is_err(), "{wrong}");
         }
     }
 

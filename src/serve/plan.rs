@@ -202,6 +202,7 @@ fn served_model(
         sampling_defaults: ServedModel::sampling_defaults(advice),
         default_max_tokens: flags.default_max_tokens,
         logprobs_enabled: flags.enable_logprob,
+        logprobs_max: flags.max_logprobs,
         text,
     }
 }
@@ -210,6 +211,7 @@ fn settings(flags: &ServeFlags) -> Settings {
     Settings {
         body_bytes_max: usize::try_from(flags.max_body_size).unwrap_or(usize::MAX),
         max_waiting: u64::try_from(flags.max_waiting_time).ok().map(Duration::from_secs),
+        early_stop: flags.enable_early_stop.then_some(flags.early_stop_config),
     }
 }
 

@@ -63,7 +63,6 @@ fn rows() -> Vec<(&'static str, Value, &'static str, &'static str)> {
         not_yet(CHAT, json!({"response_format": {"type": "json_object"}}), "response_format"),
         not_yet(CHAT, json!({"guided_regex": "a+"}), "guided_regex"),
         not_yet(CHAT, json!({"tools": [], "tool_choice": "required"}), "tool_choice"),
-        not_yet(COMPLETIONS, json!({"prompt_logprobs": 1}), "prompt_logprobs"),
     ]
 }
 
