@@ -12,6 +12,7 @@ pub mod engine;
 #[cfg(test)]
 #[path = "../tests/fixtures/mod.rs"]
 mod fixtures;
+pub mod guides;
 pub mod monitor;
 pub mod serve;
 pub mod supervisor;
