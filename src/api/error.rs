@@ -7,6 +7,7 @@ use actix_web::{
     http::{StatusCode, header},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::{engine::request::Failure, text::TextError};
 
@@ -20,13 +21,24 @@ pub struct ApiError {
     body: ErrorBody,
 }
 
-/// The inner object of `{"error": …}`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// The body of an answer that isn't a success.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = Error)]
+pub struct ErrorObject {
+    error: ErrorBody,
+}
+
+/// What went wrong, and whose fault it is.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 struct ErrorBody {
+    /// For people: what is wrong, and what to do.
     message: String,
+    /// The kind of error, for programs.
     #[serde(rename = "type")]
     kind: &'static str,
+    /// The field at fault.
     param: Option<String>,
+    /// What exactly it is, for programs.
     code: Option<&'static str>,
 }
 

@@ -17,6 +17,7 @@ mod logprobs;
 mod metrics;
 mod model;
 mod models;
+pub mod openapi;
 mod ranks;
 mod request_id;
 mod running;
@@ -154,6 +155,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         web::resource(path).route(route).default_service(web::to(move |request| wrong_method(request, methods)))
     };
     config
+        .app_data(web::Data::new(openapi::Description::new()))
         .service(on("/v1/chat/completions", "POST", web::post().to(chat_completions::post)))
         .service(on("/v1/completions", "POST", web::post().to(completions::post)))
         .service(on("/v1/models", "GET", web::get().to(models::list)))
@@ -164,6 +166,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(on("/metrics", "GET", web::get().to(metrics::get)))
         .service(on("/ranks", "GET", web::get().to(ranks::get)))
         .service(on("/version", "GET", web::get().to(version::get)))
+        .service(on("/openapi.json", "GET", web::get().to(openapi::get)))
+        .service(on("/docs", "GET", web::get().to(openapi::page)))
         .default_service(web::to(nothing_here));
 }
 

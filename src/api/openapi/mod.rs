@@ -1,0 +1,39 @@
+//! `GET /openapi.json`: every endpoint in OpenAPI's words; and `GET /docs`, a page that shows it.
+//!
+//! An endpoint is described by one entry of [`endpoints`]. What it answers is described by the very structs that are
+//! written; what it takes is read field by field, so that every fault can name its field, and is described by structs of
+//! its own ([`requests`]).
+
+mod document;
+mod endpoint;
+mod endpoints;
+pub mod requests;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::Value;
+
+pub use self::{document::document, endpoint::Endpoint, endpoints::endpoints};
+
+/// The page: it fetches the description and shows it, and needs nothing from elsewhere.
+const PAGE: &str = include_str!("page.html");
+
+/// The description, made once by each thread that speaks HTTP.
+pub struct Description(web::Bytes);
+
+impl Description {
+    /// Of this server.
+    pub fn new() -> Self {
+        let json = document().to_json().unwrap_or_else(|error| Value::from(error.to_string()).to_string());
+        Self(json.into())
+    }
+}
+
+/// Answers the description.
+pub async fn get(description: web::Data<Description>) -> HttpResponse {
+    HttpResponse::Ok().content_type("application/json").body(description.0.clone())
+}
+
+/// Answers the page.
+pub async fn page(_request: HttpRequest) -> HttpResponse {
+    HttpResponse::Ok().content_type("text/html; charset=utf-8").body(PAGE)
+}
