@@ -31,8 +31,8 @@ pub fn prepare(api: &Arc<Api>, body: &[u8]) -> Result<super::Prepared<Chat>, Api
     let Understood { generation, prompt, max_tokens } = understand(api, &fields)?;
     let id = request_id::make("chatcmpl-", generation.request_id.as_deref(), generation.user.as_deref());
     let prompt_token_ids = generation.return_token_ids.then(|| prompt.ids.clone());
-    let wording = Chat { api: api.clone(), id, created: request_id::now(), prompt_token_ids };
-    Ok(super::Prepared { generation, prompts: vec![(prompt, max_tokens)], wording })
+    let wording = Chat { api: api.clone(), id: id.clone(), created: request_id::now(), prompt_token_ids };
+    Ok(super::Prepared { id, generation, prompts: vec![(prompt, max_tokens)], wording })
 }
 
 /// What a chat asks for, in whichever dialect it was asked.
@@ -48,13 +48,18 @@ pub struct Understood {
 /// Understands the fields of a chat request. Other dialects translate theirs to these.
 pub fn understand(api: &Api, fields: &Fields) -> Result<Understood, ApiError> {
     let generation = Generation::read(fields, &api.model, chat_logprobs(fields, &api.model)?)?;
+    let prompt = prompt(api, fields)?;
+    let max_tokens = generation.max_tokens_after(&prompt, None, &api.model)?;
+    Ok(Understood { generation, prompt, max_tokens })
+}
+
+/// The conversation as tokens, however many.
+pub fn prompt(api: &Api, fields: &Fields) -> Result<Prompt, ApiError> {
     let (param, ids) = match fields.token_ids("prompt_token_ids", api.model.vocabulary)? {
         Some(ids) => ("prompt_token_ids", ids),
         None => ("messages", messages_ids(api, fields)?),
     };
-    let prompt = Prompt::new(param, ids, None, &api.model)?;
-    let max_tokens = generation.max_tokens_after(&prompt, None, &api.model)?;
-    Ok(Understood { generation, prompt, max_tokens })
+    Prompt::new(param, ids, None, &api.model)
 }
 
 /// `logprobs` is a boolean here, `top_logprobs` the number of alternatives.

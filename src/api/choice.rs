@@ -41,6 +41,8 @@ pub struct Piece {
     pub logprobs: Option<Logprobs>,
     /// Present on the last piece.
     pub finish: Option<FinishReason>,
+    /// The stop string that ended the text, on the last piece.
+    pub stop_string: Option<Arc<str>>,
     /// Seconds since the request's first sequence was started; filled in by [`super::running::Running`].
     pub arrival_time: f64,
 }
@@ -178,7 +180,8 @@ impl Words {
         if finish.is_some() {
             parts.extend(self.message.finish());
         }
-        (Piece { token, text: released.text, parts, logprobs, finish, arrival_time: 0.0 }, ended)
+        let Released { text, stopped: stop_string } = released;
+        (Piece { token, text, parts, logprobs, finish, stop_string, arrival_time: 0.0 }, ended)
     }
 
     /// Stop strings don't count before `min_tokens`.

@@ -42,8 +42,8 @@ pub fn prepare(api: &Arc<Api>, body: &[u8]) -> Result<super::Prepared<Completion
     let ids = generation.return_token_ids.then(|| prompts.iter().map(|(prompt, _)| prompt.ids.clone()).collect());
     let offsets = vec![0; prompts.len() * generation.n as usize];
     let (n, created) = (generation.n as usize, request_id::now());
-    let wording = Completion { api: api.clone(), id, created, n, echoes, prompt_token_ids: ids, offsets };
-    Ok(super::Prepared { generation, prompts, wording })
+    let wording = Completion { api: api.clone(), id: id.clone(), created, n, echoes, prompt_token_ids: ids, offsets };
+    Ok(super::Prepared { id, generation, prompts, wording })
 }
 
 fn prompts(api: &Api, fields: &Fields, n: usize) -> Result<Vec<Prompt>, ApiError> {

@@ -83,6 +83,8 @@ pub struct Settings {
 
 /// A request that was understood.
 pub struct Prepared<W> {
+    /// The answer's id.
+    id: String,
     /// What is wanted.
     generation: generation::Generation,
     /// Of which prompts, each with the most tokens that may follow it.
@@ -91,29 +93,47 @@ pub struct Prepared<W> {
     wording: W,
 }
 
+/// A request that is on its way.
+struct Started<W> {
+    running: running::Running,
+    /// Answer in pieces, and how; `None`: as a whole.
+    stream: Option<generation::StreamOptions>,
+    wording: W,
+}
+
 /// An endpoint's own part of a request's way: from the body to what is wanted.
 type Prepare<W> = fn(&Arc<Api>, &[u8]) -> Result<Prepared<W>, ApiError>;
 
 impl Api {
-    /// The whole life of a generating request; `prepare` is the endpoint's own part of it.
+    /// The whole life of a chat or completion; `prepare` is the endpoint's own part of it.
     async fn generate<W: answer::Wording + Send>(
         self: &Arc<Self>,
         request: &HttpRequest,
         body: web::Payload,
         prepare: Prepare<W>,
     ) -> Result<HttpResponse, ApiError> {
+        let Started { running, stream, wording } = self.start(request, body, prepare).await?;
+        match stream {
+            Some(options) => answer::streamed(running, wording, options).await,
+            None => answer::whole(running, wording).await,
+        }
+    }
+
+    /// A generating request's way to the ranks, in whichever dialect it was asked.
+    async fn start<W: Send + 'static>(
+        self: &Arc<Self>,
+        request: &HttpRequest,
+        body: web::Payload,
+        prepare: Prepare<W>,
+    ) -> Result<Started<W>, ApiError> {
         self.monitor.count_request();
         let permit = self.admission.enter()?;
         let body = self.body(request, body).await?;
         let api = self.clone();
-        let Prepared { generation, prompts, wording } = self.on_text_thread(move || prepare(&api, &body)).await?;
-        let head = wording.head(generation.stream.is_some());
-        tracing::debug!(id = head.id, prompts = prompts.len(), n = generation.n, "request");
-        let running = running::Running::submit(self, &head.id, &generation, &prompts, permit)?;
-        match generation.stream {
-            Some(options) => answer::streamed(running, wording, options).await,
-            None => answer::whole(running, wording).await,
-        }
+        let Prepared { id, generation, prompts, wording } = self.on_text_thread(move || prepare(&api, &body)).await?;
+        tracing::debug!(id, prompts = prompts.len(), n = generation.n, "request");
+        let running = running::Running::submit(self, &id, &generation, &prompts, permit)?;
+        Ok(Started { running, stream: generation.stream, wording })
     }
 
     /// Reads a body up to the limit.
