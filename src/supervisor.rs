@@ -43,12 +43,15 @@ use crate::engine::EngineHandle;
 
 pub use cores::{AvailableCores, CorePlan};
 pub use report::{RankReport, RanksReport, ReportedState};
+pub use rings::ModelSizes;
 
 /// What the supervisor is told at the start.
 #[derive(Debug, Clone)]
 pub struct SupervisorConfig {
     /// As every rank gets it. `rank`, `epoch`, `link`, `threads`, `cores` and `spin` are filled in here, per start.
     pub worker: WorkerConfig,
+    /// What of the model decides how large the rings are.
+    pub model: ModelSizes,
     /// Compute threads of a rank; none: cores ÷ ranks.
     pub threads_per_rank: Option<usize>,
     /// Folder of `workerlog.N`.

@@ -133,9 +133,9 @@ impl Sequence {
         std::mem::take(&mut self.blocks)
     }
 
-    /// How many token ids `introduce` takes to the ranks.
+    /// How many numbers `introduce` takes to the ranks.
     pub fn introduction_tokens(&self) -> usize {
-        self.tokens.len() + self.sampling.stop_token_ids.len()
+        self.tokens.len() + self.sampling.listed_numbers()
     }
 
     /// As the ranks shall meet it.

@@ -9,7 +9,7 @@ use std::{
 use workers::{
     KvDType,
     layers::Shard,
-    models::{self, kv_shape},
+    models::{self, ModelConfig, kv_shape},
     weights::Checkpoint,
     worker::WorkerConfig,
 };
@@ -20,7 +20,7 @@ use crate::{
     config::{ComputeType, Device, KvCacheType, ServeFlags},
     default_model,
     engine::EngineConfig,
-    supervisor::SupervisorConfig,
+    supervisor::{ModelSizes, SupervisorConfig},
     text::{TextModel, TextOverrides},
 };
 
@@ -60,7 +60,7 @@ impl Plan {
             model: served_model(flags, &path, &checkpoint, text, decision),
             settings: settings(flags),
             engine: engine(flags, decision),
-            supervisor: supervisor(flags, path, decision, kv_dtype),
+            supervisor: supervisor(flags, path, checkpoint.config(), decision, kv_dtype),
             labels: labels(flags, decision),
             warnings,
         })
@@ -227,14 +227,20 @@ fn engine(flags: &ServeFlags, decision: Decision) -> EngineConfig {
     }
 }
 
-fn supervisor(flags: &ServeFlags, model: PathBuf, decision: Decision, kv_dtype: KvDType) -> SupervisorConfig {
+fn supervisor(
+    flags: &ServeFlags,
+    path: PathBuf,
+    model: &ModelConfig,
+    decision: Decision,
+    kv_dtype: KvDType,
+) -> SupervisorConfig {
     SupervisorConfig {
         worker: WorkerConfig {
             rank: 0,
             world_size: flags.tensor_parallel_size as usize,
             epoch: 0,
             link: String::new(),
-            model,
+            model: path,
             max_model_len: decision.max_model_len as usize,
             batch_tokens_max: flags.max_num_batched_tokens as usize,
             sequences_max: flags.max_num_seqs as usize,
@@ -246,6 +252,7 @@ fn supervisor(flags: &ServeFlags, model: PathBuf, decision: Decision, kv_dtype: 
             cores: Vec::new(),
             spin: false,
         },
+        model: ModelSizes { vocab_size: model.vocab_size, hidden_size: model.hidden_size },
         threads_per_rank: flags.threads_per_rank.map(|threads| threads as usize),
         log_dir: flags.log_dir.clone(),
         stall_timeout: Duration::from_secs(flags.stall_timeout),

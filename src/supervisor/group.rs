@@ -45,7 +45,7 @@ impl Group {
         epoch: u64,
         on_exit: impl Fn(usize) + Clone + Send + 'static,
     ) -> Result<(Self, LinkRanks), StartError> {
-        let link = ServerLink::create(&link_config(&config.worker, epoch))?;
+        let link = ServerLink::create(&link_config(&config.worker, config.model, epoch))?;
         let mut group = Self { epoch, workers: Vec::new(), vitals: link.vitals, names: link.names, deaths: Vec::new() };
         for rank in 0..config.worker.world_size {
             let worker_config = worker_config(&config.worker, plan, &group, rank);

@@ -19,7 +19,7 @@ use crate::child;
 use crate::link::report::StepReport;
 use crate::link::step::Step;
 use crate::link::vitals::{Phase, RankState};
-use crate::link::{ReportWriter, Seat, Segment, StepReader, VitalsWriter, WorkerLink};
+use crate::link::{MaskReader, ReportWriter, Seat, Segment, StepReader, VitalsWriter, WorkerLink};
 use crate::rank::Rank;
 
 pub use config::WorkerConfig;
@@ -56,11 +56,11 @@ pub fn run() -> ExitCode {
         epoch: config.epoch,
         spin: config.spin,
     };
-    let WorkerLink { steps, reports, vitals, meeting } = match WorkerLink::attach(seat) {
+    let WorkerLink { steps, reports, masks, vitals, meeting } = match WorkerLink::attach(seat) {
         Ok(link) => link,
         Err(error) => return give_up(&name, &error.into()),
     };
-    let ends = Ends { steps, reports, vitals: &vitals };
+    let ends = Ends { steps, reports, masks, vitals: &vitals };
     let error = match child::catch_panic(|| live(&config, ends, meeting)) {
         Ok(Ok(never)) => match never {},
         Ok(Err(error)) => error,
@@ -74,6 +74,7 @@ pub fn run() -> ExitCode {
 struct Ends<'a> {
     steps: StepReader,
     reports: Option<ReportWriter>,
+    masks: Option<MaskReader>,
     vitals: &'a VitalsWriter,
 }
 

@@ -115,8 +115,15 @@ fn a_rank_that_comes_too_late_says_so_and_leaves() {
 
 /// The smallest rings: a handful of frames fill them.
 fn server(world_size: usize) -> ServerLink {
-    let (step_ring_bytes, return_ring_bytes) = (4096, 4096);
-    let config = LinkConfig { world_size, epoch: 5, step_ring_bytes, return_ring_bytes, meeting_bytes: 1, spin: false };
+    let config = LinkConfig {
+        world_size,
+        epoch: 5,
+        step_ring_bytes: 4096,
+        return_ring_bytes: 4096,
+        mask_ring_bytes: 4096,
+        meeting_bytes: 1,
+        spin: false,
+    };
     ServerLink::create(&config).unwrap()
 }
 

@@ -122,6 +122,7 @@ impl Server {
             epoch: 3,
             step_ring_bytes: 1 << 20,
             return_ring_bytes: 1 << 20,
+            mask_ring_bytes: 1 << 16,
             meeting_bytes: workers::meeting_bytes(world_size),
             spin: false,
         });

@@ -7,6 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     codec,
     error::LinkError,
+    mask::TokenMask,
     report::StepReport,
     ring::{RingReader, RingWriter},
     step::Step,
@@ -20,6 +21,10 @@ pub type StepReader = FrameReader<Step>;
 pub type ReportWriter = FrameWriter<StepReport>;
 /// The server's end of the return ring.
 pub type ReportReader = FrameReader<StepReport>;
+/// The server's end of the mask ring.
+pub type MaskWriter = FrameWriter<TokenMask>;
+/// Rank 0's end of the mask ring.
+pub type MaskReader = FrameReader<TokenMask>;
 
 /// Publishes values of one type.
 pub struct FrameWriter<T> {

@@ -23,7 +23,7 @@ pub struct TokenMask {
 pub enum Allowed {
     /// Every token.
     All,
-    /// These few, ascending.
+    /// These few, ascending; of use where they are fewer than `Bits` has words.
     Only(Vec<u32>),
     /// Token `t` where bit `t % 32` of word `t / 32` is set; what is beyond the last word is forbidden.
     Bits(Vec<u32>),

@@ -3,12 +3,13 @@
 //! ```text
 //!  server ══ step ring (1 writer, N readers) ══► rank 0 … rank N-1
 //!     ▲                                            │
-//!     ╚═════ return ring (1 writer, 1 reader) ◄════╝ rank 0
+//!     ╚═════ return ring (1 writer, 1 reader) ◄════╣ rank 0
+//!  server ══ mask ring (1 writer, 1 reader) ══════►╝
 //!  vitals: one page per rank, written by the rank's own step loop, read by the server
 //! ```
 //!
-//! [`server::ServerLink`] creates four segments and hands out the server's ends, [`worker::WorkerLink`] attaches to them.
-//! What crosses is [`step::Step`] one way and [`report::StepReport`] the other.
+//! [`server::ServerLink`] creates five segments and hands out the server's ends, [`worker::WorkerLink`] attaches to them.
+//! What crosses is [`step::Step`] and, apart from it, [`mask::TokenMask`] one way and [`report::StepReport`] the other.
 
 pub mod codec;
 pub mod ends;
@@ -29,7 +30,7 @@ mod tests;
 pub mod vitals;
 pub mod worker;
 
-pub use ends::{ReportReader, ReportWriter, StepReader, StepWriter};
+pub use ends::{MaskReader, MaskWriter, ReportReader, ReportWriter, StepReader, StepWriter};
 pub use error::LinkError;
 pub use server::{LinkConfig, LinkNames, ServerLink};
 pub use shm::Segment;

@@ -15,6 +15,8 @@ pub enum Role {
     Steps,
     /// The ring from rank 0 to the server.
     Reports,
+    /// The ring from the server to rank 0, with what guided sequences may go on with.
+    Masks,
     /// The ranks' pages of counters.
     Vitals,
     /// Where CPU ranks meet for collectives.
@@ -56,6 +58,7 @@ impl fmt::Display for Role {
         f.write_str(match self {
             Self::Steps => "steps",
             Self::Reports => "reports",
+            Self::Masks => "masks",
             Self::Vitals => "vitals",
             Self::Meeting => "meeting",
         })

@@ -122,6 +122,12 @@ impl Sampling {
         }
     }
 
+    /// How many numbers its lists take on the way to the ranks.
+    pub fn listed_numbers(&self) -> usize {
+        let bad_words: usize = self.bad_words.iter().map(|word| 1 + word.len()).sum();
+        self.stop_token_ids.len() + 2 * self.logit_bias.len() + bad_words
+    }
+
     /// Whether the most likely token is always taken.
     pub fn is_greedy(&self) -> bool {
         self.temperature < 1e-5 || self.top_p < 1e-5 || self.top_k == 1

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    ends::{ReportReader, StepWriter},
+    ends::{MaskWriter, ReportReader, StepWriter},
     error::LinkError,
     name::{LinkName, Role},
     ring::{RingMemory, RingReader, RingShape, RingWriter, Waiting, layout::READERS_MAX},
@@ -25,6 +25,8 @@ pub struct LinkConfig {
     pub step_ring_bytes: usize,
     /// Room of the return ring, rounded up to a power of two. A report may take up half of it.
     pub return_ring_bytes: usize,
+    /// Room of the mask ring, rounded up to a power of two. A mask may take up half of it.
+    pub mask_ring_bytes: usize,
     /// Where CPU ranks meet for collectives; rounded up to whole pages, at least one.
     pub meeting_bytes: usize,
     /// Whether the server's threads have a core to spare, so that it may spin before it sleeps.
@@ -38,6 +40,8 @@ pub struct ServerLink {
     pub steps: StepWriter,
     /// Takes the reports; the engine's.
     pub reports: ReportReader,
+    /// Publishes what guided sequences may go on with; the engine's, for rank 0 only.
+    pub masks: MaskWriter,
     /// The ranks' vitals; the supervisor's and the monitor's.
     pub vitals: Arc<VitalsBoard>,
     /// The segments' names; the supervisor's.
@@ -51,7 +55,7 @@ pub struct LinkNames {
 }
 
 impl ServerLink {
-    /// Creates the four segments under a new random name.
+    /// Creates the five segments under a new random name.
     pub fn create(config: &LinkConfig) -> Result<Self, LinkError> {
         let LinkConfig { world_size, epoch, .. } = *config;
         if !(1..=WORLD_SIZE_MAX).contains(&world_size) {
@@ -63,15 +67,18 @@ impl ServerLink {
         };
         let (steps, steps_segment) = ring(Role::Steps, world_size, config.step_ring_bytes)?;
         let (reports, reports_segment) = ring(Role::Reports, 1, config.return_ring_bytes)?;
+        let (masks, masks_segment) = ring(Role::Masks, 1, config.mask_ring_bytes)?;
         let (vitals, vitals_segment) = VitalsBoard::create(&name.segment(epoch, Role::Vitals), world_size, epoch)?;
         let meeting = Segment::create(&name.segment(epoch, Role::Meeting), config.meeting_bytes)?;
         let waiting = Waiting::new(config.spin);
-        let reports_name = reports_segment.name().to_owned();
+        let segments = vec![steps_segment, reports_segment, masks_segment, vitals_segment, meeting];
+        let reports_name = name.segment(epoch, Role::Reports);
         Ok(Self {
             steps: StepWriter::new(RingWriter::new(steps, waiting)?),
             reports: ReportReader::new(RingReader::new(reports, 0, waiting)?, reports_name),
+            masks: MaskWriter::new(RingWriter::new(masks, waiting)?),
             vitals: Arc::new(vitals),
-            names: LinkNames { name, segments: vec![steps_segment, reports_segment, vitals_segment, meeting] },
+            names: LinkNames { name, segments },
         })
     }
 

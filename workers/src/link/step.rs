@@ -13,6 +13,12 @@ use super::sampling::Sampling;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct SequenceId(pub u64);
 
+/// The most positions that one step scores: a report has a bound, however large a batch may be.
+pub const SCORED_MAX: usize = 8192;
+
+/// The most pooled sequences whose last token one step computes: likewise, however many sequences there may be.
+pub const EMBEDDINGS_MAX: usize = 64;
+
 /// One forward pass of one batch on all ranks. Ranks apply the fields in this order.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Step {
@@ -38,7 +44,8 @@ pub struct NewSequence {
     /// How to choose its next tokens.
     pub sampling: Sampling,
     /// Present where nothing is to be generated, but the prompt's hidden states pooled. Its chunks never sample; the one
-    /// that reaches its end is reported as an [`Embedding`](super::report::Embedding).
+    /// that reaches its end is reported as an [`Embedding`](super::report::Embedding), at most [`EMBEDDINGS_MAX`] in a
+    /// step.
     pub pooling: Option<Pooling>,
 }
 
@@ -66,6 +73,7 @@ pub struct Chunk {
     /// the sampled token to the sequence.
     pub samples: bool,
     /// Token positions, within the chunk, whose logits are compared with the prompt's next token: their log-probabilities
-    /// are reported. Empty where nobody asked; never the prompt's last position, which has no next token in the prompt.
+    /// are reported. Empty where nobody asked; never the prompt's last position, which has no next token in the prompt. At
+    /// most [`SCORED_MAX`] in all chunks of a step.
     pub scored: Range<u32>,
 }

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
+    mask::{Allowed, TokenMask},
     report::{Logprobs, Outcome, SampledToken, StepReport},
     sampling::Sampling,
     step::{Chunk, NewSequence, SequenceId, Step},
@@ -19,6 +20,7 @@ fn config(world_size: usize) -> LinkConfig {
         epoch: 3,
         step_ring_bytes: 1 << 16,
         return_ring_bytes: 1 << 12,
+        mask_ring_bytes: 1 << 12,
         meeting_bytes: 5000,
         spin: false,
     }
@@ -76,10 +78,25 @@ fn every_rank_takes_every_step_and_rank_0_reports() {
 }
 
 #[test]
+fn rank_0_alone_takes_the_masks() {
+    let mut server = ServerLink::create(&config(2)).unwrap();
+    let mut workers: Vec<_> = (0..2).map(|rank| attach(&server.name(), rank, 2).unwrap()).collect();
+    assert!(workers[1].masks.is_none());
+    let masks = workers[0].masks.as_mut().unwrap();
+    assert_eq!(masks.take(NOW).unwrap(), None);
+    let sets = [Allowed::All, Allowed::Only(vec![3, u32::MAX]), Allowed::Bits(vec![u32::MAX; 100])];
+    for (position, allowed) in sets.into_iter().enumerate() {
+        let mask = TokenMask { id: SequenceId(u64::MAX), position: position as u32, allowed };
+        server.masks.publish(&mask, NOW).unwrap();
+        assert_eq!(masks.take(NOW).unwrap(), Some(mask));
+    }
+}
+
+#[test]
 fn names_go_once_all_have_attached_and_the_link_goes_on() {
     let mut server = ServerLink::create(&config(2)).unwrap();
     let name = server.name();
-    assert_eq!(names_left(&name).len(), 4);
+    assert_eq!(names_left(&name).len(), 5);
     let mut first = attach(&name, 0, 2).unwrap();
     assert!(server.vitals.attached(0) && !server.vitals.all_attached());
     let mut second = attach(&name, 1, 2).unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    ends::{ReportWriter, StepReader},
+    ends::{MaskReader, ReportWriter, StepReader},
     error::LinkError,
     name::{LinkName, Role},
     ring::{RingMemory, RingReader, RingShape, RingWriter, Waiting},
@@ -32,6 +32,8 @@ pub struct WorkerLink {
     pub steps: StepReader,
     /// Publishes the reports; rank 0 has it, nobody else.
     pub reports: Option<ReportWriter>,
+    /// Takes what guided sequences may go on with; rank 0 has it, nobody else.
+    pub masks: Option<MaskReader>,
     /// This rank's vitals.
     pub vitals: VitalsWriter,
     /// Where CPU ranks meet for collectives; zeros, until ranks write to it.
@@ -49,13 +51,14 @@ impl WorkerLink {
         let (segment, waiting) = (|role| name.segment(epoch, role), Waiting::new(seat.spin));
         let ring = |role, readers| RingMemory::attach(&segment(role), RingShape { role, epoch, readers });
         let steps = RingReader::new(ring(Role::Steps, world_size)?, rank, waiting)?;
-        let reports = match rank {
-            0 => Some(ReportWriter::new(RingWriter::new(ring(Role::Reports, 1)?, waiting)?)),
-            _ => None,
-        };
+        let (mut reports, mut masks) = (None, None);
+        if rank == 0 {
+            reports = Some(ReportWriter::new(RingWriter::new(ring(Role::Reports, 1)?, waiting)?));
+            masks = Some(MaskReader::new(RingReader::new(ring(Role::Masks, 1)?, 0, waiting)?, segment(Role::Masks)));
+        }
         let meeting = Segment::open(&segment(Role::Meeting))?;
         // Last: from here on the server sees this rank as attached.
         let vitals = VitalsWriter::attach(&segment(Role::Vitals), rank, world_size, epoch)?;
-        Ok(Self { steps: StepReader::new(steps, segment(Role::Steps)), reports, vitals, meeting })
+        Ok(Self { steps: StepReader::new(steps, segment(Role::Steps)), reports, masks, vitals, meeting })
     }
 }
