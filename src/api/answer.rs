@@ -6,6 +6,7 @@ use actix_web::{HttpResponse, web::Bytes};
 use futures_util::stream;
 use serde::Serialize;
 use serde_json::Value;
+use workers::link::report::Logprobs;
 
 use super::{
     choice::{FinishReason, Piece, Update},
@@ -34,17 +35,33 @@ pub struct Body<'a, C> {
     /// What it is.
     #[serde(flatten)]
     pub head: &'a Head,
-    /// One per sequence; in chunks at most one.
+    /// One per sequence; in chunks one per token, of one sequence.
     pub choices: Vec<C>,
     /// What was used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// Where the prompt's log-probabilities stand beside the choices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<Value>,
 }
 
 /// How an endpoint words its answers.
 pub trait Wording: 'static {
     /// Of whole answers (`streamed` false) and of chunks.
     fn head(&self, streamed: bool) -> Head;
+
+    /// More of the log-probabilities of a sequence's prompt; all come before its first piece.
+    fn scores(&mut self, _sequence: usize, _scores: Vec<Logprobs>) {}
+
+    /// The prompt's log-probabilities, where a whole answer tells them beside its choices.
+    fn prompt_logprobs(&self) -> Option<Value> {
+        None
+    }
+
+    /// Of all sequences of a whole answer those that are told, in their order.
+    fn choose(&self, all: Vec<Collected>) -> Vec<Collected> {
+        all
+    }
 
     /// The chunk's choice that opens a sequence, if there is one.
     fn opening(&self, index: usize) -> Option<Value>;
@@ -72,14 +89,17 @@ pub async fn whole(mut running: Running, mut wording: impl Wording) -> Result<Ht
     let mut collected: Vec<Collected> = (0..running.len()).map(|_| Collected::default()).collect();
     while let Some((index, update)) = running.next().await {
         match update {
-            Update::Started { .. } | Update::PromptLogprobs(_) => {}
+            Update::Started { .. } => {}
+            Update::PromptLogprobs(scores) => wording.scores(index, scores),
             Update::Piece(piece) => collected[index].add(piece),
             Update::Failed(failure) => return Err(failure.into()),
         }
     }
     let head = wording.head(false);
-    let choices = collected.into_iter().enumerate().map(|(index, all)| wording.whole(index, all)).collect();
-    Ok(HttpResponse::Ok().json(Body { head: &head, choices, usage: Some(running.usage()) }))
+    let told = wording.choose(collected);
+    let choices = told.into_iter().enumerate().map(|(index, all)| wording.whole(index, all)).collect();
+    let (usage, prompt_logprobs) = (Some(running.usage()), wording.prompt_logprobs());
+    Ok(HttpResponse::Ok().json(Body { head: &head, choices, usage, prompt_logprobs }))
 }
 
 impl Collected {
@@ -101,8 +121,8 @@ pub async fn streamed(
         return Err(failure.into());
     }
     let head = wording.head(true);
-    let opened = vec![false; running.len()];
-    let mut events = Events { running: Some(running), wording, options, head, opened, ready: VecDeque::new() };
+    let (opened, held) = (vec![false; running.len()], vec![Vec::new(); running.len()]);
+    let mut events = Events { running: Some(running), wording, options, head, opened, held, ready: VecDeque::new() };
     if let Some((index, update)) = first {
         events.tell(index, update);
     }
@@ -117,6 +137,8 @@ struct Events<W> {
     options: StreamOptions,
     head: Head,
     opened: Vec<bool>,
+    /// Of each sequence, choices that wait for their chunk to be full.
+    held: Vec<Vec<Value>>,
     ready: VecDeque<Bytes>,
 }
 
@@ -135,23 +157,23 @@ impl<W: Wording> Events<W> {
 
     fn tell(&mut self, index: usize, update: Update) {
         match update {
-            Update::Started { .. } | Update::PromptLogprobs(_) => {}
+            Update::Started { .. } => {}
+            Update::PromptLogprobs(scores) => self.wording.scores(index, scores),
             Update::Piece(piece) => {
                 // The opening is sent with the first token, not before.
                 if !std::mem::replace(&mut self.opened[index], true)
                     && let Some(choice) = self.wording.opening(index)
                 {
-                    let before = |usage: Usage| Usage {
-                        completion_tokens: usage.completion_tokens - 1,
-                        total_tokens: usage.total_tokens - 1,
-                        ..usage
-                    };
-                    self.chunk(choice, before);
+                    self.chunk(vec![choice], Running::usage_before_this_piece);
                 }
                 let choice = self.wording.piece(index, &piece);
-                self.chunk(choice, |usage| usage);
+                self.held[index].push(choice);
+                if piece.finish.is_some() || self.held[index].len() >= self.options.chunk_tokens {
+                    self.flush(index);
+                }
             }
             Update::Failed(failure) => {
+                (0..self.held.len()).for_each(|index| self.flush(index));
                 // Dropping the rest cancels the other sequences of the request.
                 self.running = None;
                 self.ready.extend([sse::event(&ApiError::from(failure).to_json()), sse::DONE]);
@@ -159,17 +181,26 @@ impl<W: Wording> Events<W> {
         }
     }
 
-    fn chunk(&mut self, choice: Value, at_this_point: impl Fn(Usage) -> Usage) {
+    /// Sends the tokens that a sequence has held for one chunk, each a choice of its own.
+    fn flush(&mut self, index: usize) {
+        let choices = std::mem::take(&mut self.held[index]);
+        if !choices.is_empty() {
+            self.chunk(choices, Running::usage);
+        }
+    }
+
+    fn chunk(&mut self, choices: Vec<Value>, usage: fn(&Running) -> Usage) {
         let continuous = self.running.as_ref().filter(|_| self.options.continuous_usage);
-        let usage = continuous.map(|running| at_this_point(running.usage()));
-        self.ready.push_back(sse::event(&Body { head: &self.head, choices: vec![choice], usage }));
+        let usage = continuous.map(usage);
+        self.ready.push_back(sse::event(&Body { head: &self.head, choices, usage, prompt_logprobs: None }));
     }
 
     fn end(&mut self) {
         if let Some(running) = self.running.take()
             && self.options.include_usage
         {
-            let body = Body::<Value> { head: &self.head, choices: Vec::new(), usage: Some(running.usage()) };
+            let (choices, usage) = (Vec::<Value>::new(), Some(running.usage()));
+            let body = Body { head: &self.head, choices, usage, prompt_logprobs: None };
             self.ready.push_back(sse::event(&body));
         }
         self.ready.push_back(sse::DONE);

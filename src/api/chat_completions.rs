@@ -5,6 +5,7 @@ use std::sync::Arc;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use serde_json::{Value, json};
+use workers::link::report::Logprobs;
 
 use super::{
     Api,
@@ -13,8 +14,9 @@ use super::{
     error::ApiError,
     fields::Fields,
     generation::{Generation, Prompt, logprobs_count},
-    logprobs::{self, ChatLogprobs},
+    logprobs::{self, ChatLogprobs, TokenNames},
     model::ServedModel,
+    prompt_scores::PromptScores,
     request_id,
 };
 use crate::text::ChatOptions;
@@ -31,8 +33,11 @@ pub fn prepare(api: &Arc<Api>, body: &[u8]) -> Result<super::Prepared<Chat>, Api
     let Understood { generation, prompt, max_tokens } = understand(api, &fields)?;
     let id = request_id::make("chatcmpl-", generation.request_id.as_deref(), generation.user.as_deref());
     let prompt_token_ids = generation.return_token_ids.then(|| prompt.ids.clone());
-    let wording = Chat { api: api.clone(), id: id.clone(), created: request_id::now(), prompt_token_ids };
-    Ok(super::Prepared { id, generation, prompts: vec![(prompt, max_tokens)], wording })
+    let (names, prompts) = (generation.token_names(&api.model), vec![(prompt, max_tokens)]);
+    let scores = PromptScores::new(&generation, &prompts);
+    let wording =
+        Chat { api: api.clone(), id: id.clone(), created: request_id::now(), prompt_token_ids, names, scores };
+    Ok(super::Prepared { id, generation, prompts, wording })
 }
 
 /// What a chat asks for, in whichever dialect it was asked.
@@ -130,6 +135,8 @@ pub struct Chat {
     created: u64,
     /// Where they are wanted.
     prompt_token_ids: Option<Vec<u32>>,
+    names: TokenNames,
+    scores: PromptScores,
 }
 
 #[derive(Serialize)]
@@ -138,6 +145,7 @@ struct WholeChoice {
     message: Message,
     logprobs: Option<ChatLogprobs>,
     finish_reason: Option<FinishReason>,
+    prompt_logprobs: Option<Value>,
 }
 
 #[derive(Serialize)]
@@ -158,6 +166,8 @@ struct ChunkChoice {
     finish_reason: Option<FinishReason>,
     #[serde(skip_serializing_if = "Option::is_none")]
     arrival_time: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<Value>,
 }
 
 #[derive(Serialize, Default)]
@@ -182,6 +192,14 @@ impl Wording for Chat {
         Head { id: self.id.clone(), object, created: self.created, model: self.api.model.name.clone() }
     }
 
+    fn scores(&mut self, sequence: usize, scores: Vec<Logprobs>) {
+        self.scores.take(sequence, scores);
+    }
+
+    fn prompt_logprobs(&self) -> Option<Value> {
+        self.scores.told(0, &self.names)
+    }
+
     fn opening(&self, index: usize) -> Option<Value> {
         let delta = Delta {
             role: Some("assistant"),
@@ -189,7 +207,15 @@ impl Wording for Chat {
             prompt_token_ids: self.prompt_token_ids.clone(),
             ..Delta::default()
         };
-        Some(json!(ChunkChoice { index, delta, logprobs: None, finish_reason: None, arrival_time: None }))
+        let prompt_logprobs = self.scores.told(index, &self.names);
+        Some(json!(ChunkChoice {
+            index,
+            delta,
+            logprobs: None,
+            finish_reason: None,
+            arrival_time: None,
+            prompt_logprobs
+        }))
     }
 
     fn piece(&mut self, index: usize, piece: &Piece) -> Value {
@@ -198,9 +224,10 @@ impl Wording for Chat {
         json!(ChunkChoice {
             index,
             delta: Delta { content, completion_token_ids: ids, token_ids: ids, ..Delta::default() },
-            logprobs: logprobs::of_chat(std::slice::from_ref(piece), &self.api.model.text.tokenizer),
+            logprobs: logprobs::of_chat(std::slice::from_ref(piece), &self.names),
             finish_reason: piece.finish,
             arrival_time: Some(piece.arrival_time),
+            prompt_logprobs: None,
         })
     }
 
@@ -217,7 +244,8 @@ impl Wording for Chat {
             prompt_token_ids,
             completion_token_ids,
         };
-        let logprobs = logprobs::of_chat(&pieces, &self.api.model.text.tokenizer);
-        json!(WholeChoice { index, message, logprobs, finish_reason: finish })
+        let logprobs = logprobs::of_chat(&pieces, &self.names);
+        let prompt_logprobs = self.scores.told(index, &self.names);
+        json!(WholeChoice { index, message, logprobs, finish_reason: finish, prompt_logprobs })
     }
 }

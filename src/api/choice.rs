@@ -13,7 +13,7 @@ use super::generation::Generation;
 use crate::{
     engine::{
         RequestStream,
-        request::{Event, Failure},
+        request::{Event, Failure, Finish},
     },
     text::{Detokenizer, MessageParser, Part, Released, StopStrings, Tokenizer},
 };
@@ -68,14 +68,22 @@ pub struct Choice {
     /// The engine's side; dropping it cancels the sequence. None once the sequence has ended.
     events: Option<RequestStream>,
     words: Words,
-    /// The last piece, held until the engine has let go of the sequence.
+    /// Whether the engine may end the sequence by a rule that isn't known here. Pieces then wait for the next event.
+    may_be_cut: bool,
+    /// The newest piece where it waits: the last one until the engine has let go of the sequence.
     last: Option<Piece>,
 }
 
 impl Choice {
     /// A sequence that was submitted just now.
     pub fn new(events: RequestStream, generation: &Generation, max_tokens: u32, tokenizer: Arc<Tokenizer>) -> Self {
-        Self { events: Some(events), words: Words::new(generation, max_tokens, tokenizer), last: None }
+        let words = Words::new(generation, max_tokens, tokenizer);
+        Self { events: Some(events), words, may_be_cut: false, last: None }
+    }
+
+    /// The same, which the engine may end at any token.
+    pub fn that_may_be_cut(self, may_be_cut: bool) -> Self {
+        Self { may_be_cut, ..self }
     }
 
     /// What happens next; `None` after the end. Wakes as futures do.
@@ -86,7 +94,7 @@ impl Choice {
                 return Poll::Ready(Some(update));
             }
         }
-        Poll::Ready(None)
+        Poll::Ready(self.last.take().map(Update::Piece))
     }
 
     fn take(&mut self, event: Option<Event>) -> Option<Update> {
@@ -94,23 +102,16 @@ impl Choice {
             Some(Event::Started { cached_tokens }) => Some(Update::Started { cached_tokens }),
             Some(Event::Token { token, logprobs }) => {
                 let (piece, ended) = self.words.push(token, logprobs);
-                match ended {
-                    Ended::No => Some(Update::Piece(piece)),
-                    Ended::InTheEngine => {
-                        self.last = Some(piece);
-                        None
-                    }
-                    Ended::HereOnly => {
-                        self.events = None;
-                        Some(Update::Piece(piece))
-                    }
-                }
+                self.tell(piece, ended).map(Update::Piece)
             }
             Some(Event::PromptLogprobs(entries)) => Some(Update::PromptLogprobs(entries)),
             // Nobody asked for one here.
             Some(Event::Embedding(_)) => None,
-            Some(Event::Finished(_)) => {
+            Some(Event::Finished(finish)) => {
                 self.events = None;
+                if let (Finish::Repetition, Some(piece @ Piece { finish: None, .. })) = (finish, &mut self.last) {
+                    self.words.cut(piece);
+                }
                 let unasked = || Update::Failed(Failure::RanksLost("it ended before its time".into()));
                 Some(self.last.take().map_or_else(unasked, Update::Piece))
             }
@@ -119,8 +120,20 @@ impl Choice {
         }
     }
 
+    /// The piece to tell now, when this one has come.
+    fn tell(&mut self, piece: Piece, ended: Ended) -> Option<Piece> {
+        match ended {
+            Ended::No if !self.may_be_cut => return Some(piece),
+            Ended::No | Ended::InTheEngine => {}
+            Ended::HereOnly => self.events = None,
+        }
+        let before = self.last.replace(piece);
+        // Where the engine's last word isn't waited for, what is left is told at the next call.
+        if before.is_none() && self.events.is_none() { self.last.take() } else { before }
+    }
+
     fn fail(&mut self, failure: Failure) -> Option<Update> {
-        self.events = None;
+        (self.events, self.last) = (None, None);
         Some(Update::Failed(failure))
     }
 }
@@ -182,6 +195,16 @@ impl Words {
         }
         let Released { text, stopped: stop_string } = released;
         (Piece { token, text, parts, logprobs, finish, stop_string, arrival_time: 0.0 }, ended)
+    }
+
+    /// Makes this piece the last, after the fact: the engine ended the sequence here.
+    fn cut(&mut self, piece: &mut Piece) {
+        let rest = self.detokenizer.finish();
+        let rest = self.release(rest, true).text;
+        piece.parts.extend(self.message.push(&rest));
+        piece.parts.extend(self.message.finish());
+        piece.text.push_str(&rest);
+        piece.finish = Some(FinishReason::Stop);
     }
 
     /// Stop strings don't count before `min_tokens`.

@@ -37,6 +37,11 @@ impl Fields {
         Ok(())
     }
 
+    /// Puts another value in a field's place.
+    pub fn set(&mut self, name: &str, value: Value) {
+        self.body.insert(name.to_owned(), value);
+    }
+
     /// The value of a field as it was sent.
     pub fn raw(&self, name: &str) -> Option<&Value> {
         let given = |map: &'_ Map<String, Value>| map.get(name).is_some_and(|value| !value.is_null());

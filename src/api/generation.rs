@@ -2,10 +2,10 @@
 
 use workers::link::sampling::Sampling;
 
-use super::{error::ApiError, fields::Fields, model::ServedModel, sampling};
+use super::{error::ApiError, fields::Fields, logprobs::TokenNames, model::ServedModel, sampling};
 
 /// Most sequences for one prompt.
-const N_MAX: i64 = 128;
+pub const N_MAX: i64 = 128;
 /// Most stop strings.
 const STOP_STRINGS_MAX: usize = 16;
 /// Longest cache salt, bytes.
@@ -26,8 +26,10 @@ pub struct Generation {
     pub candidates: u32,
     /// The prompt is only told and scored: the one token that follows it is left out.
     pub scores_only: bool,
-    /// Log-probabilities of the prompt's tokens, with so many alternatives.
+    /// Log-probabilities of the prompt's tokens, with so many alternatives, told in vLLM's form.
     pub prompt_logprobs: Option<u32>,
+    /// The same, told with those of the completion.
+    pub echo_logprobs: Option<u32>,
     /// Most tokens of reasoning; the rest of `max_tokens` is for the answer.
     pub reasoning_max_tokens: Option<u32>,
     /// Texts that end a sequence.
@@ -115,6 +117,7 @@ impl Generation {
             candidates: n,
             scores_only: false,
             prompt_logprobs: prompt_logprobs(fields, model)?,
+            echo_logprobs: None,
             reasoning_max_tokens: reasoning_max_tokens(fields, max_tokens)?,
             stop_strings: stop_strings(fields)?,
             include_stop: fields.flag("include_stop_str_in_output")?,
@@ -128,6 +131,16 @@ impl Generation {
         };
         generation.check_min_tokens()?;
         Ok(generation)
+    }
+
+    /// With how many alternatives the prompt is to be scored, if at all.
+    pub fn scored_alternatives(&self) -> Option<u32> {
+        self.prompt_logprobs.max(self.echo_logprobs)
+    }
+
+    /// How tokens are named beside their log-probabilities.
+    pub fn token_names(&self, model: &ServedModel) -> TokenNames {
+        TokenNames::new(model.text.tokenizer.clone(), self.tokens_as_ids)
     }
 
     fn check_min_tokens(&self) -> Result<(), ApiError> {

@@ -5,6 +5,7 @@
 
 mod admission;
 mod answer;
+mod best_of;
 mod chat_completions;
 mod choice;
 mod completions;
@@ -18,6 +19,7 @@ mod metrics;
 mod model;
 mod models;
 pub mod openapi;
+mod prompt_scores;
 mod ranks;
 mod request_id;
 mod running;

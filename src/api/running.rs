@@ -14,6 +14,7 @@ use super::{
 use crate::{
     engine::request::NewRequest,
     monitor::{Monitor, Passage},
+    text::Part,
 };
 
 /// What a request has used, as answers tell it.
@@ -27,6 +28,8 @@ pub struct Usage {
     pub completion_tokens: u64,
     /// More about the prompts.
     pub prompt_tokens_details: PromptTokensDetails,
+    /// More about the tokens generated.
+    pub completion_tokens_details: CompletionTokensDetails,
 }
 
 /// More about the prompts.
@@ -36,11 +39,20 @@ pub struct PromptTokensDetails {
     pub cached_tokens: u64,
 }
 
+/// More about the tokens generated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct CompletionTokensDetails {
+    /// Tokens of reasoning.
+    pub reasoning_tokens: u64,
+}
+
 /// A request on its way. Dropping it cancels what hasn't ended.
 pub struct Running {
     members: Vec<Member>,
     usage: Usage,
     started: Option<Instant>,
+    /// Whether the tokens generated are told, and counted; see [`Generation::scores_only`].
+    counts_tokens: bool,
     monitor: Monitor,
     /// Whose turn it is to be looked at first, so that none is starved.
     turn: usize,
@@ -53,10 +65,31 @@ struct Member {
     prompt_tokens: u64,
     /// Whether its prompt is counted here: that of several sequences of one prompt is counted once.
     first_of_prompt: bool,
+    reasoning: ReasoningCount,
+}
+
+/// Counts the tokens of reasoning. A token whose text isn't final yet belongs to what the next ones turn out to be.
+#[derive(Default)]
+struct ReasoningCount {
+    undecided: u64,
+}
+
+impl ReasoningCount {
+    /// How many tokens are known to be reasoning by the parts that one more token brought.
+    fn count(&mut self, parts: &[Part]) -> u64 {
+        self.undecided += 1;
+        match parts {
+            [] => 0,
+            parts => {
+                let decided = std::mem::take(&mut self.undecided);
+                if parts.iter().any(|part| matches!(part, Part::Reasoning(_))) { decided } else { 0 }
+            }
+        }
+    }
 }
 
 impl Running {
-    /// Submits `n` sequences for every prompt, in order; each with its own most tokens.
+    /// Submits all candidates of every prompt, in order; each with its own most tokens.
     pub fn submit(
         api: &Api,
         id: &str,
@@ -64,19 +97,22 @@ impl Running {
         prompts: &[(Prompt, u32)],
         permit: OwnedSemaphorePermit,
     ) -> Result<Self, ApiError> {
-        let mut members = Vec::with_capacity(prompts.len() * generation.n as usize);
+        let mut members = Vec::with_capacity(prompts.len() * generation.candidates as usize);
         for (prompt, max_tokens) in prompts {
-            for index in 0..generation.n {
+            for index in 0..generation.candidates {
                 let request = new_request(api, id, generation, prompt, *max_tokens, index);
                 let events = api.engine.submit(request)?;
-                let choice = Choice::new(events, generation, *max_tokens, api.model.text.tokenizer.clone());
+                let choice = Choice::new(events, generation, *max_tokens, api.model.text.tokenizer.clone())
+                    .that_may_be_cut(api.settings.early_stop.is_some());
                 let passage = api.monitor.passage(prompt.ids.len(), *max_tokens);
                 let prompt_tokens = prompt.ids.len() as u64;
-                members.push(Member { choice, passage, prompt_tokens, first_of_prompt: index == 0 });
+                let (first_of_prompt, reasoning) = (index == 0, ReasoningCount::default());
+                members.push(Member { choice, passage, prompt_tokens, first_of_prompt, reasoning });
             }
         }
         let (monitor, usage) = (api.monitor.clone(), Usage::default());
-        Ok(Self { members, usage, started: None, monitor, turn: 0, _permit: permit })
+        let counts_tokens = !generation.scores_only;
+        Ok(Self { members, usage, started: None, counts_tokens, monitor, turn: 0, _permit: permit })
     }
 
     /// How many sequences there are.
@@ -88,6 +124,13 @@ impl Running {
     pub fn usage(&self) -> Usage {
         let Usage { prompt_tokens, completion_tokens, .. } = self.usage;
         Usage { total_tokens: prompt_tokens + completion_tokens, ..self.usage }
+    }
+
+    /// What was used before the piece that was told last.
+    pub fn usage_before_this_piece(&self) -> Usage {
+        let Usage { completion_tokens, total_tokens, .. } = self.usage();
+        let one = u64::from(self.counts_tokens);
+        Usage { completion_tokens: completion_tokens - one, total_tokens: total_tokens - one, ..self.usage }
     }
 
     /// What happens next, and to which sequence; `None` once all have ended. Safe to drop while waiting.
@@ -127,8 +170,11 @@ impl Running {
             }
             Update::Piece(piece) => {
                 piece.arrival_time = now.duration_since(*self.started.get_or_insert(now)).as_secs_f64();
-                self.usage.completion_tokens += 1;
-                member.passage.token(now);
+                if self.counts_tokens {
+                    self.usage.completion_tokens += 1;
+                    self.usage.completion_tokens_details.reasoning_tokens += member.reasoning.count(&piece.parts);
+                    member.passage.token(now);
+                }
                 if piece.finish.is_some() {
                     member.passage.finished(now);
                 }
@@ -148,6 +194,7 @@ fn new_request(
 ) -> NewRequest {
     let mut sampling = generation.sampling.clone();
     sampling.seed = sampling.seed.wrapping_add(u64::from(index));
+    sampling.confidence_threshold = api.settings.early_stop.map(|stop| stop.threshold);
     NewRequest {
         id: id.to_owned(),
         prompt: prompt.ids.clone(),
@@ -156,7 +203,7 @@ fn new_request(
         max_waiting: api.settings.max_waiting,
         priority: generation.priority,
         cache_salt: generation.cache_salt.clone(),
-        prompt_logprobs: generation.prompt_logprobs,
+        prompt_logprobs: generation.scored_alternatives(),
         early_stop: api.settings.early_stop,
         ..NewRequest::default()
     }
