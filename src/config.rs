@@ -12,6 +12,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use workers::link::sampling::LOGPROBS_MAX;
 
 use self::values::{byte_count, early_stop, fraction, parser_name};
+use crate::api::cors;
 use crate::engine::request::EarlyStop;
 
 /// The command line.
@@ -162,6 +163,24 @@ pub struct ServeFlags {
         help_heading = "HTTP"
     )]
     pub api_key: Vec<String>,
+    /// Most requests that each key may send in a minute (without keys: all clients together); more are answered 429.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "HTTP")]
+    pub rate_limit_requests: Option<u32>,
+    /// Most tokens that each key may use in a minute, prompts and completions; counted when they have been used.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..), help_heading = "HTTP")]
+    pub rate_limit_tokens: Option<u32>,
+    /// Origins whose pages may read answers in a browser: * or a list.
+    #[arg(long, value_name = "LIST", default_value = "*", value_parser = cors::origins, help_heading = "HTTP")]
+    allowed_origins: cors::Allowed,
+    /// Methods that those pages may use.
+    #[arg(long, value_name = "LIST", default_value = "*", value_parser = cors::methods, help_heading = "HTTP")]
+    allowed_methods: cors::Allowed,
+    /// Headers that those pages may send.
+    #[arg(long, value_name = "LIST", default_value = "*", value_parser = cors::headers, help_heading = "HTTP")]
+    allowed_headers: cors::Allowed,
+    /// Let those pages send cookies and the like. Name the origins then: any page could use this server otherwise.
+    #[arg(long, help_heading = "HTTP")]
+    allow_credentials: bool,
     /// Most requests open at once; more are answered 429.
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_000_000), help_heading = "HTTP")]
     pub max_concurrency: u32,
@@ -232,6 +251,16 @@ impl ServeFlags {
     /// Whether equal prompt beginnings share their KV blocks.
     pub fn prefix_caching(&self) -> bool {
         !self.no_enable_prefix_caching
+    }
+
+    /// What pages of other origins may do.
+    pub fn cors(&self) -> cors::CorsPolicy {
+        cors::CorsPolicy {
+            origins: self.allowed_origins.clone(),
+            methods: self.allowed_methods.clone(),
+            headers: self.allowed_headers.clone(),
+            credentials: self.allow_credentials,
+        }
     }
 }
 

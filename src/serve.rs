@@ -24,7 +24,7 @@ use self::{
     plan::Plan,
 };
 use crate::{
-    api::{Admission, Api, ApiKeys},
+    api::{Accounts, Admission, Api, ApiKeys, OpenRequests, Rates},
     config::ServeFlags,
     engine::Engine,
     monitor::{Monitor, Sources},
@@ -71,7 +71,8 @@ async fn serve(flags: &Arc<ServeFlags>) -> Result<u8, String> {
     let timeout = Duration::from_secs(flags.timeout_graceful_shutdown);
     let ports = Ports::take(flags)?;
     let (api, fate) = start_computing(flags, plan)?;
-    let listening = ports.answer(api.clone(), http_threads(flags)).map_err(|error| format!("HTTP: {error}"))?;
+    let listening =
+        ports.answer(api.clone(), http_threads(flags), flags.cors()).map_err(|error| format!("HTTP: {error}"))?;
     let server = Life { api, fate, signals, drain_limit: timeout, http: listening.handle() };
     Ok(server.live(&listening, &model).await)
 }
@@ -103,13 +104,17 @@ fn start_computing(flags: &ServeFlags, plan: Plan) -> Result<(web::Data<Api>, Un
         settings: plan.labels,
     });
     rt::spawn(throughput::log(engine.clone()));
+    let keys = ApiKeys::new(flags.api_key.clone());
+    let rates = Rates { requests: flags.rate_limit_requests, tokens: flags.rate_limit_tokens };
     let api = Api {
         model: plan.model,
         engine,
         supervisor,
         monitor,
         admission: Admission::new(flags.max_concurrency as usize),
-        keys: ApiKeys::new(flags.api_key.clone()),
+        accounts: Accounts::new(keys.count(), rates),
+        keys,
+        open: OpenRequests::default(),
         text_threads: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
         settings: plan.settings,
     };

@@ -1,13 +1,16 @@
 //! Who may come in: as many requests as there are places, while the server is ready and not on its way down.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU8, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+    time::Instant,
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::error::ApiError;
+use super::{error::ApiError, rates::Account};
 
 const STARTING: u8 = 0;
 const OPEN: u8 = 1;
@@ -63,6 +66,26 @@ impl Admission {
     /// Requests that are inside.
     pub fn inside(&self) -> usize {
         self.limit - self.places.available_permits()
+    }
+}
+
+/// A request's place inside, free again when this is dropped; and who pays for it.
+pub struct Place {
+    /// Under which name the request is logged.
+    pub name: String,
+    account: Account,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// Of a request that was let in.
+    pub fn new(permit: OwnedSemaphorePermit, account: Account, name: String) -> Self {
+        Self { name, account, _permit: permit }
+    }
+
+    /// It has used so many tokens.
+    pub fn charge(&self, tokens: u64) {
+        self.account.take_tokens(tokens, Instant::now());
     }
 }
 

@@ -11,13 +11,17 @@ use utoipa::ToSchema;
 
 use crate::{engine::request::Failure, text::TextError};
 
-/// How long a client should wait before it tries again, where that helps, in seconds.
+/// How long a client should wait before it tries again, where that helps and nothing better is known, in seconds.
 const RETRY_AFTER_S: u32 = 1;
+/// nginx's word for a request that was given up before its answer: no fault of the server's, and official clients don't
+/// try it again by themselves.
+const ABORTED: u16 = 499;
 
 /// An answer that isn't a success.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApiError {
     status: StatusCode,
+    retry_after_s: Option<u32>,
     body: ErrorBody,
 }
 
@@ -44,7 +48,9 @@ struct ErrorBody {
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, body: ErrorBody { message: message.into(), kind, param: None, code: Some(code) } }
+        let come_again = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let retry_after_s = come_again.then_some(RETRY_AFTER_S);
+        Self { status, retry_after_s, body: ErrorBody { message: message.into(), kind, param: None, code: Some(code) } }
     }
 
     /// A parameter whose value can't be used.
@@ -111,6 +117,12 @@ impl ApiError {
         Self::from(Failure::QueueFull { limit })
     }
 
+    /// A key has used up what it may use in a minute.
+    pub fn rate_limited(message: String, retry_after_s: u32) -> Self {
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded", message);
+        Self { retry_after_s: Some(retry_after_s), ..error }
+    }
+
     /// The server isn't ready, or on its way down.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "unavailable", message)
@@ -166,14 +178,11 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
-        match self.status {
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                response.insert_header((header::RETRY_AFTER, RETRY_AFTER_S));
-            }
-            StatusCode::UNAUTHORIZED => {
-                response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
-            }
-            _ => {}
+        if let Some(seconds) = self.retry_after_s {
+            response.insert_header((header::RETRY_AFTER, seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
         response.json(self.to_json())
     }
@@ -188,6 +197,10 @@ impl From<Failure> for ApiError {
             }
             Failure::WaitedTooLong(_) => Self::timeout(message),
             Failure::Unavailable(_) | Failure::Stopped => Self::unavailable(message),
+            Failure::Aborted => {
+                let status = StatusCode::from_u16(ABORTED).unwrap_or(StatusCode::BAD_REQUEST);
+                Self::new(status, "aborted_error", "request_aborted", message)
+            }
             Failure::RanksLost(_) => Self::internal(message),
             Failure::TooLarge(_) => Self::bad_request("context_length_exceeded", message),
             Failure::Guide(_) => Self::bad_request("grammar_failed", message),
@@ -218,6 +231,7 @@ mod tests {
             (Failure::WaitedTooLong(Duration::from_secs(1)), 408),
             (Failure::Unavailable("draining".into()), 503),
             (Failure::Stopped, 503),
+            (Failure::Aborted, 499),
             (Failure::RanksLost("rank 1 died".into()), 500),
             (Failure::TooLarge("too large".into()), 400),
         ] {

@@ -1,11 +1,17 @@
 //! Keys of clients.
 
-use actix_web::{dev::ServiceRequest, http::header::AUTHORIZATION};
+use actix_web::{
+    dev::ServiceRequest,
+    http::header::{AUTHORIZATION, HeaderName},
+};
 
 use super::error::ApiError;
 
-/// Paths that answer without a key: those that machines ask whether the server lives.
-const OPEN_PATHS: [&str; 3] = ["/health", "/livez", "/ping"];
+/// Paths that answer without a key: those that machines ask whether the server lives, and the page for people, which
+/// tells nothing by itself and asks for a key.
+const OPEN_PATHS: [&str; 4] = ["/health", "/livez", "/ping", "/docs"];
+/// Where Anthropic's clients put their key.
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// The keys that open the API; none: everything is open.
 #[derive(Clone, Default)]
@@ -17,22 +23,31 @@ impl ApiKeys {
         Self(keys.into_iter().map(|key| key.trim().to_owned()).filter(|key| !key.is_empty()).collect())
     }
 
-    /// Refuses a request without a known key, before its body is looked at.
-    pub fn check(&self, request: &ServiceRequest) -> Result<(), ApiError> {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Which key a request has, by its index; 0 where none is needed. Refuses one without a known key, before its body is
+    /// looked at.
+    pub fn check(&self, request: &ServiceRequest) -> Result<usize, ApiError> {
+        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+        let given = [header(AUTHORIZATION).and_then(bearer), header(X_API_KEY).map(str::trim)];
+        let known = given.iter().flatten().find_map(|key| self.index_of(key));
         if self.0.is_empty() || OPEN_PATHS.contains(&request.path()) {
-            return Ok(());
+            return Ok(known.unwrap_or(0));
         }
-        let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        match header.map(bearer) {
-            Some(Some(key)) if self.knows(key) => Ok(()),
-            Some(_) => Err(ApiError::unauthorized("the API key is not known here")),
-            None => Err(ApiError::unauthorized("an API key is needed: send `Authorization: Bearer KEY`")),
-        }
+        let given = [AUTHORIZATION, X_API_KEY].iter().any(|name| request.headers().contains_key(name));
+        known.ok_or_else(|| match given {
+            true => ApiError::unauthorized("the API key is not known here"),
+            false => ApiError::unauthorized("an API key is needed: send `Authorization: Bearer KEY`"),
+        })
     }
 
     /// Looks at every key and every byte, so that the time taken tells nothing about a key.
-    fn knows(&self, key: &str) -> bool {
-        self.0.iter().fold(false, |known, own| known | equal(own.as_bytes(), key.as_bytes()))
+    fn index_of(&self, key: &str) -> Option<usize> {
+        let same = |(index, own): (usize, &String)| equal(own.as_bytes(), key.as_bytes()).then_some(index);
+        self.0.iter().enumerate().map(same).fold(None, |found, this| found.or(this))
     }
 }
 
@@ -56,23 +71,22 @@ mod tests {
     #[test]
     fn only_known_keys_open_what_is_closed() {
         let keys = ApiKeys::new(vec!["secret".into(), " ".into(), "other".into()]);
-        for (path, header, open) in [
-            ("/v1/models", Some("Bearer secret"), true),
-            ("/v1/models", Some("bearer other"), true),
-            ("/v1/models", Some("Bearer secre"), false),
-            ("/v1/models", Some("Bearer secrets"), false),
-            ("/v1/models", Some("Bearer "), false),
-            ("/v1/models", Some("secret"), false),
-            ("/v1/models", None, false),
-            ("/health", None, true),
-            ("/livez", None, true),
+        for (path, name, value, key) in [
+            ("/v1/models", "authorization", "Bearer secret", Some(0)),
+            ("/v1/models", "authorization", "bearer other", Some(1)),
+            ("/v1/models", "authorization", "Bearer secre", None),
+            ("/v1/models", "authorization", "Bearer secrets", None),
+            ("/v1/models", "authorization", "Bearer ", None),
+            ("/v1/models", "authorization", "secret", None),
+            ("/v1/models", "x-api-key", "other", Some(1)),
+            ("/v1/models", "x-api-key", "Bearer other", None),
+            ("/v1/models", "accept", "*/*", None),
+            ("/health", "accept", "*/*", Some(0)),
+            ("/livez", "accept", "*/*", Some(0)),
         ] {
-            let mut request = TestRequest::with_uri(path);
-            if let Some(header) = header {
-                request = request.insert_header((AUTHORIZATION, header));
-            }
+            let request = TestRequest::with_uri(path).insert_header((name, value));
             let answer = keys.check(&request.to_srv_request());
-            assert_eq!(answer.is_ok(), open, "{path} {header:?}");
+            assert_eq!(answer.as_ref().ok(), key.as_ref(), "{path} {name}: {value}");
             assert!(answer.is_ok() || answer.unwrap_err().status_code() == 401);
         }
         assert!(ApiKeys::default().check(&TestRequest::with_uri("/v1/models").to_srv_request()).is_ok());

@@ -1,14 +1,17 @@
 //! HTTP: the only room that knows actix or JSON bodies; one file per endpoint.
 //!
-//! A generating request's way: key ([`keys`]) → place ([`admission`]) → body → parameters and tokens, on a blocking
-//! thread ([`generation`], `prepare` of the endpoint) → engine ([`running`]) → answer, whole or streamed ([`answer`]).
+//! A generating request's way: name and key ([`middleware`], [`keys`]) → place and rates ([`admission`], [`rates`]) → body
+//! → parameters and tokens, on a blocking thread ([`generation`], `prepare` of the endpoint) → engine ([`running`]) →
+//! answer, whole or streamed ([`answer`]).
 
+mod abort;
 mod admission;
 mod answer;
 mod best_of;
 mod chat_completions;
 mod choice;
 mod completions;
+pub mod cors;
 mod error;
 mod fields;
 mod generation;
@@ -16,29 +19,27 @@ mod health;
 mod keys;
 mod logprobs;
 mod metrics;
+mod middleware;
 mod model;
 mod models;
+mod open_requests;
 pub mod openapi;
 mod prompt_scores;
 mod ranks;
+mod rates;
 mod request_id;
 mod running;
 mod sampling;
 mod sse;
 mod version;
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
-
-use actix_web::{
-    Error, HttpRequest, HttpResponse, ResponseError,
-    body::MessageBody,
-    dev::{ServiceRequest, ServiceResponse},
-    guard,
-    http::header,
-    middleware::Next,
-    web,
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
 };
-use futures_util::{FutureExt, StreamExt};
+
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, ResponseError, guard, http::header, web};
+use futures_util::StreamExt;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -47,7 +48,20 @@ use crate::{
     supervisor::Supervisor,
 };
 
-pub use self::{admission::Admission, error::ApiError, keys::ApiKeys, model::ServedModel, request_id::now};
+pub use self::{
+    admission::Admission,
+    error::ApiError,
+    keys::ApiKeys,
+    middleware::{guarded, named},
+    model::ServedModel,
+    open_requests::OpenRequests,
+    rates::{Accounts, Rates},
+    request_id::now,
+};
+use self::{
+    admission::Place,
+    middleware::{RequestName, Visitor},
+};
 
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -66,6 +80,10 @@ pub struct Api {
     pub admission: Admission,
     /// Keys of clients.
     pub keys: ApiKeys,
+    /// What each key may use.
+    pub accounts: Accounts,
+    /// What is being computed.
+    pub open: OpenRequests,
     /// Places on the threads that read and tokenize requests.
     pub text_threads: Semaphore,
     /// Bounds.
@@ -128,14 +146,25 @@ impl Api {
         body: web::Payload,
         prepare: Prepare<W>,
     ) -> Result<Started<W>, ApiError> {
-        self.monitor.count_request();
-        let permit = self.admission.enter()?;
+        let place = self.enter(request)?;
         let body = self.body(request, body).await?;
         let api = self.clone();
         let Prepared { id, generation, prompts, wording } = self.on_text_thread(move || prepare(&api, &body)).await?;
-        tracing::debug!(id, prompts = prompts.len(), n = generation.n, "request");
-        let running = running::Running::submit(self, &id, &generation, &prompts, permit)?;
+        tracing::debug!(id, request = place.name, prompts = prompts.len(), n = generation.n, "request");
+        let running = running::Running::submit(self, &id, &generation, &prompts, place)?;
         Ok(Started { running, stream: generation.stream, wording })
+    }
+
+    /// Lets a request in that is to be computed: counted, and within the bounds of the server and of its key.
+    fn enter(&self, request: &HttpRequest) -> Result<Place, ApiError> {
+        self.monitor.count_request();
+        let permit = self.admission.enter()?;
+        let mut known = request.extensions_mut();
+        let account = self.accounts.of_key(known.get().map_or(0, |&Visitor(key)| key));
+        let taken = account.take_request(Instant::now());
+        known.insert(account.headers(Instant::now()));
+        let name = known.get().map_or_else(String::new, |RequestName(name)| name.clone());
+        taken.map(|()| Place::new(permit, account, name))
     }
 
     /// Reads a body up to the limit.
@@ -180,6 +209,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .app_data(web::Data::new(openapi::Description::new()))
         .service(on("/v1/chat/completions", "POST", web::post().to(chat_completions::post)))
         .service(on("/v1/completions", "POST", web::post().to(completions::post)))
+        .service(on("/v1/abort_requests", "POST", web::post().to(abort::post)))
         .service(on("/v1/models", "GET", web::get().to(models::list)))
         .service(on("/v1/models/{name:.*}", "GET", web::get().to(models::one)))
         .service(on("/health", "GET, HEAD", reading().to(health::health)))
@@ -215,20 +245,6 @@ async fn wrong_method(request: HttpRequest, methods: &'static str) -> HttpRespon
     let mut response = ApiError::method_not_allowed(request.method().as_str(), request.path()).error_response();
     response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(methods));
     response
-}
-
-/// Outermost: a key, where one is wanted; and an answer even if our own code panics.
-pub async fn guarded(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    if let Some(api) = request.app_data::<web::Data<Api>>() {
-        api.keys.check(&request)?;
-    }
-    match AssertUnwindSafe(next.call(request)).catch_unwind().await {
-        Ok(answer) => answer,
-        Err(_) => Err(ApiError::internal("the request broke the server's own rules; this is a bug").into()),
-    }
 }
 
 #[cfg(test)]

@@ -3,22 +3,24 @@
 use std::{future::poll_fn, task::Poll, time::Instant};
 
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
+use utoipa::ToSchema;
 
 use super::{
     Api,
+    admission::Place,
     choice::{Choice, Update},
     error::ApiError,
     generation::{Generation, Prompt},
+    open_requests::Entry,
 };
 use crate::{
-    engine::request::NewRequest,
+    engine::request::{Failure, NewRequest},
     monitor::{Monitor, Passage},
     text::Part,
 };
 
 /// What a request has used, as answers tell it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Usage {
     /// Tokens of all prompts.
     pub prompt_tokens: u64,
@@ -33,14 +35,14 @@ pub struct Usage {
 }
 
 /// More about the prompts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PromptTokensDetails {
     /// Tokens found in the prefix cache.
     pub cached_tokens: u64,
 }
 
 /// More about the tokens generated.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct CompletionTokensDetails {
     /// Tokens of reasoning.
     pub reasoning_tokens: u64,
@@ -56,7 +58,9 @@ pub struct Running {
     monitor: Monitor,
     /// Whose turn it is to be looked at first, so that none is starved.
     turn: usize,
-    _permit: OwnedSemaphorePermit,
+    /// Under which names it can be aborted.
+    entry: Entry,
+    place: Place,
 }
 
 struct Member {
@@ -95,7 +99,7 @@ impl Running {
         id: &str,
         generation: &Generation,
         prompts: &[(Prompt, u32)],
-        permit: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<Self, ApiError> {
         let mut members = Vec::with_capacity(prompts.len() * generation.candidates as usize);
         for (prompt, max_tokens) in prompts {
@@ -112,7 +116,8 @@ impl Running {
         }
         let (monitor, usage) = (api.monitor.clone(), Usage::default());
         let counts_tokens = !generation.scores_only;
-        Ok(Self { members, usage, started: None, counts_tokens, monitor, turn: 0, _permit: permit })
+        let entry = api.open.enter(id, [place.name.clone()]);
+        Ok(Self { members, usage, started: None, counts_tokens, monitor, turn: 0, entry, place })
     }
 
     /// How many sequences there are.
@@ -136,6 +141,9 @@ impl Running {
     /// What happens next, and to which sequence; `None` once all have ended. Safe to drop while waiting.
     pub async fn next(&mut self) -> Option<(usize, Update)> {
         let (index, mut update) = poll_fn(|context| {
+            if self.entry.poll_aborted(context) {
+                return Poll::Ready(Some((0, Update::Failed(Failure::Aborted))));
+            }
             let count = self.members.len();
             let mut waiting = false;
             for index in (self.turn..count).chain(0..self.turn) {
@@ -181,6 +189,13 @@ impl Running {
             }
             Update::PromptLogprobs(_) | Update::Failed(_) => {}
         }
+    }
+}
+
+impl Drop for Running {
+    /// Tokens are paid for when it's known how many there were, however it came to its end.
+    fn drop(&mut self) {
+        self.place.charge(self.usage().total_tokens);
     }
 }
 

@@ -73,6 +73,9 @@ pub enum Failure {
     /// The server ended while it ran or waited (503).
     #[error("the request was ended: the server is shutting down")]
     Stopped,
+    /// Somebody aborted it by its id (499).
+    #[error("the request was aborted")]
+    Aborted,
     /// The ranks died while it ran (500).
     #[error("the request was lost: {0}")]
     RanksLost(String),

@@ -9,7 +9,7 @@ use std::{
 use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, rt, web};
 
 use crate::{
-    api::{Api, guarded, metrics_route, routes},
+    api::{Api, cors::CorsPolicy, guarded, metrics_route, named, routes},
     config::ServeFlags,
 };
 
@@ -37,13 +37,17 @@ impl Ports {
     }
 
     /// Answers on them, in the background.
-    pub fn answer(self, api: web::Data<Api>, threads: usize) -> io::Result<Listening> {
+    pub fn answer(self, api: web::Data<Api>, threads: usize, cors: CorsPolicy) -> io::Result<Listening> {
         if let Some(metrics) = self.metrics {
             let api = api.clone();
             let server = HttpServer::new(move || App::new().app_data(api.clone()).configure(metrics_route));
             rt::spawn(server.workers(1).disable_signals().listen(metrics)?.run());
         }
-        let app = move || App::new().app_data(api.clone()).wrap(from_fn(guarded)).configure(routes);
+        // The last that is wrapped around is the outermost: refusals too have a name, and pages may read them.
+        let app = move || {
+            let app = App::new().app_data(api.clone()).configure(routes);
+            app.wrap(from_fn(guarded)).wrap(cors.middleware()).wrap(from_fn(named))
+        };
         let server = HttpServer::new(app)
             .workers(threads)
             .keep_alive(KEEP_ALIVE)

@@ -5,6 +5,7 @@
 mod server;
 
 mod answers;
+mod doors;
 mod lifetime;
 mod limits;
 mod refusals;
