@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 
+/// Longest part of a message that may hold what was sent, characters.
+const FAULT_CHARS_MAX: usize = 300;
+
 /// A JSON object, and another whose entries count where the first is silent. `null` is the same as absent.
 #[derive(Debug, Default)]
 pub struct Fields {
@@ -57,7 +60,11 @@ impl Fields {
     /// A field of any type that serde knows.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ApiError> {
         let read = |value: &Value| {
-            T::deserialize(value).map_err(|error| ApiError::invalid(name, format!("`{name}`: {error}")))
+            T::deserialize(value).map_err(|error| {
+                // Some of these errors tell the whole value.
+                let fault: String = error.to_string().chars().take(FAULT_CHARS_MAX).collect();
+                ApiError::invalid(name, format!("`{name}`: {fault}"))
+            })
         };
         self.raw(name).map(read).transpose()
     }

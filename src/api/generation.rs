@@ -123,7 +123,8 @@ impl Generation {
             include_stop: fields.flag("include_stop_str_in_output")?,
             skip_special_tokens: fields.get("skip_special_tokens")?.unwrap_or(true),
             return_token_ids: fields.flag("return_token_ids")?,
-            tokens_as_ids: !fields.get("include_logprobs_decode_token")?.unwrap_or(true),
+            tokens_as_ids: !fields.get("include_logprobs_decode_token")?.unwrap_or(true)
+                || fields.flag("return_tokens_as_token_ids")?,
             priority: fields.integer("priority", i64::MIN..=i64::MAX)?.unwrap_or(0),
             cache_salt: cache_salt(fields)?,
             user: fields.get("user")?,

@@ -5,6 +5,7 @@
 mod server;
 
 mod answers;
+mod bounds;
 mod doors;
 mod lifetime;
 mod limits;

@@ -114,6 +114,16 @@ impl Server {
         (response.status().as_u16(), value)
     }
 
+    /// POST of any bytes: status and body.
+    pub fn post_bytes(&self, path: &str, body: &[u8]) -> (u16, String) {
+        let mut response = agent()
+            .post(self.url(path))
+            .header("content-type", "application/json")
+            .send(body)
+            .expect("the server answers");
+        (response.status().as_u16(), response.body_mut().read_to_string().expect("a text body"))
+    }
+
     /// POST without a body: the status.
     pub fn post_status(&self, path: &str) -> u16 {
         agent().post(self.url(path)).send_empty().expect("the server answers").status().as_u16()
