@@ -14,6 +14,7 @@ use workers::link::sampling::LOGPROBS_MAX;
 use self::values::{byte_count, early_stop, fraction, parser_name};
 use crate::api::cors;
 use crate::engine::request::EarlyStop;
+use crate::text::{reasoning::reasoning_names, tool_calls::tool_format_names};
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -122,11 +123,11 @@ pub struct ServeFlags {
     /// Completion length where a request names none; absent: 16 for completions, the rest of the context for chats.
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Model")]
     pub default_max_tokens: Option<u32>,
-    /// Splits thoughts from answers.
-    #[arg(long, value_name = "NAME", value_parser = parser_name(values::REASONING_PARSERS), help_heading = "Model")]
+    /// How the model marks its reasoning, so that answers tell it apart from content.
+    #[arg(long, value_name = "NAME", value_parser = parser_name(reasoning_names), help_heading = "Model")]
     pub reasoning_parser: Option<String>,
-    /// Finds tool calls in answers.
-    #[arg(long, value_name = "NAME", value_parser = parser_name(values::TOOL_CALL_PARSERS), help_heading = "Model")]
+    /// How the model writes tool calls, so that answers tell them apart from content.
+    #[arg(long, value_name = "NAME", value_parser = parser_name(tool_format_names), help_heading = "Model")]
     pub tool_call_parser: Option<String>,
     /// Allow requests to ask for log-probabilities.
     #[arg(long, help_heading = "Model")]

@@ -3,7 +3,7 @@
 use workers::{link::sampling::Sampling, weights::GenerationConfig};
 
 use super::{error::ApiError, fields::Fields};
-use crate::text::TextModel;
+use crate::text::{ReasoningFormat, TextModel, ToolFormat};
 
 /// What requests are checked against and completed by.
 #[derive(Debug)]
@@ -30,6 +30,10 @@ pub struct ServedModel {
     pub logprobs_enabled: bool,
     /// And with how many alternatives at most.
     pub logprobs_max: u32,
+    /// How it marks its reasoning, where that is to be told apart.
+    pub reasoning: Option<&'static ReasoningFormat>,
+    /// How it writes tool calls, where these are to be found.
+    pub tool_format: Option<&'static ToolFormat>,
     /// Its tokenizer and chat template.
     pub text: TextModel,
 }

@@ -6,12 +6,6 @@ use serde_json::Value;
 
 use crate::engine::request::EarlyStop;
 
-/// The reasoning parsers that are known by name.
-pub const REASONING_PARSERS: &[&str] = &["ernie-x1", "ernie-45-vl", "qwen3", "deepseek-r1"];
-
-/// The tool-call parsers that are known by name.
-pub const TOOL_CALL_PARSERS: &[&str] = &["ernie-x1", "qwen3", "hermes"];
-
 /// A number of bytes: `1048576`, `512M`, `1.5G`, `2GiB`. Suffixes are powers of 1024.
 pub fn byte_count(text: &str) -> Result<u64, String> {
     let upper = text.trim().to_ascii_uppercase();
@@ -69,11 +63,11 @@ pub fn early_stop(text: &str) -> Result<EarlyStop, String> {
     Ok(wanted)
 }
 
-/// One of `known`, written with `-` or `_`, in either case.
-pub fn parser_name(known: &'static [&'static str]) -> impl Fn(&str) -> Result<String, String> + Clone {
+/// One of the names that `known` lists, written with `-` or `_`, in either case.
+pub fn parser_name(known: fn() -> Vec<&'static str>) -> impl Fn(&str) -> Result<String, String> + Clone {
     move |text| {
         let name = text.trim().to_ascii_lowercase().replace('_', "-");
-        if known.contains(&name.as_str()) { Ok(name) } else { Err(format!("known are: {}", known.join(", "))) }
+        if known().contains(&name.as_str()) { Ok(name) } else { Err(format!("known are: {}", known().join(", "))) }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     default_model,
     engine::EngineConfig,
     supervisor::{ModelSizes, SupervisorConfig},
-    text::{TextModel, TextOverrides},
+    text::{ReasoningFormat, TextModel, TextOverrides, ToolFormat},
 };
 
 /// What is told to each part.
@@ -93,13 +93,6 @@ fn kv_dtype(flags: &ServeFlags) -> Result<KvDType, String> {
 fn warn_of_what_is_missing(flags: &ServeFlags, warnings: &mut Vec<String>) {
     if !matches!(flags.dtype, ComputeType::Auto | ComputeType::F32) {
         warnings.push("--dtype is ignored: the CPU computes in f32".into());
-    }
-    for (flag, given) in
-        [("--reasoning-parser", &flags.reasoning_parser), ("--tool-call-parser", &flags.tool_call_parser)]
-    {
-        if given.is_some() {
-            warnings.push(format!("{flag} is not supported yet: the answer's text is left as it is"));
-        }
     }
 }
 
@@ -203,6 +196,8 @@ fn served_model(
         default_max_tokens: flags.default_max_tokens,
         logprobs_enabled: flags.enable_logprob,
         logprobs_max: flags.max_logprobs,
+        reasoning: flags.reasoning_parser.as_deref().and_then(ReasoningFormat::named),
+        tool_format: flags.tool_call_parser.as_deref().and_then(ToolFormat::named),
         text,
     }
 }

@@ -1,5 +1,20 @@
 //! What an assistant's text is made of: reasoning, content, calls of tools.
 
+pub(crate) mod flow;
+mod harmony;
+pub(crate) mod markers;
+pub(crate) mod parts;
+#[cfg(test)]
+mod tests;
+
+use std::{mem, sync::Arc};
+
+use self::{flow::Flow, harmony::Harmony, markers::Found, parts::Parts};
+use super::{
+    reasoning::ReasoningFormat,
+    tool_calls::{CallKind, CallReader, Read, ToolFormat, Tools},
+};
+
 /// A step of a message's growth.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
@@ -23,23 +38,339 @@ pub enum Part {
     },
 }
 
+/// How a model writes its message, and what of it is of interest.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MessageFormat {
+    /// How it marks its reasoning; none: what it writes is content.
+    pub reasoning: Option<&'static ReasoningFormat>,
+    /// Whether it is thinking when it begins to write ([`ReasoningFormat::starts_thinking`]).
+    pub thinking: bool,
+    /// How it calls tools; none: it can't.
+    pub calls: Option<CallFormat>,
+    /// The tools that it may call.
+    pub tools: Arc<Tools>,
+    /// The message is over after its first call.
+    pub one_call: bool,
+}
+
+/// How calls are told from content.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CallFormat {
+    /// By the marks of a format.
+    Found(&'static ToolFormat),
+    /// All content is the arguments of a call of this tool.
+    Arguments(String),
+}
+
+impl MessageFormat {
+    /// A parser at the beginning of a message.
+    pub fn parser(&self) -> MessageParser {
+        let calls_max = if self.one_call { 1 } else { usize::MAX };
+        let way = match &self.calls {
+            _ if self.is_harmony() => Way::Harmony(Harmony::new(self.calls.is_some())),
+            None if self.reasoning.is_none() => Way::Plain,
+            _ => Way::Marked(Box::new(Marked::new(self))),
+        };
+        MessageParser { way, parts: Parts::default(), calls_max }
+    }
+
+    /// Whether text with this token in it is taken apart by it, so that the token must not be left out of the text.
+    pub fn needs(&self, special_token: &str) -> bool {
+        let marks = self.marks();
+        let in_harmony = self.is_harmony() && harmony::MARKS.contains(&special_token);
+        !special_token.trim().is_empty() && (in_harmony || marks.iter().any(|(mark, _)| mark.contains(special_token)))
+    }
+
+    fn is_harmony(&self) -> bool {
+        let calls = matches!(self.calls, Some(CallFormat::Found(format)) if format.kind == CallKind::Harmony);
+        calls || self.reasoning.is_some_and(ReasoningFormat::is_harmony)
+    }
+
+    fn marks(&self) -> Vec<(&'static str, Mark)> {
+        let mut marks = Vec::new();
+        let mut add = |texts: &[&'static str], mark| marks.extend(texts.iter().map(|text| (*text, mark)));
+        if let Some(reasoning) = self.reasoning {
+            add(reasoning.open, Mark::Think);
+            add(reasoning.close, Mark::Answer);
+            add(reasoning.around_answer, Mark::Nothing);
+        }
+        if let Some(CallFormat::Found(calls)) = self.calls {
+            add(calls.open, Mark::Call);
+            add(calls.around, Mark::Nothing);
+        }
+        marks
+    }
+}
+
 /// Takes a growing text apart. What could still become a marker is held back until that is known.
-#[derive(Debug, Default)]
-pub struct MessageParser {}
+///
+/// What the parts join to doesn't depend on how the text was cut into pieces, and no marker of the format shows in
+/// content or reasoning. White space beside a marker belongs to the marker. A text that begins like a call and turns out
+/// to be none is content.
+#[derive(Debug)]
+pub struct MessageParser {
+    way: Way,
+    parts: Parts,
+    calls_max: usize,
+}
+
+#[derive(Debug)]
+enum Way {
+    Plain,
+    Marked(Box<Marked>),
+    Harmony(Harmony),
+}
 
 impl MessageParser {
     /// All of the text is content.
     pub fn plain() -> Self {
-        Self {}
+        MessageFormat::default().parser()
     }
 
     /// Takes the next piece of the text; what it adds to the message, often nothing.
     pub fn push(&mut self, piece: &str) -> Vec<Part> {
-        if piece.is_empty() { Vec::new() } else { vec![Part::Content(piece.to_owned())] }
+        self.read(piece, false)
     }
 
     /// What was held back, when no more text comes.
     pub fn finish(&mut self) -> Vec<Part> {
-        Vec::new()
+        self.read("", true)
+    }
+
+    /// Whether what comes next is reasoning, as far as one can see.
+    pub fn is_thinking(&self) -> bool {
+        match &self.way {
+            Way::Plain => false,
+            Way::Marked(marked) => marked.is_thinking(),
+            Way::Harmony(harmony) => harmony.is_thinking(),
+        }
+    }
+
+    /// How many calls have begun.
+    pub fn calls(&self) -> usize {
+        self.parts.calls()
+    }
+
+    /// Whether nothing that may still come is of interest, since the one call that was wanted is complete.
+    pub fn is_over(&self) -> bool {
+        self.parts.is_over(self.calls_max)
+    }
+
+    fn read(&mut self, piece: &str, last: bool) -> Vec<Part> {
+        if !self.is_over() {
+            match &mut self.way {
+                Way::Plain => self.parts.content(piece.to_owned()),
+                Way::Marked(marked) => marked.read(piece, last, self.calls_max, &mut self.parts),
+                Way::Harmony(harmony) => harmony.read(piece, last, self.calls_max, &mut self.parts),
+            }
+        }
+        self.parts.take()
+    }
+}
+
+/// What a marker means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    /// Reasoning begins.
+    Think,
+    /// Reasoning ends.
+    Answer,
+    /// A call begins.
+    Call,
+    /// It only stands around something.
+    Nothing,
+}
+
+/// A message with marks in it.
+#[derive(Debug)]
+struct Marked {
+    marks: Vec<&'static str>,
+    meanings: Vec<Mark>,
+    calls: Option<CallFormat>,
+    tools: Arc<Tools>,
+    place: Place,
+    /// Text that is not understood yet.
+    held: String,
+    content: Flow,
+    reasoning: Flow,
+}
+
+#[derive(Debug)]
+enum Place {
+    Thinking,
+    Answer,
+    /// Behind a call's opening mark, in reasoning or content.
+    Call {
+        reader: Box<dyn CallReader>,
+        thinking: bool,
+        calls_before: usize,
+    },
+    /// In the arguments of the one call that all content is.
+    Arguments,
+}
+
+impl Marked {
+    fn new(format: &MessageFormat) -> Self {
+        let (marks, meanings) = format.marks().into_iter().unzip();
+        Self {
+            marks,
+            meanings,
+            calls: format.calls.clone(),
+            tools: format.tools.clone(),
+            place: if format.thinking { Place::Thinking } else { Place::Answer },
+            held: String::new(),
+            content: Flow::default(),
+            reasoning: Flow::behind_marker(),
+        }
+    }
+
+    fn is_thinking(&self) -> bool {
+        matches!(self.place, Place::Thinking | Place::Call { thinking: true, .. })
+    }
+
+    fn read(&mut self, piece: &str, last: bool, calls_max: usize, parts: &mut Parts) {
+        let mut text = mem::take(&mut self.held);
+        text.push_str(piece);
+        let mut rest = text.as_str();
+        while !parts.is_over(calls_max) {
+            let length = match &self.place {
+                Place::Call { .. } => self.read_call(rest, parts),
+                Place::Arguments => {
+                    parts.arguments(rest);
+                    Some(rest.len())
+                }
+                Place::Answer if self.may_be_bare() => self.read_beginning(rest, last, parts),
+                Place::Thinking | Place::Answer => self.read_text(rest, last, parts),
+            };
+            let before = rest;
+            rest = &rest[length.unwrap_or(0)..];
+            // A place that changed reads the same text once more; it is over when nothing more can be read.
+            if length.is_none() || (before.is_empty() && rest.is_empty()) {
+                break;
+            }
+        }
+        self.held = rest.to_owned();
+        if last {
+            self.finish(parts);
+        }
+    }
+
+    /// Reads one stretch of text or one mark; none where more text is needed.
+    fn read_text(&mut self, rest: &str, last: bool, parts: &mut Parts) -> Option<usize> {
+        match markers::next(rest, &self.marks, last) {
+            Found::Unknown => None,
+            Found::Text(length) => {
+                self.write(&rest[..length], parts);
+                Some(length)
+            }
+            Found::Marker(index) => {
+                self.mark(self.meanings[index], parts);
+                Some(self.marks[index].len())
+            }
+        }
+    }
+
+    fn write(&mut self, text: &str, parts: &mut Parts) {
+        match self.place {
+            Place::Thinking => parts.reasoning(self.reasoning.push(text)),
+            _ => parts.content(self.content.push(text)),
+        }
+    }
+
+    fn mark(&mut self, mark: Mark, parts: &Parts) {
+        match mark {
+            Mark::Call => return self.begin_call(false, parts),
+            Mark::Think => self.place = Place::Thinking,
+            Mark::Answer => self.place = Place::Answer,
+            Mark::Nothing => {}
+        }
+        self.reasoning.mark();
+        self.content.mark();
+    }
+
+    /// Whether a call or its arguments may begin here without a mark.
+    fn may_be_bare(&self) -> bool {
+        let may = match &self.calls {
+            Some(CallFormat::Found(format)) => !format.bare.is_empty(),
+            Some(CallFormat::Arguments(_)) => true,
+            None => false,
+        };
+        may && !self.content.has_begun()
+    }
+
+    /// Reads the beginning of the content; none where more text is needed.
+    fn read_beginning(&mut self, rest: &str, last: bool, parts: &mut Parts) -> Option<usize> {
+        let space = rest.len() - rest.trim_start_matches(flow::is_space).len();
+        if space > 0 {
+            self.write(&rest[..space], parts);
+            return Some(space);
+        }
+        match (markers::next(rest, &self.marks, last), &self.calls) {
+            (Found::Text(_), Some(CallFormat::Arguments(name))) => {
+                parts.call(name);
+                self.place = Place::Arguments;
+                Some(0)
+            }
+            (Found::Text(_), Some(CallFormat::Found(format))) if rest.starts_with(format.bare) => {
+                self.begin_call(true, parts);
+                Some(0)
+            }
+            _ => self.read_text(rest, last, parts),
+        }
+    }
+
+    fn begin_call(&mut self, bare: bool, parts: &Parts) {
+        let Some(CallFormat::Found(format)) = &self.calls else { return };
+        let reader = format.reader(&self.tools, bare);
+        self.place = Place::Call { reader, thinking: self.is_thinking(), calls_before: parts.calls() };
+    }
+
+    fn read_call(&mut self, rest: &str, parts: &mut Parts) -> Option<usize> {
+        let Place::Call { reader, thinking, calls_before } = &mut self.place else { return None };
+        let read = reader.read(rest, parts);
+        if parts.calls() > *calls_before {
+            *thinking = false;
+            self.reasoning.mark();
+            self.content.mark();
+        }
+        let thinking = *thinking;
+        match read {
+            Read::More(0) => None,
+            Read::More(length) => Some(length),
+            Read::Done(length) => {
+                self.leave_call(thinking, "", parts);
+                Some(length)
+            }
+            Read::NoCall(length, text) => {
+                self.leave_call(thinking, &text, parts);
+                Some(length)
+            }
+        }
+    }
+
+    /// A call ends the reasoning that it stands in; what is no call belongs to what was before it.
+    fn leave_call(&mut self, thinking: bool, no_call: &str, parts: &mut Parts) {
+        self.place = if thinking { Place::Thinking } else { Place::Answer };
+        self.write(&markers::without(no_call, &self.marks), parts);
+    }
+
+    fn finish(&mut self, parts: &mut Parts) {
+        if let Place::Call { reader, thinking, calls_before } = &mut self.place {
+            let text = mem::take(&mut self.held);
+            let (thinking, calls_before) = (*thinking, *calls_before);
+            let no_call = reader.finish(parts);
+            let called = parts.calls() > calls_before;
+            if called {
+                parts.end_call();
+            }
+            self.leave_call(thinking && !called, &no_call, parts);
+            if !called {
+                self.write(&markers::without(&text, &self.marks), parts);
+            }
+        }
+        let held = mem::take(&mut self.held);
+        self.write(&held, parts);
+        parts.reasoning(self.reasoning.finish());
+        parts.content(self.content.finish());
     }
 }

@@ -1,7 +1,7 @@
 //! Strings and tokens: chat templates, tokenizers, incremental detokenizing, stop strings.
 //!
 //! On the way in, [`TextModel`] turns messages or plain text into token ids ([`template`], [`tokenizer`]). On the way
-//! out, each sequence has a [`Detokenizer`] and, behind it, its [`StopStrings`].
+//! out, each sequence has a [`Detokenizer`], behind it its [`StopStrings`], and behind those its [`MessageParser`].
 //!
 //! Everything here is synchronous and may take long for a long prompt: callers run it on a bounded set of blocking
 //! threads, never on the HTTP executor.
@@ -14,11 +14,13 @@ pub mod messages;
 mod pieces;
 mod pre_tokenizer;
 mod python_values;
+pub mod reasoning;
 pub mod stop_strings;
 mod strftime;
 pub mod template;
 mod template_source;
 pub mod tokenizer;
+pub mod tool_calls;
 
 #[cfg(test)]
 mod golden;
@@ -32,10 +34,12 @@ use workers::weights::Checkpoint;
 
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
-pub use message::{MessageParser, Part};
+pub use message::{CallFormat, MessageFormat, MessageParser, Part};
+pub use reasoning::ReasoningFormat;
 pub use stop_strings::{Released, StopStrings};
 pub use template::{ChatOptions, ChatTemplate};
 pub use tokenizer::Tokenizer;
+pub use tool_calls::{FORCED_CALLS, ToolFormat, Tools};
 
 /// All that text needs of a model: its vocabulary and how it wants a conversation to be written.
 #[derive(Debug)]
