@@ -26,6 +26,13 @@ impl PrefixHash {
     /// The empty prefix.
     pub const EMPTY: Self = Self([0; 16]);
 
+    /// The empty prefix among those who know the same secret: nobody else's prefixes begin with it.
+    pub fn salted(salt: &str) -> Self {
+        // Longer prefixes are hashes of a hash and tokens. No hash is known that is all ones, so no salt, however chosen,
+        // can be one of them.
+        Self::of(Sha256::new().chain_update([0xff; 16]).chain_update(salt))
+    }
+
     /// The prefix that is longer by one block of tokens.
     pub fn extend(self, tokens: &[u32]) -> Self {
         let mut hasher = Sha256::new();
@@ -33,6 +40,10 @@ impl PrefixHash {
         for token in tokens {
             hasher.update(token.to_le_bytes());
         }
+        Self::of(hasher)
+    }
+
+    fn of(hasher: Sha256) -> Self {
         let mut hash = [0; 16];
         hash.copy_from_slice(&hasher.finalize()[..16]);
         Self(hash)

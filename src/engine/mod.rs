@@ -6,6 +6,7 @@
 pub mod block_pool;
 mod clients;
 pub mod guide;
+mod guides;
 mod handle;
 #[cfg(test)]
 mod rank_model;
@@ -26,20 +27,24 @@ use std::{
     time::Duration,
 };
 
-use crossbeam::channel::{Receiver, unbounded};
+use crossbeam::{
+    channel::{Receiver, at, never, unbounded},
+    select,
+};
 
 use self::{
     clients::Clients,
+    guides::{Guides, News},
     handle::Command,
     request::{Event, Failure},
     scheduler::{Limits, Scheduler},
-    sequence::Sequence,
+    sequence::{RequestKey, Sequence},
     stats::Board,
 };
 
 pub use self::{
     handle::{EngineHandle, RequestStream},
-    ranks::{Ranks, RanksError},
+    ranks::{Masks, Ranks, RanksError},
     stats::EngineStats,
 };
 
@@ -72,7 +77,10 @@ pub struct Engine {
     scheduler: Scheduler,
     ranks: Option<Box<dyn Ranks>>,
     clients: Clients,
+    guides: Guides,
     commands: Receiver<Command>,
+    /// Whether there was nothing to schedule, the last time: only a command or a guide can change that.
+    stuck: bool,
     board: Arc<Board>,
     on_broken: OnBroken,
 }
@@ -84,8 +92,8 @@ impl Engine {
         let board = Arc::new(Board::default());
         let scheduler = Scheduler::new(Limits::of(&config));
         let clients = Clients::new(board.clone());
-        let (ranks, shared, own) = (None, board.clone(), config.clone());
-        let engine = Self { config: own, scheduler, ranks, clients, commands, board, on_broken };
+        let (ranks, guides, shared, own) = (None, Guides::start(), board.clone(), config.clone());
+        let engine = Self { config: own, scheduler, ranks, clients, guides, commands, stuck: false, board, on_broken };
         let thread = thread::Builder::new().name("sw-engine".into()).spawn(move || engine.run());
         EngineHandle::new(config, shared, sender, thread.expect("the system can start a thread"))
     }
@@ -113,20 +121,16 @@ impl Engine {
         self.clients.fail_all(Failure::Stopped);
     }
 
-    /// Takes all commands; while there's nothing to do, waits for one.
+    /// Takes all commands and what guides have said; while there's nothing to do, waits for one.
     fn admit(&mut self) -> ControlFlow<()> {
         if self.is_idle() {
-            let command = match self.clients.next_deadline() {
-                Some(deadline) => self.commands.recv_deadline(deadline).ok(),
-                None => match self.commands.recv() {
-                    Ok(command) => Some(command),
-                    Err(_) => return ControlFlow::Break(()),
-                },
-            };
-            command.map_or(ControlFlow::Continue(()), |command| self.obey(command))?;
+            self.wait()?;
         }
         while let Ok(command) = self.commands.try_recv() {
             self.obey(command)?;
+        }
+        while let Ok(news) = self.guides.news.try_recv() {
+            self.hear(news);
         }
         for key in self.clients.waited_too_long() {
             self.scheduler.cancel(key);
@@ -135,7 +139,35 @@ impl Engine {
     }
 
     fn is_idle(&self) -> bool {
-        self.scheduler.has_no_events() && (self.ranks.is_none() || self.scheduler.has_no_work())
+        self.scheduler.has_no_events() && (self.ranks.is_none() || self.stuck)
+    }
+
+    /// Waits for a command, a guide or a deadline. Breaks where nobody is left who could give a command.
+    fn wait(&mut self) -> ControlFlow<()> {
+        let deadline = self.clients.next_deadline().map_or_else(never, at);
+        select! {
+            recv(self.commands) -> command => match command {
+                Ok(command) => self.obey(command)?,
+                Err(_) => return ControlFlow::Break(()),
+            },
+            recv(self.guides.news) -> news => if let Ok(news) = news {
+                self.hear(news);
+            },
+            recv(deadline) -> _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Ready(key) => self.scheduler.release(key),
+            News::Failed(key, why) => {
+                // What it had generated until then is told first.
+                self.deliver();
+                self.scheduler.cancel(key);
+                self.clients.tell(key, Event::Failed(Failure::Guide(why)));
+            }
+        }
     }
 
     fn obey(&mut self, command: Command) -> ControlFlow<()> {
@@ -160,15 +192,18 @@ impl Engine {
         ControlFlow::Continue(())
     }
 
-    /// Publishes the next step, where there is one to compute and none on its way.
+    /// Publishes the next step, where there is one to compute and none on its way. Guides are asked first: a mask that is
+    /// there already shall not come too late again.
     fn schedule_and_publish(&mut self) -> Result<(), RanksError> {
         let Some(ranks) = &mut self.ranks else { return Ok(()) };
-        if self.scheduler.steps_in_flight() == 0
-            && let Some(step) = self.scheduler.schedule()
-        {
-            ranks.publish(step)?;
+        if self.scheduler.steps_in_flight() == 0 && self.scheduler.schedule() {
+            self.scheduler.choosing().for_each(|sequence| self.guides.ask(sequence));
+            if let Some(step) = self.scheduler.last_step() {
+                ranks.publish(step)?;
+            }
             self.board.note_progress();
         }
+        self.stuck = self.scheduler.steps_in_flight() == 0;
         self.board.update(&self.scheduler);
         Ok(())
     }
@@ -180,10 +215,20 @@ impl Engine {
             && let Some(report) = ranks.collect(COLLECT_TIMEOUT)?
         {
             self.scheduler.settle(report)?;
+            self.scheduler.deferred().into_iter().for_each(|key| self.go_on_if_ready(key));
             self.board.note_progress();
         }
         self.board.update(&self.scheduler);
         Ok(())
+    }
+
+    /// A sequence whose mask came too late waits for it, but not for one that has come meanwhile.
+    fn go_on_if_ready(&mut self, key: RequestKey) {
+        if let Some(sequence) = self.scheduler.find(key)
+            && self.guides.has_mask(sequence)
+        {
+            self.scheduler.release(key);
+        }
     }
 
     fn deliver(&mut self) {
@@ -204,6 +249,7 @@ impl Engine {
         self.scheduler.group_up(kv_blocks);
         self.board.cache_tokens_max.store(self.scheduler.blocks().tokens_max(), Relaxed);
         self.board.ranks_up.store(true, Relaxed);
+        self.guides.publish_to(Some(ranks.masks()));
         self.ranks = Some(ranks);
         Ok(())
     }
@@ -212,6 +258,7 @@ impl Engine {
     /// from where it was, because sampling depends on seed and position only.
     fn group_down(&mut self, reason: String) {
         self.ranks = None;
+        self.guides.publish_to(None);
         let lost = self.scheduler.group_down();
         self.board.ranks_up.store(false, Relaxed);
         self.board.update(&self.scheduler);

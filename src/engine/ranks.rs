@@ -1,8 +1,8 @@
 //! The ranks, as the loop sees them: a place to publish steps and to collect their reports.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use workers::link::{report::StepReport, step::Step};
+use workers::link::{mask::TokenMask, report::StepReport, step::Step};
 
 /// All ranks of one group.
 pub trait Ranks: Send {
@@ -11,6 +11,15 @@ pub trait Ranks: Send {
 
     /// The next report, in the order of the steps; none within `timeout`: `Ok(None)`.
     fn collect(&mut self, timeout: Duration) -> Result<Option<StepReport>, RanksError>;
+
+    /// Where masks for guided sequences go.
+    fn masks(&self) -> Arc<dyn Masks>;
+}
+
+/// Rank 0 of one group, as the threads that compute masks see it.
+pub trait Masks: Send + Sync {
+    /// Hands it a mask. May come before the step that needs it, or too late.
+    fn publish(&self, mask: &TokenMask) -> Result<(), RanksError>;
 }
 
 /// The ranks can't be used any more: our own fault or theirs, never a client's. The group has to be started again.

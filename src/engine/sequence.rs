@@ -1,19 +1,31 @@
 //! One growing list of tokens, and how far its computation has come.
 
+use std::{ops::Range, sync::Arc};
+
 use workers::link::{
     sampling::Sampling,
-    step::{NewSequence, SequenceId},
+    step::{NewSequence, Pooling, SequenceId},
 };
 
 use super::{
     block_pool::{BlockId, PrefixHash},
-    request::{Finish, NewRequest},
+    guides::Guided,
+    request::{EarlyStop, Event, Failure, Finish, NewRequest},
 };
 
 /// Names a request from its arrival to its end; grows with each arrival. The ranks know it under a [`SequenceId`], a fresh
 /// one each time it is admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestKey(pub u64);
+
+/// Whose turn it is first: the smallest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Urgency {
+    /// As the client asked for.
+    pub priority: i64,
+    /// Among equals, the one that came first.
+    pub key: RequestKey,
+}
 
 /// A sequence, waiting or running.
 ///
@@ -26,6 +38,8 @@ pub struct RequestKey(pub u64);
 pub struct Sequence {
     /// Which request it is.
     pub key: RequestKey,
+    /// Smaller goes first.
+    pub priority: i64,
     /// Its name on the ranks; meaningful while it runs.
     pub id: SequenceId,
     /// The prompt and what was reported since.
@@ -48,8 +62,21 @@ pub struct Sequence {
     pub remembered: usize,
     /// Whether it was ever admitted.
     pub started: bool,
-    /// Set by the token that ended it.
-    pub finish: Option<Finish>,
+    /// Its last event, once it has come to its end.
+    pub ended: Option<Event>,
+    /// Who says which tokens may come. Never looked into here.
+    pub guide: Option<Arc<Guided>>,
+    /// Its guide keeps it waiting: there's nothing to compute until [`Scheduler::release`](super::scheduler::Scheduler).
+    pub held: bool,
+    /// Whether nothing is to be generated, but its prompt pooled.
+    pub pooling: Option<Pooling>,
+    /// How many of its prompt's tokens are scored and told; none where that was not asked for.
+    pub scored: Option<usize>,
+    early_stop: Option<EarlyStop>,
+    /// How many of its last tokens, in a row, were almost certain.
+    certain_tokens: u32,
+    /// What its prefixes begin with.
+    salt: PrefixHash,
     /// Of its full blocks, as many as were asked for yet.
     prefixes: Vec<PrefixHash>,
 }
@@ -58,13 +85,22 @@ impl Sequence {
     /// A sequence that has just arrived. `model_len_max` is the longest context, tokens.
     pub fn new(key: RequestKey, request: NewRequest, model_len_max: usize) -> Self {
         let prompt_length = request.prompt.len();
-        let length_max = (prompt_length + request.max_tokens as usize).min(model_len_max).max(prompt_length + 1);
+        // A pooled one never grows, so that any length beyond its own will do.
+        let growth_max = if request.pooling.is_some() { 1 } else { request.max_tokens as usize };
+        let length_max = (prompt_length + growth_max).min(model_len_max).max(prompt_length + 1);
+        let sampling = Sampling {
+            guided: request.guide.is_some(),
+            confidence_threshold: request.early_stop.map(|stop| stop.threshold),
+            prompt_alternatives: request.prompt_logprobs.unwrap_or(0),
+            ..request.sampling
+        };
         Self {
             key,
+            priority: request.priority,
             id: SequenceId(0),
             tokens: request.prompt,
             prompt_length,
-            sampling: request.sampling,
+            sampling,
             length_max,
             blocks: Vec::new(),
             scheduled: 0,
@@ -72,9 +108,21 @@ impl Sequence {
             sampling_steps: 0,
             remembered: 0,
             started: false,
-            finish: None,
+            ended: None,
+            guide: request.guide.map(|guide| Arc::new(Guided::new(key, guide))),
+            held: false,
+            pooling: request.pooling,
+            scored: request.prompt_logprobs.map(|_| 0),
+            early_stop: request.early_stop,
+            certain_tokens: 0,
+            salt: request.cache_salt.as_deref().map_or(PrefixHash::EMPTY, PrefixHash::salted),
             prefixes: Vec::new(),
         }
+    }
+
+    /// Its place among others.
+    pub fn urgency(&self) -> Urgency {
+        Urgency { priority: self.priority, key: self.key }
     }
 
     /// Tokens generated and reported.
@@ -88,31 +136,64 @@ impl Sequence {
     }
 
     /// Tokens that the next steps have to compute: one while decoding, more in prefill, none where the steps already
-    /// published will reach its last token.
+    /// published will reach its last token. None, too, while it waits for its guide or for the token that the guide has to
+    /// see first.
     pub fn uncomputed(&self) -> usize {
-        if self.expected_length() >= self.length_max { 0 } else { self.expected_length() - self.scheduled }
+        let waits = self.held || (self.guide.is_some() && self.sampling_steps > 0);
+        if waits || self.expected_length() >= self.length_max { 0 } else { self.expected_length() - self.scheduled }
+    }
+
+    /// Positions from `start` on, before `end`, that are to be scored and were not yet. The prompt's last has no next
+    /// token in it to be scored.
+    pub fn unscored(&self, start: usize, end: usize) -> Range<usize> {
+        match self.scored {
+            Some(scored) => {
+                let start = start.max(scored);
+                start..end.min(self.prompt_length - 1).max(start)
+            }
+            None => start..start,
+        }
+    }
+
+    /// How many of its first tokens need not be calculated where their keys and values are cached: always less than all,
+    /// none that are to be scored, and none of a mean.
+    pub fn skippable(&self) -> usize {
+        match (self.pooling, self.scored) {
+            (Some(Pooling::Mean), _) => 0,
+            (_, Some(scored)) if scored < self.prompt_length - 1 => scored,
+            _ => self.tokens.len() - 1,
+        }
     }
 
     /// The prefixes that end with its first `count` blocks, all of them full.
     pub fn prefixes(&mut self, count: usize, block_size: usize) -> &[PrefixHash] {
         while self.prefixes.len() < count {
             let start = self.prefixes.len() * block_size;
-            let before = self.prefixes.last().copied().unwrap_or(PrefixHash::EMPTY);
+            let before = self.prefixes.last().copied().unwrap_or(self.salt);
             self.prefixes.push(before.extend(&self.tokens[start..start + block_size]));
         }
         &self.prefixes[..count]
     }
 
-    /// Takes in a sampled token; says why it ends the sequence, if it does. A stop token on the last allowed place is a stop.
-    pub fn push(&mut self, token: u32) -> Option<Finish> {
+    /// Takes in a sampled token, which may end the sequence. A stop token on the last allowed place is a stop.
+    pub fn push(&mut self, token: u32, certain: bool) {
         self.tokens.push(token);
-        let stops = self.generated() >= self.sampling.min_tokens as usize;
-        self.finish = if stops && self.sampling.stop_token_ids.contains(&token) {
+        self.certain_tokens = if certain { self.certain_tokens + 1 } else { 0 };
+        let may_stop = self.generated() >= self.sampling.min_tokens as usize;
+        let repeats = self.early_stop.is_some_and(|stop| self.certain_tokens >= stop.window);
+        let finish = if may_stop && self.sampling.stop_token_ids.contains(&token) {
             Some(Finish::Stop)
+        } else if self.tokens.len() >= self.length_max {
+            Some(Finish::Length)
         } else {
-            (self.tokens.len() >= self.length_max).then_some(Finish::Length)
+            (may_stop && repeats).then_some(Finish::Repetition)
         };
-        self.finish
+        self.ended = finish.map(Event::Finished);
+    }
+
+    /// Ends it without the token that was wanted.
+    pub fn fail(&mut self, why: &str) {
+        self.ended = Some(Event::Failed(Failure::Guide(why.to_owned())));
     }
 
     /// Lowers `length_max` to what a cache of `tokens_max` can bear: full, it still yields one more token.
@@ -130,6 +211,7 @@ impl Sequence {
     /// Forgets all that was computed and gives its blocks to the caller: it has to start from its tokens again.
     pub fn restart(&mut self) -> Vec<BlockId> {
         (self.scheduled, self.computed, self.sampling_steps, self.remembered) = (0, 0, 0, 0);
+        self.held = false;
         std::mem::take(&mut self.blocks)
     }
 
@@ -145,7 +227,7 @@ impl Sequence {
             tokens: self.tokens.clone(),
             prompt_length: as_u32(self.prompt_length),
             sampling: self.sampling.clone(),
-            pooling: None,
+            pooling: self.pooling,
         }
     }
 }
@@ -166,12 +248,13 @@ mod tests {
         Sequence::new(RequestKey(1), request, model_len_max)
     }
 
+    /// Tokens above 100 are certain.
     fn check(mut sequence: Sequence, sampled: &[u32], finish: Option<Finish>) {
-        let (&last, before) = sampled.split_last().expect("tokens");
-        for &token in before {
-            assert_eq!(sequence.push(token), None);
+        for &token in sampled {
+            assert_eq!(sequence.ended, None);
+            sequence.push(token, token > 100);
         }
-        assert_eq!(sequence.push(last), finish);
+        assert_eq!(sequence.ended, finish.map(Event::Finished));
     }
 
     #[test]
@@ -182,6 +265,43 @@ mod tests {
         check(sequence(3, 0, 5), &[5, 6], Some(Finish::Length));
         check(sequence(5, 3, 100), &[9, 9], None);
         check(sequence(5, 3, 100), &[9, 9, 9], Some(Finish::Stop));
+    }
+
+    #[test]
+    fn repetition_is_many_certain_tokens_in_a_row() {
+        let early = |max_tokens, min_tokens| {
+            let early_stop = Some(EarlyStop { window: 2, threshold: 0.9 });
+            Sequence { early_stop, ..sequence(max_tokens, min_tokens, 100) }
+        };
+        check(early(9, 0), &[101, 101], Some(Finish::Repetition));
+        check(early(9, 0), &[101, 1, 102, 2, 103], None);
+        check(early(9, 3), &[101, 102, 103], Some(Finish::Repetition));
+        check(early(2, 0), &[101, 102], Some(Finish::Length));
+        check(sequence(9, 0, 100), &[101, 102, 103], None);
+    }
+
+    #[test]
+    fn what_is_scored_is_calculated_and_only_once() {
+        let mut scored = Sequence { scored: Some(0), ..sequence(3, 0, 100) };
+        assert_eq!((scored.unscored(0, 3), scored.unscored(1, 2), scored.skippable()), (0..2, 1..2, 0));
+        scored.scored = Some(1);
+        assert_eq!((scored.unscored(0, 3), scored.unscored(0, 1), scored.skippable()), (1..2, 1..1, 1));
+        scored.scored = Some(2);
+        assert_eq!((scored.unscored(0, 9).len(), scored.skippable()), (0, 2));
+        assert_eq!(sequence(3, 0, 100).unscored(0, 3).len(), 0);
+        assert_eq!(Sequence { pooling: Some(Pooling::Mean), ..sequence(3, 0, 100) }.skippable(), 0);
+        assert_eq!(Sequence { pooling: Some(Pooling::Last), ..sequence(3, 0, 100) }.skippable(), 2);
+    }
+
+    #[test]
+    fn prefixes_depend_on_the_salt() {
+        let salted = |salt: Option<&str>| {
+            let salt = salt.map_or(PrefixHash::EMPTY, PrefixHash::salted);
+            Sequence { salt, ..sequence(3, 0, 100) }.prefixes(1, 2).to_vec()
+        };
+        assert_eq!(salted(Some("a")), salted(Some("a")));
+        assert_ne!(salted(Some("a")), salted(Some("b")));
+        assert_ne!(salted(Some("")), salted(None));
     }
 
     #[test]

@@ -1,15 +1,20 @@
 //! The scheduler's rules played out on a [`RankModel`]: at random, then one by one.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use proptest::{collection::vec, prelude::*, sample::Index};
-use workers::link::{report::StepReport, sampling::Sampling, step::Step};
+use proptest::{collection::vec, option, prelude::*, sample::Index};
+use workers::link::{
+    report::StepReport,
+    sampling::Sampling,
+    step::{Pooling, Step},
+};
 
 use super::{
-    rank_model::{RankModel, STOP_TOKEN, expected},
-    request::{Event, Failure, NewRequest},
+    guide::SharedGuide,
+    rank_model::{RankModel, Rules, STOP_TOKEN, allowed, expected, gathered},
+    request::{EarlyStop, Event, Failure, NewRequest},
     scheduler::{Counts, Limits, Scheduler},
-    sequence::{RequestKey, Sequence},
+    sequence::{RequestKey, Sequence, as_u32},
 };
 
 #[derive(Debug, Clone)]
@@ -19,34 +24,52 @@ struct World {
     model_len_max: usize,
     /// Most steps on their way at once.
     ahead: usize,
+    /// For the first masks: how many turns of the loop each comes too late; those after them come in time.
+    late: Vec<usize>,
 }
 
 #[derive(Debug, Clone)]
 enum Move {
-    Arrive(NewRequest),
+    Arrive(Box<Asked>),
     Cancel(Index),
     Turn,
 }
 
+/// What a client asks for. A guide has a state, so each arrival gets its own.
+#[derive(Debug, Clone)]
+struct Asked {
+    request: NewRequest,
+    guided: bool,
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    (1..5usize, 1..20usize, 1..6usize, any::<bool>(), 1..9usize, 1..3usize).prop_map(
+        |(block_size, batch_tokens_max, sequences_max, prefix_caching, scored_max, embeddings_max)| Limits {
+            block_size,
+            batch_tokens_max,
+            sequences_max,
+            introduced_tokens_max: 0,
+            scored_max,
+            embeddings_max,
+            prefix_caching,
+        },
+    )
+}
+
 fn worlds() -> impl Strategy<Value = World> {
-    (1..5usize, 1..20usize, 1..6usize, any::<bool>(), 1..14usize, 8..40usize, 1..3usize).prop_map(
-        |(block_size, batch_tokens_max, sequences_max, prefix_caching, blocks, model_len_max, ahead)| World {
-            limits: Limits {
-                block_size,
-                batch_tokens_max,
-                sequences_max,
-                introduced_tokens_max: model_len_max,
-                prefix_caching,
-            },
+    (limits(), 1..14usize, 8..40usize, 1..3usize, vec(0..4usize, 0..30)).prop_map(
+        |(limits, blocks, model_len_max, ahead, late)| World {
+            limits: Limits { introduced_tokens_max: model_len_max, ..limits },
             blocks,
             model_len_max,
             ahead,
+            late,
         },
     )
 }
 
 /// Prompts begin alike, so that prefixes are shared.
-fn requests() -> impl Strategy<Value = NewRequest> {
+fn plain_requests() -> impl Strategy<Value = NewRequest> {
     (1..8usize, vec(1..3u32, 0..4), 1..20u32, 0..4u32, 0..3u64).prop_map(
         |(alike, own, max_tokens, min_tokens, seed)| {
             let prompt = (1..).take(alike).chain(own).collect();
@@ -56,9 +79,23 @@ fn requests() -> impl Strategy<Value = NewRequest> {
     )
 }
 
+fn requests() -> impl Strategy<Value = Asked> {
+    let wishes = (0..3i64, option::weighted(0.3, 1..5u32), option::weighted(0.3, 0..3u32), 0..8u8);
+    let salts = option::weighted(0.2, "[ab]");
+    (plain_requests(), any::<bool>(), wishes, salts).prop_map(
+        |(plain, guided, (priority, window, prompt_logprobs, pooling), cache_salt)| {
+            let pooling = [Some(Pooling::Mean), Some(Pooling::Last)].get(usize::from(pooling)).copied().flatten();
+            let prompt_logprobs = prompt_logprobs.filter(|_| pooling.is_none());
+            let early_stop = window.map(|window| EarlyStop { window, threshold: 0.9 });
+            let request = NewRequest { priority, early_stop, prompt_logprobs, pooling, cache_salt, ..plain };
+            Asked { request, guided: guided && pooling.is_none() }
+        },
+    )
+}
+
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
-        3 => requests().prop_map(Move::Arrive),
+        3 => requests().prop_map(|asked| Move::Arrive(Box::new(asked))),
         1 => any::<Index>().prop_map(Move::Cancel),
         6 => Just(Move::Turn),
     ];
@@ -74,7 +111,12 @@ struct Play {
     requests: Vec<NewRequest>,
     cancelled: HashSet<usize>,
     heard: Vec<Vec<Event>>,
-    last_started: Option<RequestKey>,
+    /// Of each priority.
+    last_started: HashMap<i64, RequestKey>,
+    /// Sequences held, and for how many turns.
+    held: Vec<(RequestKey, usize)>,
+    /// Masks asked for up to now.
+    masks: usize,
 }
 
 impl Play {
@@ -82,18 +124,31 @@ impl Play {
         let mut scheduler = Scheduler::new(world.limits);
         scheduler.group_up(world.blocks);
         let rank = RankModel::new(world.blocks, world.limits.block_size);
-        let (requests, heard, reports) = (Vec::new(), Vec::new(), Vec::new());
-        Self { world, scheduler, rank, reports, requests, cancelled: HashSet::new(), heard, last_started: None }
+        Self {
+            world,
+            scheduler,
+            rank,
+            reports: Vec::new(),
+            requests: Vec::new(),
+            cancelled: HashSet::new(),
+            heard: Vec::new(),
+            last_started: HashMap::new(),
+            held: Vec::new(),
+            masks: 0,
+        }
+    }
+
+    fn arrive(&mut self, Asked { mut request, guided }: Asked) {
+        request.guide = guided.then(|| SharedGuide::new(Rules::new(request.sampling.seed)));
+        let key = RequestKey(self.requests.len() as u64);
+        self.scheduler.submit(Sequence::new(key, request.clone(), self.world.model_len_max));
+        self.requests.push(request);
+        self.heard.push(Vec::new());
     }
 
     fn make(&mut self, next: Move) {
         match next {
-            Move::Arrive(request) => {
-                let key = RequestKey(self.requests.len() as u64);
-                self.scheduler.submit(Sequence::new(key, request.clone(), self.world.model_len_max));
-                self.requests.push(request);
-                self.heard.push(Vec::new());
-            }
+            Move::Arrive(asked) => self.arrive(*asked),
             Move::Cancel(index) if !self.requests.is_empty() => {
                 let request = index.index(self.requests.len());
                 self.scheduler.cancel(RequestKey(request as u64));
@@ -108,44 +163,84 @@ impl Play {
     /// Publishes steps until enough are on their way, then settles one. A report reaches the scheduler only then.
     fn turn(&mut self) {
         let preemptions = self.scheduler.counts.preemptions;
-        while self.scheduler.steps_in_flight() < self.world.ahead
-            && let Some(step) = self.scheduler.schedule().cloned()
-        {
+        self.release_held();
+        while self.scheduler.steps_in_flight() < self.world.ahead && self.scheduler.schedule() {
+            let step = self.scheduler.last_step().expect("one was scheduled").clone();
             self.check_bounds(&step, preemptions);
+            self.tell_masks();
             self.reports.push(self.rank.apply(&step));
         }
         self.scheduler.assert_consistent();
         if !self.reports.is_empty() {
             let report = self.reports.remove(0);
             self.scheduler.settle(report).expect("the rank answers what it was asked");
+            self.note_held();
         } else if self.world.ahead == 1 {
-            assert!(self.scheduler.has_no_work(), "with something to do, there is a step");
+            let nothing_to_do = self.scheduler.has_no_work() || self.scheduler.all_are_held();
+            assert!(nothing_to_do, "with something to do, there is a step");
         }
         for (key, event) in self.scheduler.events() {
             if matches!(event, Event::Started { .. }) {
-                assert!(self.last_started < Some(key), "first come, first served");
-                self.last_started = Some(key);
+                let before = self.last_started.insert(self.requests[key.0 as usize].priority, key);
+                assert!(before < Some(key), "among equals: first come, first served");
             }
             self.heard[key.0 as usize].push(event);
         }
     }
 
-    fn check_bounds(&self, step: &Step, preemptions_before: u64) {
-        let tokens: usize = step.batch.iter().map(|chunk| chunk.count as usize).sum();
-        assert!((1..=self.world.limits.batch_tokens_max).contains(&tokens));
-        assert!(step.batch.len() <= self.world.limits.sequences_max);
-        assert_eq!(self.scheduler.counts.batch_tokens, tokens as u64);
-        let introduced: usize = step.started.iter().map(|sequence| sequence.tokens.len() + 1).sum();
-        assert!(step.started.len() <= 1 || introduced <= self.world.limits.introduced_tokens_max);
-        let preempted = self.scheduler.counts.preemptions > preemptions_before;
-        assert!(self.world.ahead > 1 || !preempted || step.started.is_empty(), "no admission in a step that preempts");
+    /// What guides would say of the step just scheduled, where it comes in time.
+    fn tell_masks(&mut self) {
+        for sequence in self.scheduler.choosing() {
+            let late = self.world.late.get(self.masks).is_some_and(|&turns| turns > 0);
+            self.masks += 1;
+            if !late {
+                let generated = &sequence.tokens[sequence.prompt_length..];
+                let allowed = allowed(sequence.sampling.seed, generated);
+                self.rank.masks.insert(sequence.id, (as_u32(sequence.tokens.len()), allowed));
+            }
+        }
     }
 
-    /// Turns until all is done: as the oldest, each request needs at most its length in steps.
+    fn note_held(&mut self) {
+        for key in self.scheduler.deferred() {
+            let turns = self.world.late.get(self.masks.saturating_sub(1)).copied().unwrap_or(1);
+            self.held.push((key, turns));
+        }
+    }
+
+    fn release_held(&mut self) {
+        for (key, turns) in std::mem::take(&mut self.held) {
+            match turns {
+                0 => self.scheduler.release(key),
+                turns => self.held.push((key, turns - 1)),
+            }
+        }
+    }
+
+    fn check_bounds(&self, step: &Step, preemptions_before: u64) {
+        let limits = &self.world.limits;
+        let tokens: usize = step.batch.iter().map(|chunk| chunk.count as usize).sum();
+        assert!((1..=limits.batch_tokens_max).contains(&tokens));
+        assert!(step.batch.len() <= limits.sequences_max);
+        assert!(step.batch.iter().map(|chunk| chunk.scored.len()).sum::<usize>() <= limits.scored_max);
+        assert_eq!(self.scheduler.counts.batch_tokens, tokens as u64);
+        let introduced: usize = step.started.iter().map(|sequence| sequence.tokens.len() + 1).sum();
+        assert!(step.started.len() <= 1 || introduced <= limits.introduced_tokens_max);
+        let preempted = self.scheduler.counts.preemptions > preemptions_before;
+        let only_new = step.batch.len() == step.started.len();
+        let admits = !step.started.is_empty() && !only_new;
+        assert!(self.world.ahead > 1 || !preempted || !admits, "no admission in a step that preempts");
+    }
+
+    /// Turns until all is done. The most urgent gets a token in each, unless it is held; and none computes anything again
+    /// but for a more urgent one.
     fn finish(&mut self) {
         let lengths: usize =
             self.requests.iter().map(|request| request.prompt.len() + request.max_tokens as usize).sum();
-        let turns_max = (lengths + 1) * self.world.ahead;
+        let alike = self.requests.windows(2).all(|pair| pair[0].priority == pair[1].priority);
+        let again = if alike { 1 } else { self.requests.len() + 1 };
+        let late: usize = self.world.late.iter().map(|turns| turns + 2).sum();
+        let turns_max = ((lengths + 1) * again + late) * self.world.ahead;
         let turns = (0..turns_max).take_while(|_| {
             self.make(Move::Turn);
             !self.scheduler.has_no_work()
@@ -160,19 +255,11 @@ impl Play {
         if asked.prompt.len() >= tokens_max {
             return assert!(matches!(heard[..], [Event::Failed(Failure::TooLarge(_))]));
         }
-        let (tokens, finish) = expected(asked, self.world.model_len_max, tokens_max);
-        let got: Vec<_> = heard[1..].iter().filter_map(token_of).collect();
-        assert_eq!(got, tokens, "as if it were alone");
-        assert_eq!((heard.len(), heard.last()), (tokens.len() + 2, Some(&Event::Finished(finish))));
+        assert_eq!(gathered(heard), expected(asked, self.world.model_len_max, tokens_max), "as if it were alone");
         let Event::Started { cached_tokens } = heard[0] else { panic!("it starts first: {heard:?}") };
         assert!((cached_tokens as usize) < asked.prompt.len());
-    }
-}
-
-fn token_of(event: &Event) -> Option<u32> {
-    match event {
-        Event::Token { token, .. } => Some(*token),
-        _ => None,
+        let whole = asked.prompt_logprobs.is_some() || asked.pooling == Some(Pooling::Mean);
+        assert!(!whole || cached_tokens == 0, "all of it had to be calculated");
     }
 }
 
@@ -200,15 +287,33 @@ fn request(prompt: &[u32], max_tokens: u32) -> NewRequest {
 /// Blocks of two tokens.
 fn play(blocks: usize, batch_tokens_max: usize, requests: &[NewRequest]) -> Play {
     let (introduced_tokens_max, prefix_caching) = (20, true);
-    let limits = Limits { block_size: 2, batch_tokens_max, sequences_max: 8, introduced_tokens_max, prefix_caching };
-    let mut play = Play::new(World { limits, blocks, model_len_max: 100, ahead: 1 });
-    requests.iter().for_each(|request| play.make(Move::Arrive(request.clone())));
+    let (scored_max, embeddings_max) = (4, 1);
+    let limits = Limits {
+        block_size: 2,
+        batch_tokens_max,
+        sequences_max: 8,
+        introduced_tokens_max,
+        scored_max,
+        embeddings_max,
+        prefix_caching,
+    };
+    let mut play = Play::new(World { limits, blocks, model_len_max: 100, ahead: 1, late: Vec::new() });
+    requests.iter().for_each(|request| arrive(&mut play, request.clone()));
     play
+}
+
+fn arrive(play: &mut Play, request: NewRequest) {
+    play.make(Move::Arrive(Box::new(Asked { request, guided: false })));
+}
+
+fn next_step(play: &mut Play) -> Step {
+    assert!(play.scheduler.schedule(), "a step");
+    play.scheduler.last_step().expect("it is on its way").clone()
 }
 
 /// `start..end` of each chunk of the next step.
 fn next_chunks(play: &mut Play) -> Vec<(u64, u32, u32)> {
-    let step = play.scheduler.schedule().expect("a step").clone();
+    let step = next_step(play);
     let report = play.rank.apply(&step);
     play.scheduler.settle(report).expect("a report");
     step.batch.iter().map(|chunk| (chunk.id.0, chunk.start, chunk.start + chunk.count)).collect()
@@ -251,11 +356,16 @@ fn a_prompt_seen_before_is_found_up_to_its_last_token() {
     let prompt = [1, 2, 3, 4, 5, 6];
     let mut play = play(50, 20, &[request(&prompt, 3)]);
     play.finish();
-    play.make(Move::Arrive(request(&prompt, 3)));
+    arrive(&mut play, request(&prompt, 3));
     assert_eq!(next_chunks(&mut play), [(2, 4, 6)]);
     play.finish();
-    let answer = [&prompt[..], &expected(&request(&prompt, 3), 100, 100).0].concat();
-    play.make(Move::Arrive(request(&answer, 3)));
+    let token_of = |event: &Event| match event {
+        Event::Token { token, .. } => Some(*token),
+        _ => None,
+    };
+    let generated: Vec<_> = play.heard[1].iter().filter_map(token_of).collect();
+    let answer = [&prompt[..], &generated].concat();
+    arrive(&mut play, request(&answer, 3));
     assert_eq!(next_chunks(&mut play), [(3, 8, 9)], "generated tokens are cached too");
     let Counts { prefix_queried_tokens, prefix_hit_tokens, prompt_tokens, .. } = play.scheduler.counts;
     assert_eq!((prefix_queried_tokens, prefix_hit_tokens, prompt_tokens), (6 + 6 + 9, 4 + 8, 6 + 2 + 1));
@@ -266,7 +376,7 @@ fn a_frame_has_a_bound_though_cached_tokens_take_no_budget() {
     let prompt: Vec<_> = (1..10).collect();
     let mut play = play(50, 20, &[request(&prompt, 3)]);
     play.finish();
-    (0..3).for_each(|_| play.make(Move::Arrive(request(&prompt, 3))));
+    (0..3).for_each(|_| arrive(&mut play, request(&prompt, 3)));
     assert_eq!(next_chunks(&mut play), [(2, 8, 9), (3, 8, 9)]);
     assert_eq!(next_chunks(&mut play), [(2, 9, 10), (3, 9, 10), (4, 8, 9)]);
 }
@@ -283,7 +393,7 @@ fn a_sequence_ends_where_the_whole_cache_does() {
 fn a_report_that_was_not_asked_for_changes_nothing() {
     let mut play = play(9, 20, &[request(&[1, 2], 5)]);
     assert!(play.scheduler.settle(StepReport::default()).is_err());
-    let step = play.scheduler.schedule().expect("a step").clone();
+    let step = next_step(&mut play);
     let right = play.rank.apply(&step);
     let check = |scheduler: &mut Scheduler, spoil: fn(&mut StepReport)| {
         let mut report = right.clone();

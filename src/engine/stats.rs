@@ -29,6 +29,10 @@ pub struct EngineStats {
     pub steps_total: u64,
     /// Sequences that lost their blocks to older ones.
     pub preemptions_total: u64,
+    /// Sequences looked up in the prefix cache.
+    pub prefix_queries_total: u64,
+    /// Those of them that were found there, in part.
+    pub prefix_hits_total: u64,
     /// Prompt tokens looked up in the prefix cache.
     pub prefix_queried_tokens_total: u64,
     /// Prompt tokens found there.
@@ -43,6 +47,8 @@ pub struct EngineStats {
     pub aborted_total: u64,
     /// Sequences that failed.
     pub failed_total: u64,
+    /// Choices of guided sequences put off because their mask had not come.
+    pub deferrals_total: u64,
     /// Tokens in the batch of the last step.
     pub batch_tokens: u64,
     /// Whether a step was published and not reported yet.
@@ -77,11 +83,14 @@ pub struct Board {
     blocks_cached: AtomicU64,
     steps_total: AtomicU64,
     preemptions_total: AtomicU64,
+    prefix_queries_total: AtomicU64,
+    prefix_hits_total: AtomicU64,
     prefix_queried_tokens_total: AtomicU64,
     prefix_hit_tokens_total: AtomicU64,
     prompt_tokens_total: AtomicU64,
     generation_tokens_total: AtomicU64,
     finished_total: AtomicU64,
+    deferrals_total: AtomicU64,
     batch_tokens: AtomicU64,
 }
 
@@ -104,11 +113,14 @@ impl Default for Board {
             blocks_cached: Default::default(),
             steps_total: Default::default(),
             preemptions_total: Default::default(),
+            prefix_queries_total: Default::default(),
+            prefix_hits_total: Default::default(),
             prefix_queried_tokens_total: Default::default(),
             prefix_hit_tokens_total: Default::default(),
             prompt_tokens_total: Default::default(),
             generation_tokens_total: Default::default(),
             finished_total: Default::default(),
+            deferrals_total: Default::default(),
             batch_tokens: Default::default(),
         }
     }
@@ -132,11 +144,14 @@ impl Board {
         self.blocks_cached.store(blocks.cached() as u64, Relaxed);
         self.steps_total.store(counts.steps, Relaxed);
         self.preemptions_total.store(counts.preemptions, Relaxed);
+        self.prefix_queries_total.store(counts.prefix_queries, Relaxed);
+        self.prefix_hits_total.store(counts.prefix_hits, Relaxed);
         self.prefix_queried_tokens_total.store(counts.prefix_queried_tokens, Relaxed);
         self.prefix_hit_tokens_total.store(counts.prefix_hit_tokens, Relaxed);
         self.prompt_tokens_total.store(counts.prompt_tokens, Relaxed);
         self.generation_tokens_total.store(counts.generation_tokens, Relaxed);
         self.finished_total.store(counts.finished, Relaxed);
+        self.deferrals_total.store(counts.deferrals, Relaxed);
         self.batch_tokens.store(counts.batch_tokens, Relaxed);
     }
 
@@ -154,6 +169,8 @@ impl Board {
             blocks_cached: self.blocks_cached.load(Relaxed),
             steps_total: self.steps_total.load(Relaxed),
             preemptions_total: self.preemptions_total.load(Relaxed),
+            prefix_queries_total: self.prefix_queries_total.load(Relaxed),
+            prefix_hits_total: self.prefix_hits_total.load(Relaxed),
             prefix_queried_tokens_total: self.prefix_queried_tokens_total.load(Relaxed),
             prefix_hit_tokens_total: self.prefix_hit_tokens_total.load(Relaxed),
             prompt_tokens_total: self.prompt_tokens_total.load(Relaxed),
@@ -161,6 +178,7 @@ impl Board {
             finished_total: self.finished_total.load(Relaxed),
             aborted_total: self.aborted_total.load(Relaxed),
             failed_total: self.failed_total.load(Relaxed),
+            deferrals_total: self.deferrals_total.load(Relaxed),
             batch_tokens: self.batch_tokens.load(Relaxed),
             steps_outstanding,
             since_progress: Duration::from_micros(since_us),

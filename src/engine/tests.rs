@@ -2,15 +2,25 @@
 
 use std::{
     collections::VecDeque,
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc::{Receiver, Sender, channel},
+    },
     time::{Duration, Instant},
 };
 
-use workers::link::{report::StepReport, sampling::Sampling, step::Step};
+use workers::link::{
+    mask::{Allowed, TokenMask},
+    report::StepReport,
+    sampling::Sampling,
+    step::{Pooling, Step},
+};
 
 use super::{
-    Engine, EngineConfig, EngineHandle, Ranks, RanksError, RequestStream,
-    rank_model::{RankModel, expected},
+    Engine, EngineConfig, EngineHandle, Masks, Ranks, RanksError, RequestStream,
+    guide::{Guide, GuideError, SharedGuide},
+    rank_model::{RankModel, Rules, expected, gathered},
     request::{Event, Failure, NewRequest},
 };
 
@@ -46,27 +56,64 @@ enum Behaviour {
 struct FakeRanks {
     behaviour: Behaviour,
     model: RankModel,
-    reports: VecDeque<StepReport>,
+    /// Published, and to be computed when somebody asks for the report.
+    steps: VecDeque<Step>,
+    masks: Arc<FakeMasks>,
+}
+
+/// The masks on their way, and those that were ever published.
+#[derive(Default)]
+struct FakeMasks {
+    waiting: Mutex<Vec<TokenMask>>,
+    published: AtomicUsize,
+}
+
+impl FakeRanks {
+    fn new(behaviour: Behaviour, blocks: usize) -> Box<Self> {
+        let model = RankModel::new(blocks, BLOCK_SIZE);
+        Box::new(Self { behaviour, model, steps: VecDeque::new(), masks: Arc::default() })
+    }
+
+    fn compute(&mut self, step: &Step) -> StepReport {
+        if step.batch.iter().any(|chunk| chunk.samples) {
+            std::thread::sleep(Duration::from_millis(1)); // Guides that are quick are in time.
+        }
+        for TokenMask { id, position, allowed } in self.masks.waiting.lock().expect("nobody panics").drain(..) {
+            self.model.masks.insert(id, (position, allowed));
+        }
+        self.model.apply(step)
+    }
 }
 
 impl Ranks for FakeRanks {
     fn publish(&mut self, step: &Step) -> Result<(), RanksError> {
-        let mut report = self.model.apply(step);
-        match self.behaviour {
-            Behaviour::Work => {}
-            Behaviour::Hang => return Ok(()),
-            Behaviour::Lie => report.step += 1,
-            Behaviour::Refuse => return Err(RanksError::Link("the ring is full".into())),
+        if self.behaviour == Behaviour::Refuse {
+            return Err(RanksError::Link("the ring is full".into()));
         }
-        self.reports.push_back(report);
+        self.steps.push_back(step.clone());
         Ok(())
     }
 
     fn collect(&mut self, timeout: Duration) -> Result<Option<StepReport>, RanksError> {
-        if self.reports.is_empty() {
+        let Some(step) = self.steps.pop_front().filter(|_| self.behaviour != Behaviour::Hang) else {
             std::thread::sleep(timeout);
-        }
-        Ok(self.reports.pop_front())
+            return Ok(None);
+        };
+        let mut report = self.compute(&step);
+        report.step += u64::from(self.behaviour == Behaviour::Lie);
+        Ok(Some(report))
+    }
+
+    fn masks(&self) -> Arc<dyn Masks> {
+        self.masks.clone()
+    }
+}
+
+impl Masks for FakeMasks {
+    fn publish(&self, mask: &TokenMask) -> Result<(), RanksError> {
+        self.published.fetch_add(1, Relaxed);
+        self.waiting.lock().expect("nobody panics").push(mask.clone());
+        Ok(())
     }
 }
 
@@ -89,8 +136,7 @@ impl World {
     }
 
     fn group_up(&self, behaviour: Behaviour) {
-        let model = RankModel::new(BLOCKS, BLOCK_SIZE);
-        self.engine.group_up(Box::new(FakeRanks { behaviour, model, reports: VecDeque::new() }), BLOCKS);
+        self.engine.group_up(FakeRanks::new(behaviour, BLOCKS), BLOCKS);
         self.until(|engine| engine.stats().accepting);
     }
 
@@ -138,14 +184,8 @@ fn follow(mut stream: RequestStream) -> Vec<Event> {
 }
 
 fn check_answer(asked: &NewRequest, heard: &[Event]) {
-    let (tokens, finish) = expected(asked, MODEL_LEN_MAX, BLOCKS * BLOCK_SIZE);
-    let got = heard.iter().filter_map(|event| match event {
-        Event::Token { token, .. } => Some(*token),
-        _ => None,
-    });
-    assert_eq!(got.collect::<Vec<_>>(), tokens);
     assert!(matches!(heard[0], Event::Started { .. }));
-    assert_eq!(heard.last(), Some(&Event::Finished(finish)));
+    assert_eq!(gathered(heard), expected(asked, MODEL_LEN_MAX, BLOCKS * BLOCK_SIZE));
 }
 
 #[test]
@@ -245,8 +285,7 @@ fn ranks_that_lie_or_refuse_are_given_up() {
 fn ranks_without_usable_blocks_are_given_up() {
     for kv_blocks in [0, usize::MAX, u32::MAX as usize] {
         let world = World::without_ranks();
-        let ranks = FakeRanks { behaviour: Behaviour::Work, model: RankModel::new(0, 1), reports: VecDeque::new() };
-        world.engine.group_up(Box::new(ranks), kv_blocks);
+        world.engine.group_up(FakeRanks::new(Behaviour::Work, 0), kv_blocks);
         let reason = world.broken.recv_timeout(PATIENCE).expect("it is told");
         assert!(reason.contains("KV blocks"), "{reason}");
         assert!(!world.engine.stats().accepting);
@@ -263,9 +302,7 @@ fn prompts_that_never_fit_are_refused() {
     let world = World::new(Behaviour::Work);
     check(&world, MODEL_LEN_MAX, "context of 48");
     check(&world, 0, "at least 1");
-    let model = RankModel::new(2, BLOCK_SIZE);
-    let ranks = FakeRanks { behaviour: Behaviour::Work, model, reports: VecDeque::new() };
-    world.engine.group_up(Box::new(ranks), 2);
+    world.engine.group_up(FakeRanks::new(Behaviour::Work, 2), 2);
     world.until(|engine| engine.stats().blocks_total == 2);
     check(&world, 8, "KV cache of 8");
 }
@@ -276,9 +313,7 @@ fn draining_refuses_the_new_and_serves_the_old() {
     let stream = world.submit(&request(4));
     world.engine.drain();
     assert!(matches!(world.engine.submit(request(3)), Err(Failure::Unavailable(_))));
-    let model = RankModel::new(BLOCKS, BLOCK_SIZE);
-    let ranks = FakeRanks { behaviour: Behaviour::Work, model, reports: VecDeque::new() };
-    world.engine.group_up(Box::new(ranks), BLOCKS);
+    world.engine.group_up(FakeRanks::new(Behaviour::Work, BLOCKS), BLOCKS);
     check_answer(&request(4), &follow(stream));
     assert!(!world.engine.stats().accepting);
 }
@@ -299,4 +334,121 @@ fn silence_is_measured_while_a_step_is_out() {
     assert!(!world.engine.stats().steps_outstanding);
     let _stream = world.submit(&request(4));
     world.until(|engine| engine.stats().steps_outstanding && engine.stats().since_progress > Duration::from_millis(20));
+}
+
+/// Rules that take their time before the mask after `slow_after` tokens, until somebody lets them go on.
+struct SlowRules {
+    rules: Rules,
+    slow_after: usize,
+    taken: usize,
+    go_on: Receiver<()>,
+}
+
+impl Guide for SlowRules {
+    fn take(&mut self, token: u32) -> Result<(), GuideError> {
+        self.taken += 1;
+        self.rules.take(token)
+    }
+
+    fn allowed(&mut self) -> Result<Allowed, GuideError> {
+        if self.taken == self.slow_after {
+            self.go_on.recv_timeout(PATIENCE).expect("somebody lets it go on");
+        }
+        self.rules.allowed()
+    }
+}
+
+fn guided(max_tokens: u32, seed: u64) -> NewRequest {
+    let plain = request(max_tokens);
+    let sampling = Sampling { seed, ..plain.sampling };
+    NewRequest { sampling, guide: Some(SharedGuide::new(Rules::new(seed))), ..plain }
+}
+
+#[test]
+fn guides_are_followed() {
+    let world = World::new(Behaviour::Work);
+    let asked: Vec<_> = (0..8).map(|seed| guided(20, seed)).collect();
+    let streams: Vec<_> = asked.iter().map(|request| world.submit(request)).collect();
+    for (asked, stream) in asked.iter().zip(streams) {
+        check_answer(asked, &follow(stream));
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_slow_guide() {
+    let world = World::new(Behaviour::Work);
+    // A seed whose rules go on for so long.
+    let seed = (0..).find(|&seed| expected(&guided(6, seed), MODEL_LEN_MAX, 64).len() == 7).expect("there are many");
+    let (let_go, go_on) = channel();
+    let rules = SlowRules { rules: Rules::new(seed), slow_after: 3, taken: 0, go_on };
+    let slow = NewRequest { guide: Some(SharedGuide::new(rules)), ..guided(6, seed) };
+    let stream = world.submit(&slow);
+    world.until(|engine| engine.stats().deferrals_total > 0);
+    check_answer(&request(9), &follow(world.submit(&request(9))));
+    let steps = world.engine.stats().steps_total;
+    std::thread::sleep(2 * super::COLLECT_TIMEOUT);
+    assert_eq!(world.engine.stats().steps_total, steps, "while it is held, no step is computed in vain");
+    let_go.send(()).expect("it waits");
+    check_answer(&slow, &follow(stream));
+}
+
+struct BrokenRules(fn() -> Result<Allowed, GuideError>);
+
+impl Guide for BrokenRules {
+    fn take(&mut self, _: u32) -> Result<(), GuideError> {
+        Ok(())
+    }
+
+    fn allowed(&mut self) -> Result<Allowed, GuideError> {
+        self.0()
+    }
+}
+
+#[test]
+fn a_guide_that_breaks_ends_its_own_sequence_only() {
+    let check = |world: &World, rules: fn() -> Result<Allowed, GuideError>, words: &str| {
+        let broken = NewRequest { guide: Some(SharedGuide::new(BrokenRules(rules))), ..request(9) };
+        let beside = world.submit(&request(9));
+        let heard = follow(world.submit(&broken));
+        let Some(Event::Failed(Failure::Guide(why))) = heard.last() else { panic!("{heard:?}") };
+        assert!(why.contains(words), "{why}");
+        check_answer(&request(9), &follow(beside));
+        world.until(|engine| engine.outstanding() == 0 && engine.stats().blocks_used == 0);
+    };
+    let world = World::new(Behaviour::Work);
+    check(&world, || Err(GuideError("too deep".into())), "too deep");
+    check(&world, || panic!("a guide breaks in a test"), "a bug");
+    check(&world, || Ok(Allowed::Only(Vec::new())), "leaves none");
+}
+
+#[test]
+fn masks_go_to_the_group_that_they_were_asked_for() {
+    let world = World::without_ranks();
+    let ranks = FakeRanks::new(Behaviour::Hang, BLOCKS);
+    let first = ranks.masks.clone();
+    world.engine.group_up(ranks, BLOCKS);
+    let (let_go, go_on) = channel();
+    let rules = SlowRules { rules: Rules::new(1), slow_after: 0, taken: 0, go_on };
+    let stream = world.submit(&NewRequest { guide: Some(SharedGuide::new(rules)), ..guided(6, 1) });
+    world.until(|engine| engine.stats().steps_outstanding);
+    world.engine.group_down("rank 0 was killed".into());
+    assert!(matches!(follow(stream).last(), Some(Event::Failed(Failure::RanksLost(_)))));
+    let ranks = FakeRanks::new(Behaviour::Work, BLOCKS);
+    let second = ranks.masks.clone();
+    world.engine.group_up(ranks, BLOCKS);
+    let_go.send(()).expect("it waits");
+    let asked = guided(1, 1);
+    check_answer(&asked, &follow(world.submit(&asked)));
+    assert_eq!((first.published.load(Relaxed), second.published.load(Relaxed)), (0, 1));
+}
+
+#[test]
+fn prompts_are_scored_and_pooled() {
+    let world = World::new(Behaviour::Work);
+    let scored = NewRequest { prompt_logprobs: Some(3), ..request(4) };
+    let pooled = |pooling| NewRequest { pooling: Some(pooling), ..request(1) };
+    let asked = [request(1), scored, pooled(Pooling::Mean), pooled(Pooling::Last)];
+    for asked in &asked {
+        check_answer(asked, &follow(world.submit(asked)));
+    }
 }

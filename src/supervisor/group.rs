@@ -52,7 +52,7 @@ impl Group {
             let on_exit = on_exit.clone();
             group.workers.push(Worker::start(&worker_config, &config.log_dir, move || on_exit(rank))?);
         }
-        Ok((group, LinkRanks::new(link.steps, link.reports)))
+        Ok((group, LinkRanks::new(link.steps, link.reports, link.masks)))
     }
 
     /// How often the group was started before.

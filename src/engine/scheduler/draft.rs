@@ -1,25 +1,54 @@
-//! A step while it is being put together.
+//! A step while it is being put together, and what is kept of it until its report.
 
 use workers::link::step::{Chunk, Step};
 
 use super::Limits;
-use crate::engine::sequence::Sequence;
+use crate::engine::sequence::{Sequence, Urgency};
 
 /// A step in the making.
 pub(super) struct Draft {
     pub step: Step,
+    pub parts: Vec<Part>,
     /// Tokens that may still be computed.
     pub budget: usize,
     /// Tokens that may still be introduced to the ranks.
     introducible: usize,
-    /// Whether a sequence had to give way.
-    pub preempted: bool,
+    /// Positions that may still be scored.
+    scorable: usize,
+    /// Sequences that may still be pooled.
+    poolable: usize,
+    /// Whether nobody is admitted any more: a sequence had to give way, or one got less than it could have computed.
+    pub closed: bool,
+}
+
+/// A step on its way.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub step: Step,
+    /// One for each chunk.
+    pub parts: Vec<Part>,
+}
+
+/// What of a chunk does not travel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    /// Whose it is; the sequence may be known under another id when the report comes.
+    pub urgency: Urgency,
+    /// Whether an embedding is to come of it.
+    pub pools: bool,
 }
 
 impl Draft {
     pub fn new(limits: &Limits) -> Self {
-        let (budget, introducible) = (limits.batch_tokens_max, limits.introduced_tokens_max);
-        Self { step: Step::default(), budget, introducible, preempted: false }
+        Self {
+            step: Step::default(),
+            parts: Vec::new(),
+            budget: limits.batch_tokens_max,
+            introducible: limits.introduced_tokens_max,
+            scorable: limits.scored_max,
+            poolable: limits.embeddings_max,
+            closed: false,
+        }
     }
 
     /// Whether the step may carry one more new sequence: the first always.
@@ -32,8 +61,21 @@ impl Draft {
         self.step.started.push(sequence.introduce());
     }
 
-    pub fn add(&mut self, chunk: Chunk) {
+    /// How many of a sequence's next tokens the step still bears.
+    pub fn bears(&self, sequence: &Sequence) -> usize {
+        let count = sequence.uncomputed().min(self.budget);
+        let (start, end) = (sequence.scheduled, sequence.scheduled + count);
+        let unscored = sequence.unscored(start, end);
+        let end = if unscored.len() > self.scorable { unscored.start + self.scorable } else { end };
+        let pools = sequence.pooling.is_some() && end == sequence.tokens.len();
+        end - start - usize::from(pools && self.poolable == 0)
+    }
+
+    pub fn add(&mut self, chunk: Chunk, part: Part) {
         self.budget -= chunk.count as usize;
+        self.scorable -= chunk.scored.len();
+        self.poolable -= usize::from(part.pools);
         self.step.batch.push(chunk);
+        self.parts.push(part);
     }
 }

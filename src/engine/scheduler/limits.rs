@@ -1,5 +1,7 @@
 //! The scheduler's bounds, and what it counts.
 
+use workers::link::step::{EMBEDDINGS_MAX, SCORED_MAX};
+
 use crate::engine::{EngineConfig, request::Failure};
 
 /// The bounds of a step and of a block.
@@ -14,6 +16,10 @@ pub struct Limits {
     /// Most tokens of new sequences that one step carries to the ranks, so that its frame has a bound too: cached prefixes
     /// take no budget, but travel.
     pub introduced_tokens_max: usize,
+    /// Most positions that one step scores, at least one.
+    pub scored_max: usize,
+    /// Most sequences that one step pools, at least one.
+    pub embeddings_max: usize,
     /// Whether cached prefixes are used.
     pub prefix_caching: bool,
 }
@@ -26,6 +32,8 @@ impl Limits {
             batch_tokens_max: config.batch_tokens_max.max(1),
             sequences_max: config.sequences_max.max(1),
             introduced_tokens_max: config.model_len_max.max(config.batch_tokens_max),
+            scored_max: SCORED_MAX,
+            embeddings_max: EMBEDDINGS_MAX,
             prefix_caching: config.prefix_caching,
         }
     }
@@ -38,9 +46,13 @@ pub struct Counts {
     pub steps: u64,
     /// Sequences preempted.
     pub preemptions: u64,
-    /// Prompt tokens looked up in the prefix cache, at first admission.
+    /// Sequences looked up in the prefix cache, at first admission.
+    pub prefix_queries: u64,
+    /// Those of them that were found there, in part.
+    pub prefix_hits: u64,
+    /// Their prompts' tokens.
     pub prefix_queried_tokens: u64,
-    /// Prompt tokens found there.
+    /// Those of them that were found there.
     pub prefix_hit_tokens: u64,
     /// Prompt tokens that steps calculated.
     pub prompt_tokens: u64,
@@ -48,6 +60,8 @@ pub struct Counts {
     pub generation_tokens: u64,
     /// Sequences that came to their end.
     pub finished: u64,
+    /// Choices put off because their mask had not come.
+    pub deferrals: u64,
     /// Tokens in the last step's batch.
     pub batch_tokens: u64,
 }

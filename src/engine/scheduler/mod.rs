@@ -1,16 +1,21 @@
-//! Which tokens are computed next: first come, first served, in steps of bounded size. Pure and deterministic.
+//! Which tokens are computed next: the most urgent first, in steps of bounded size. Pure and deterministic.
 //!
-//! A step serves, until its token budget is spent: running sequences in the order of their admission, then waiting ones.
-//! One that is admitted takes what is left of the budget for its prompt, and the rest of the prompt in the next steps,
-//! before another is admitted. So all running sequences but the last are decoding, and decode goes before prefill.
+//! Urgency is priority, and among equals the order of arrival. A step serves, until its token budget is spent: running
+//! sequences, then waiting ones, each in the order of urgency. One that is admitted takes what is left of the budget for
+//! its prompt, and the rest of the prompt in the next steps, before another is admitted. So at most one running sequence is
+//! in prefill, and where all are of equal priority, it is the last: decode goes before prefill.
 //!
-//! Blocks are taken when they are needed. Where none is left, the sequence admitted last is preempted: it loses its blocks
-//! and goes to the front of the waiting, to be recomputed.
+//! Blocks are taken when they are needed. Where none is left, the least urgent of the running is preempted: it loses its
+//! blocks and waits in its place among the waiting, to be recomputed. Nobody is preempted for one that waits.
 //!
-//! **Nobody starves.** `running` followed by `waiting` is at all times in the order of arrival: sequences are admitted from
-//! the front, preempted ones return to it, last admitted first. So the oldest sequence of all gets tokens in every step,
-//! and it is never preempted: alone it always finds room, since none grows beyond the cache. It ends after finitely many
-//! steps, and then the next one is the oldest.
+//! A guided sequence whose mask did not come in time is held: it keeps its blocks and gets no tokens until it is released.
+//!
+//! **Nobody starves, unless by those who are more urgent.** Take a sequence W that waits while nobody more urgent does. As
+//! long as it waits, nobody is admitted, so that the running become fewer: the most urgent of them gets tokens in every
+//! step (or is held by its own guide only), is never preempted, because alone it always finds room, since none grows beyond
+//! the cache, and so it ends after finitely many steps. At the latest once nobody runs, W is admitted. A sequence may be
+//! preempted after that, but each time by one that is more urgent. Of equal priority those are only the finitely many that
+//! came before it: among equals, the running are at all times older than the waiting.
 
 mod draft;
 mod limits;
@@ -20,11 +25,11 @@ use std::collections::VecDeque;
 
 use workers::link::step::{Chunk, SequenceId, Step};
 
-use self::draft::Draft;
+use self::draft::{Draft, InFlight, Part};
 use super::{
     block_pool::{BlockId, BlockPool},
     request::{Event, Finish},
-    sequence::{RequestKey, Sequence, as_u32},
+    sequence::{RequestKey, Sequence, Urgency, as_u32},
 };
 
 pub use self::limits::{Counts, Limits, check_fits_cache};
@@ -34,14 +39,16 @@ pub use self::limits::{Counts, Limits, check_fits_cache};
 pub struct Scheduler {
     limits: Limits,
     blocks: BlockPool,
-    /// In order of arrival and, as ids are given at admission, of their ids.
+    /// In the order of urgency.
     running: Vec<Sequence>,
-    /// In order of arrival, all of them later than the running.
+    /// In the order of urgency.
     waiting: VecDeque<Sequence>,
     /// Steps published and not reported, the oldest first.
-    in_flight: VecDeque<Step>,
+    in_flight: VecDeque<InFlight>,
     /// Left the ranks since the last step.
     forgotten: Vec<SequenceId>,
+    /// Held since the last call of `deferred`.
+    deferred: Vec<RequestKey>,
     events: Vec<(RequestKey, Event)>,
     last_id: u64,
     last_step: u64,
@@ -59,6 +66,7 @@ impl Scheduler {
             waiting: VecDeque::new(),
             in_flight: VecDeque::new(),
             forgotten: Vec::new(),
+            deferred: Vec::new(),
             events: Vec::new(),
             last_id: 0,
             last_step: 0,
@@ -116,27 +124,33 @@ impl Scheduler {
         self.in_flight.clear();
         let lost = self.running.drain(..).map(|sequence| sequence.key).collect();
         self.forgotten.clear();
+        self.deferred.clear();
         self.blocks = BlockPool::new(0, self.limits.block_size, self.limits.prefix_caching);
         lost
     }
 
-    /// Queues a sequence behind all others; one that can never fit the cache ends at once.
+    /// Queues a sequence behind all that are as urgent; one that can never fit the cache ends at once.
     pub fn submit(&mut self, mut sequence: Sequence) {
         let tokens_max = self.blocks.tokens_max();
         if tokens_max == 0 {
-            self.waiting.push_back(sequence); // Of unknown size; looked at again when the ranks are up.
+            self.wait(sequence); // The cache's size is unknown; looked at again when the ranks are up.
         } else if let Err(failure) = check_fits_cache(sequence.prompt_length, tokens_max) {
             self.events.push((sequence.key, Event::Failed(failure)));
         } else {
             sequence.fit_cache(tokens_max);
             if sequence.tokens.len() < sequence.length_max {
-                self.waiting.push_back(sequence);
+                self.wait(sequence);
             } else {
                 // It comes from a group with a larger cache.
                 self.counts.finished += 1;
                 self.events.push((sequence.key, Event::Finished(Finish::Length)));
             }
         }
+    }
+
+    fn wait(&mut self, sequence: Sequence) {
+        let index = self.waiting.partition_point(|other| other.urgency() < sequence.urgency());
+        self.waiting.insert(index, sequence);
     }
 
     /// Drops a sequence, wherever it is; one that has ended already is no error.
@@ -151,32 +165,71 @@ impl Scheduler {
         self.events.retain(|(other, _)| *other != key);
     }
 
-    /// The next step, if there's anything to compute. It counts as on its way until [`Scheduler::settle`] sees its report;
-    /// further steps may be scheduled meanwhile, and build on the tokens that it will sample.
-    pub fn schedule(&mut self) -> Option<&Step> {
+    /// Makes the next step, if there's anything to compute: it is [`Scheduler::last_step`] then, and counts as on its way
+    /// until [`Scheduler::settle`] sees its report. Further steps may be scheduled meanwhile, and build on the tokens that it
+    /// will sample.
+    pub fn schedule(&mut self) -> bool {
         let mut draft = Draft::new(&self.limits);
         self.continue_running(&mut draft);
-        if !draft.preempted {
+        // Who has just given way would come back at once. Yet if nobody else has anything to compute, somebody shall.
+        if !draft.closed || draft.step.batch.is_empty() {
             self.admit_waiting(&mut draft);
         }
         if draft.step.batch.is_empty() {
-            return None;
+            return false;
         }
         self.last_step += 1;
         draft.step.number = self.last_step;
         draft.step.finished = std::mem::take(&mut self.forgotten);
         self.counts.batch_tokens = (self.limits.batch_tokens_max - draft.budget) as u64;
-        self.in_flight.push_back(draft.step);
-        self.in_flight.back()
+        self.in_flight.push_back(InFlight { step: draft.step, parts: draft.parts });
+        true
     }
 
-    /// Adds a chunk of each running sequence that has tokens to compute, oldest first.
+    /// The step scheduled last, while it is on its way.
+    pub fn last_step(&self) -> Option<&Step> {
+        self.in_flight.back().map(|published| &published.step)
+    }
+
+    /// The sequences whose guides must say what may be chosen in the last step.
+    pub fn choosing(&self) -> impl Iterator<Item = &Sequence> {
+        let published = self.in_flight.back().into_iter();
+        let chunks = published.flat_map(|InFlight { step, parts }| step.batch.iter().zip(parts));
+        let choosing = chunks.filter(|(chunk, _)| chunk.samples).filter_map(|(_, part)| self.place(part.urgency));
+        choosing.map(|index| &self.running[index]).filter(|sequence| sequence.guide.is_some())
+    }
+
+    /// Takes the sequences whose choice was put off, and which are held since.
+    pub fn deferred(&mut self) -> Vec<RequestKey> {
+        std::mem::take(&mut self.deferred)
+    }
+
+    /// A running sequence.
+    pub fn find(&mut self, key: RequestKey) -> Option<&mut Sequence> {
+        self.running.iter_mut().find(|sequence| sequence.key == key)
+    }
+
+    /// A sequence's mask is there: it goes on. One that isn't held is no error.
+    pub fn release(&mut self, key: RequestKey) {
+        if let Some(sequence) = self.find(key) {
+            sequence.held = false;
+        }
+    }
+
+    /// Where a sequence is among the running.
+    fn place(&self, urgency: Urgency) -> Option<usize> {
+        self.running.binary_search_by_key(&urgency, Sequence::urgency).ok()
+    }
+
+    /// Adds a chunk of each running sequence that has tokens to compute, the most urgent first.
     fn continue_running(&mut self, draft: &mut Draft) {
         let mut index = 0;
         while index < self.running.len() && draft.budget > 0 {
-            let count = self.running[index].uncomputed().min(draft.budget);
+            let count = draft.bears(&self.running[index]);
+            draft.closed |= count < self.running[index].uncomputed();
             if count > 0 && self.make_room(index, draft) {
-                draft.add(self.take_chunk(index, count.min(self.room(index))));
+                let count = count.min(self.room(index));
+                self.take_chunk(index, count, Vec::new(), draft);
             }
             index += 1;
         }
@@ -197,49 +250,67 @@ impl Scheduler {
         (sequence.blocks.len() + self.blocks.available()) * self.blocks.block_size() - sequence.scheduled
     }
 
-    /// The next `count` tokens of a sequence for which there is room, with the blocks they need.
-    fn take_chunk(&mut self, index: usize, count: usize) -> Chunk {
+    /// Adds the next `count` tokens of a sequence for which there is room, with the blocks they need. The ranks get to know
+    /// of the blocks in `cached` with it.
+    fn take_chunk(&mut self, index: usize, count: usize, cached: Vec<BlockId>, draft: &mut Draft) {
         let sequence = &mut self.running[index];
         let (start, end) = (sequence.scheduled, sequence.scheduled + count);
         let missing = self.blocks.blocks_for(end).saturating_sub(sequence.blocks.len());
-        let new_blocks: Vec<_> = (0..missing).map_while(|_| self.blocks.take()).collect();
-        assert_eq!(new_blocks.len(), missing, "there was room");
-        sequence.blocks.extend(&new_blocks);
+        let mut new_blocks = cached;
+        for _ in 0..missing {
+            let block = self.blocks.take().expect("there was room");
+            sequence.blocks.push(block);
+            new_blocks.push(block);
+        }
         sequence.scheduled = end;
-        let samples = end == sequence.expected_length();
+        let reaches_end = end == sequence.expected_length();
+        let pools = reaches_end && sequence.pooling.is_some();
+        let samples = reaches_end && !pools;
         sequence.sampling_steps += usize::from(samples);
-        Chunk { id: sequence.id, start: as_u32(start), count: as_u32(count), new_blocks, samples, ..Chunk::default() }
+        let unscored = sequence.unscored(start, end);
+        let scored = as_u32(unscored.start)..as_u32(unscored.end);
+        let scored = if scored.is_empty() { 0..0 } else { scored };
+        let chunk = Chunk { id: sequence.id, start: as_u32(start), count: as_u32(count), new_blocks, samples, scored };
+        draft.add(chunk, Part { urgency: sequence.urgency(), pools });
     }
 
-    /// Takes the blocks of the sequence admitted last, which has no part in this step yet; it waits in front of all others.
-    /// What it computed may still be found by prefix when it comes back.
+    /// Takes the blocks of the least urgent sequence, which has no part in this step yet; it waits. What it computed may
+    /// still be found by prefix when it comes back.
     fn preempt_last(&mut self, draft: &mut Draft) {
         let Some(mut sequence) = self.running.pop() else { return };
-        draft.preempted = true;
+        draft.closed = true;
         self.blocks.release(&sequence.restart());
         self.forgotten.push(sequence.id);
-        self.waiting.push_front(sequence);
+        self.wait(sequence);
         self.counts.preemptions += 1;
     }
 
-    /// Admits waiting sequences in order, until one finds no place, no budget or no blocks.
+    /// Admits waiting sequences, the most urgent first, until one finds no place, no budget or no blocks.
     fn admit_waiting(&mut self, draft: &mut Draft) {
         while draft.budget > 0 && self.running.len() < self.limits.sequences_max && self.blocks.available() > 0 {
             let Some(mut sequence) = self.waiting.pop_front_if(|first| draft.may_introduce(first)) else { return };
             let cached = self.cached_prefix(&mut sequence);
-            if !self.has_blocks_for(&sequence, &cached) {
+            sequence.start_behind(&cached, self.blocks.block_size());
+            let count = draft.bears(&sequence);
+            if count == 0 || !self.has_blocks_for(&sequence, &cached) {
+                sequence.restart();
                 return self.waiting.push_front(sequence);
             }
-            self.admit(sequence, cached, draft);
+            let cut = count < sequence.uncomputed();
+            self.admit(sequence, cached, count, draft);
+            if cut {
+                return;
+            }
         }
     }
 
-    /// The longest cached prefix that leaves at least the last token to compute.
+    /// The longest cached prefix that leaves at least the last token to compute, and all that are calculated for more than
+    /// their keys and values.
     fn cached_prefix(&self, sequence: &mut Sequence) -> Vec<BlockId> {
         if !self.limits.prefix_caching {
             return Vec::new();
         }
-        let full_blocks = (sequence.tokens.len() - 1) / self.blocks.block_size();
+        let full_blocks = sequence.skippable() / self.blocks.block_size();
         self.blocks.longest_prefix(sequence.prefixes(full_blocks, self.blocks.block_size()))
     }
 
@@ -250,38 +321,56 @@ impl Scheduler {
         missing + self.blocks.unheld(cached) <= self.blocks.available()
     }
 
-    fn admit(&mut self, mut sequence: Sequence, cached: Vec<BlockId>, draft: &mut Draft) {
+    fn admit(&mut self, mut sequence: Sequence, cached: Vec<BlockId>, count: usize, draft: &mut Draft) {
         self.last_id += 1;
         sequence.id = SequenceId(self.last_id);
         self.blocks.hold(&cached);
-        sequence.start_behind(&cached, self.blocks.block_size());
         if !sequence.started {
             sequence.started = true;
-            self.counts.prefix_queried_tokens += sequence.prompt_length as u64;
-            self.counts.prefix_hit_tokens += sequence.computed as u64;
+            self.count_prefix(&sequence);
             self.events.push((sequence.key, Event::Started { cached_tokens: as_u32(sequence.computed) }));
         }
         draft.introduce(&sequence);
-        let count = sequence.uncomputed().min(draft.budget);
-        self.running.push(sequence);
-        let mut chunk = self.take_chunk(self.running.len() - 1, count);
-        chunk.new_blocks.splice(0..0, cached);
-        draft.add(chunk);
+        let index = self.running.partition_point(|other| other.urgency() < sequence.urgency());
+        self.running.insert(index, sequence);
+        self.take_chunk(index, count, cached, draft);
     }
 
-    /// Panics unless every block is accounted for and the order of arrival holds.
+    fn count_prefix(&mut self, sequence: &Sequence) {
+        if self.limits.prefix_caching && sequence.skippable() > 0 {
+            self.counts.prefix_queries += 1;
+            self.counts.prefix_hits += u64::from(sequence.computed > 0);
+            self.counts.prefix_queried_tokens += sequence.prompt_length as u64;
+            self.counts.prefix_hit_tokens += sequence.computed as u64;
+        }
+    }
+
+    /// Whether every running sequence is held by its guide.
+    #[cfg(test)]
+    pub fn all_are_held(&self) -> bool {
+        self.running.iter().all(|sequence| sequence.held)
+    }
+
+    /// Panics unless every block is accounted for and the order of urgency holds.
     #[cfg(test)]
     pub fn assert_consistent(&self) {
         self.blocks.assert_consistent(self.running.iter().map(|sequence| sequence.blocks.as_slice()));
-        let queue = self.running.iter().chain(&self.waiting);
-        assert!(queue.map(|sequence| sequence.key).is_sorted(), "the order of arrival");
-        assert!(self.running.iter().map(|sequence| sequence.id).is_sorted());
-        assert!(self.waiting.iter().all(|sequence| sequence.blocks.is_empty()));
-        let decoding = &self.running[..self.running.len().saturating_sub(1)];
-        assert!(decoding.iter().all(|sequence| sequence.uncomputed() <= 1), "only the last is in prefill");
+        assert!(self.running.iter().map(Sequence::urgency).is_sorted());
+        assert!(self.waiting.iter().map(Sequence::urgency).is_sorted());
+        for waiting in &self.waiting {
+            let equals = self.running.iter().filter(|running| running.priority == waiting.priority);
+            assert!(equals.map(|running| running.key).all(|key| key < waiting.key), "the order of arrival");
+            assert!(waiting.blocks.is_empty() && waiting.computed == 0 && !waiting.held);
+        }
+        let in_prefill = self.running.iter().filter(|sequence| sequence.uncomputed() > 1);
+        assert!(in_prefill.count() <= 1, "one after the other is in prefill");
         for sequence in &self.running {
             assert!(sequence.computed <= sequence.scheduled && sequence.scheduled <= sequence.expected_length());
-            assert!(sequence.blocks.len() == self.blocks.blocks_for(sequence.scheduled));
+            // The token that will be computed again has its place still.
+            let put_off = usize::from(sequence.guide.is_some());
+            let (least, most) = (sequence.scheduled, sequence.scheduled + put_off);
+            let blocks = self.blocks.blocks_for(least)..=self.blocks.blocks_for(most);
+            assert!(blocks.contains(&sequence.blocks.len()));
         }
     }
 }

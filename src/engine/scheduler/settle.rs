@@ -1,60 +1,117 @@
 //! The other half of a step: what its report means for the sequences.
 
 use workers::link::{
-    report::{Outcome, SampledToken, StepReport},
+    report::{Logprobs, Outcome, StepReport},
     step::Chunk,
 };
 
-use super::Scheduler;
-use crate::engine::{RanksError, block_pool::BlockPool, request::Event, sequence::Sequence};
+use super::{Scheduler, draft::InFlight};
+use crate::engine::{
+    RanksError,
+    block_pool::BlockPool,
+    request::{Event, Finish},
+    sequence::Sequence,
+};
+
+/// What a report says of one chunk.
+#[derive(Default)]
+struct Answer {
+    outcome: Option<Outcome>,
+    scores: Option<Vec<Logprobs>>,
+    embedding: Option<Vec<f32>>,
+}
 
 impl Scheduler {
     /// Takes in the report of the oldest step on its way. An answer to something else than was asked changes nothing.
     pub fn settle(&mut self, report: StepReport) -> Result<(), RanksError> {
-        let step = self.in_flight.pop_front().ok_or_else(|| unasked(&report))?;
-        let asked = step.batch.iter().filter(|chunk| chunk.samples).map(|chunk| chunk.id);
-        if report.step != step.number || !asked.eq(report.tokens.iter().map(|sampled| sampled.id)) {
-            self.in_flight.push_front(step);
+        let published = self.in_flight.pop_front().ok_or_else(|| unasked(&report))?;
+        if !is_answer(&report, &published) {
+            self.in_flight.push_front(published);
             return Err(unasked(&report));
         }
+        let InFlight { step, parts } = published;
         let mut tokens = report.tokens.into_iter();
-        for chunk in &step.batch {
-            let sampled = if chunk.samples { tokens.next() } else { None };
-            // One that was cancelled or preempted meanwhile is of no interest any more.
-            if let Ok(index) = self.running.binary_search_by_key(&chunk.id, |sequence| sequence.id) {
-                self.settle_chunk(index, chunk, sampled);
+        let mut scores = report.prompt_logprobs.into_iter();
+        let mut embeddings = report.embeddings.into_iter();
+        for (chunk, part) in step.batch.iter().zip(parts) {
+            let answer = Answer {
+                outcome: if chunk.samples { tokens.next().map(|sampled| sampled.outcome) } else { None },
+                scores: if chunk.scored.is_empty() { None } else { scores.next().map(|scored| scored.entries) },
+                embedding: if part.pools { embeddings.next().map(|embedding| embedding.values) } else { None },
+            };
+            // One that was cancelled or preempted meanwhile, perhaps to come back by another name, is of no interest.
+            if let Some(index) = self.place(part.urgency).filter(|&index| self.running[index].id == chunk.id) {
+                self.settle_chunk(index, chunk, answer);
             }
         }
-        self.remove_finished();
+        self.remove_ended();
         self.counts.steps += 1;
         Ok(())
     }
 
-    fn settle_chunk(&mut self, index: usize, chunk: &Chunk, sampled: Option<SampledToken>) {
+    fn settle_chunk(&mut self, index: usize, chunk: &Chunk, answer: Answer) {
         let sequence = &mut self.running[index];
         let (start, end) = (chunk.start as usize, (chunk.start + chunk.count) as usize);
         let prompt_length = sequence.prompt_length;
         self.counts.prompt_tokens += (end.min(prompt_length) - start.min(prompt_length)) as u64;
-        sequence.computed = end;
+        let put_off = matches!(answer.outcome, Some(Outcome::Deferred));
+        sequence.computed = end - usize::from(put_off);
         if self.limits.prefix_caching {
             remember_full_blocks(&mut self.blocks, sequence);
         }
-        if let Some(SampledToken { outcome: Outcome::Chosen { token, logprobs, .. }, .. }) = sampled {
-            sequence.sampling_steps -= 1;
-            sequence.push(token);
-            self.counts.generation_tokens += 1;
-            self.events.push((sequence.key, Event::Token { token, logprobs }));
+        if let Some(entries) = answer.scores {
+            sequence.scored = sequence.scored.map(|before| before + entries.len());
+            self.events.push((sequence.key, Event::PromptLogprobs(entries)));
+        }
+        if let Some(values) = answer.embedding {
+            self.events.push((sequence.key, Event::Embedding(values)));
+            sequence.ended = Some(Event::Finished(Finish::Pooled));
+        }
+        if let Some(outcome) = answer.outcome {
+            self.settle_choice(index, outcome);
         }
     }
 
-    fn remove_finished(&mut self) {
-        for sequence in self.running.extract_if(.., |sequence| sequence.finish.is_some()) {
-            self.blocks.release(&sequence.blocks);
-            self.forgotten.push(sequence.id);
-            self.counts.finished += 1;
-            self.events.extend(sequence.finish.map(|finish| (sequence.key, Event::Finished(finish))));
+    fn settle_choice(&mut self, index: usize, outcome: Outcome) {
+        let sequence = &mut self.running[index];
+        sequence.sampling_steps -= 1;
+        match outcome {
+            Outcome::Chosen { token, logprobs, confident } => {
+                sequence.push(token, confident);
+                self.counts.generation_tokens += 1;
+                self.events.push((sequence.key, Event::Token { token, logprobs }));
+            }
+            Outcome::Deferred => {
+                sequence.scheduled = sequence.computed;
+                sequence.held = true;
+                self.deferred.push(sequence.key);
+                self.counts.deferrals += 1;
+            }
+            Outcome::NothingLeft => {
+                sequence.fail("all that asks for or forbids tokens, together, leaves none to choose")
+            }
         }
     }
+
+    fn remove_ended(&mut self) {
+        for sequence in self.running.extract_if(.., |sequence| sequence.ended.is_some()) {
+            self.blocks.release(&sequence.blocks);
+            self.forgotten.push(sequence.id);
+            self.counts.finished += u64::from(matches!(sequence.ended, Some(Event::Finished(_))));
+            self.events.extend(sequence.ended.map(|ended| (sequence.key, ended)));
+        }
+    }
+}
+
+/// Whether a report is about this step, and says as much as was asked for.
+fn is_answer(report: &StepReport, InFlight { step, parts }: &InFlight) -> bool {
+    let sampled = step.batch.iter().filter(|chunk| chunk.samples).map(|chunk| chunk.id);
+    let scored = step.batch.iter().filter(|chunk| !chunk.scored.is_empty()).map(|chunk| (chunk.id, chunk.scored.len()));
+    let pooled = step.batch.iter().zip(parts).filter(|(_, part)| part.pools).map(|(chunk, _)| chunk.id);
+    report.step == step.number
+        && sampled.eq(report.tokens.iter().map(|sampled| sampled.id))
+        && scored.eq(report.prompt_logprobs.iter().map(|scored| (scored.id, scored.entries.len())))
+        && pooled.eq(report.embeddings.iter().map(|embedding| embedding.id))
 }
 
 fn remember_full_blocks(blocks: &mut BlockPool, sequence: &mut Sequence) {
