@@ -17,8 +17,6 @@ pub struct Batch {
     pub context_lengths: Vec<u32>,
     /// Each sequence's blocks in order, at least `context_length / block_size` rounded up, `[sequences]`.
     pub block_tables: Vec<Vec<u32>>,
-    /// The flat rows whose logits are wanted, ascending.
-    pub sampled_rows: Vec<u32>,
 }
 
 /// The heads of one rank. Query heads are a contiguous range of the model's; so are the KV heads they read.

@@ -2,14 +2,14 @@
 
 use super::SelectRows;
 use crate::{
-    Batch, Result,
+    Result,
     cpu::{Cpu, Tensor},
 };
 
 impl SelectRows for Cpu {
-    fn select_rows(&self, x: &Tensor, batch: &Batch) -> Result<Tensor> {
-        let mut output = self.scratch(batch.sampled_rows.len(), x.columns());
-        for (to, &from) in batch.sampled_rows.iter().enumerate() {
+    fn select_rows(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+        let mut output = self.scratch(rows.len(), x.columns());
+        for (to, &from) in rows.iter().enumerate() {
             output.row_mut(to).copy_from_slice(x.row(from as usize));
         }
         Ok(output)

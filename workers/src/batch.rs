@@ -1,10 +1,11 @@
 //! A step becomes the flat batch that kernels read.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use kernels::Batch;
 
-use crate::link::step::{Chunk, SequenceId, Step};
+use crate::link::step::{Chunk, EMBEDDINGS_MAX, Pooling, SCORED_MAX, SequenceId, Step};
 use crate::sequences::{Fault, Sequence, Sequences, StepError};
 
 /// What one step computes.
@@ -12,8 +13,43 @@ use crate::sequences::{Fault, Sequence, Sequences, StepError};
 pub struct Plan {
     /// All its chunks, flat.
     pub batch: Batch,
-    /// The sequences that get a token, in the order of the batch's `sampled_rows`.
-    pub sampled: Vec<SequenceId>,
+    /// What is to come of it.
+    pub wanted: Wanted,
+}
+
+/// What a step's rows are wanted for; each list in the order of the batch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Chunks in the step.
+    pub chunks: usize,
+    /// The sequences that get a token, and the flat row of each that it comes from.
+    pub sampled: Vec<(SequenceId, u32)>,
+    /// Parts of prompts whose tokens are to be rated.
+    pub scored: Vec<Scored>,
+    /// Chunks of sequences that become one vector.
+    pub pooled: Vec<Pooled>,
+}
+
+/// A part of a prompt whose tokens are to be rated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scored {
+    /// Whose prompt.
+    pub id: SequenceId,
+    /// Where these rows lie in the flat batch.
+    pub rows: Range<u32>,
+    /// The first row's position in the prompt.
+    pub position: u32,
+}
+
+/// A chunk of a sequence that becomes one vector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pooled {
+    /// Which sequence.
+    pub id: SequenceId,
+    /// The rows to pool, in the flat batch.
+    pub rows: Range<u32>,
+    /// Whether nothing of the sequence is left after it.
+    pub ends: bool,
 }
 
 impl Plan {
@@ -28,6 +64,8 @@ impl Plan {
         for chunk in &step.batch {
             plan.push(chunk, sequences.advance(chunk)?, block_size);
         }
+        let embeddings = plan.wanted.pooled.iter().filter(|pooled| pooled.ends).count();
+        check_most("embeddings", embeddings, EMBEDDINGS_MAX)?;
         Ok(plan)
     }
 
@@ -35,36 +73,56 @@ impl Plan {
         let (start, end) = (chunk.start as usize, (chunk.start + chunk.count) as usize);
         let slot =
             |position: usize| sequence.blocks[position / block_size] as usize * block_size + position % block_size;
-        let Batch { tokens, positions, slot_mapping, query_starts, context_lengths, block_tables, sampled_rows } =
-            &mut self.batch;
+        let Batch { tokens, positions, slot_mapping, query_starts, context_lengths, block_tables } = &mut self.batch;
+        let first = tokens.len() as u32;
         tokens.extend_from_slice(&sequence.tokens[start..end]);
         positions.extend(chunk.start..chunk.start + chunk.count);
         slot_mapping.extend((start..end).map(|position| slot(position) as u32));
         query_starts.push(tokens.len() as u32);
         context_lengths.push(end as u32);
         block_tables.push(sequence.blocks[..end.div_ceil(block_size)].to_vec());
+        self.wanted.push(chunk, sequence, first);
+    }
+}
+
+impl Wanted {
+    /// `first` is the chunk's first row.
+    fn push(&mut self, chunk: &Chunk, sequence: &Sequence, first: u32) {
+        let (id, after) = (chunk.id, first + chunk.count);
+        self.chunks += 1;
         if chunk.samples {
-            sampled_rows.push(tokens.len() as u32 - 1);
-            self.sampled.push(chunk.id);
+            self.sampled.push((id, after - 1));
+        }
+        if !chunk.scored.is_empty() {
+            let row = |position| first + position - chunk.start;
+            let rows = row(chunk.scored.start)..row(chunk.scored.end);
+            self.scored.push(Scored { id, rows, position: chunk.scored.start });
+        }
+        let ends = (chunk.start + chunk.count) as usize == sequence.tokens.len();
+        match sequence.pool.as_ref().map(|pool| pool.pooling()) {
+            Some(Pooling::Mean) => self.pooled.push(Pooled { id, rows: first..after, ends }),
+            Some(Pooling::Last) if ends => self.pooled.push(Pooled { id, rows: after - 1..after, ends }),
+            Some(Pooling::Last) | None => {}
         }
     }
 }
 
 fn check_size(step: &Step, sequences: &Sequences) -> Result<(), StepError> {
     let tokens: usize = step.batch.iter().map(|chunk| chunk.count as usize).sum();
+    let scored: usize = step.batch.iter().map(|chunk| chunk.scored.len()).sum();
     let limits = sequences.limits();
-    let too_large = |what, found, limit| (found > limit).then_some(StepError::TooLarge { what, found, limit });
+    check_most("tokens", tokens, limits.batch_tokens_max)?;
+    check_most("sequences", step.batch.len(), limits.sequences_max)?;
+    check_most("scored positions", scored, SCORED_MAX)?;
     let mut met = HashSet::with_capacity(step.batch.len());
-    if let Some(error) = too_large("tokens", tokens, limits.batch_tokens_max) {
-        return Err(error);
-    }
-    if let Some(error) = too_large("sequences", step.batch.len(), limits.sequences_max) {
-        return Err(error);
-    }
     match step.batch.iter().find(|chunk| !met.insert(chunk.id)) {
         Some(chunk) => Err(StepError::Sequence { id: chunk.id, fault: Fault::ComputedTwice }),
         None => Ok(()),
     }
+}
+
+fn check_most(what: &'static str, found: usize, limit: usize) -> Result<(), StepError> {
+    if found > limit { Err(StepError::TooLarge { what, found, limit }) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -108,9 +166,8 @@ mod tests {
             query_starts: vec![0, 5, 8],
             context_lengths: vec![5, 3],
             block_tables: vec![vec![7, 2], vec![0]],
-            sampled_rows: vec![7],
         };
-        assert_eq!((plan.batch, plan.sampled), (expected, vec![SequenceId(2)]));
+        assert_eq!((plan.batch, plan.wanted.sampled), (expected, vec![(SequenceId(2), 7)]));
 
         sequences.append(SequenceId(2), 23).expect("known");
         let third = new(3, &[10, 11, 12, 13, 30]); // its first block is found in the cache
@@ -123,9 +180,9 @@ mod tests {
             query_starts: vec![0, 1, 2, 3],
             context_lengths: vec![4, 6, 5],
             block_tables: vec![vec![0], vec![7, 2], vec![7, 5]],
-            sampled_rows: vec![0, 1, 2],
         };
-        assert_eq!((plan.batch, plan.sampled), (expected, [2, 1, 3].map(SequenceId).to_vec()));
+        let sampled = [(2, 0), (1, 1), (3, 2)].map(|(id, row)| (SequenceId(id), row));
+        assert_eq!((plan.batch, plan.wanted.sampled), (expected, sampled.to_vec()));
     }
 
     #[test]

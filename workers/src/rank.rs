@@ -1,23 +1,27 @@
 //! One rank's share of the work: it follows the steps, computes its shard of the model, and learns what was sampled.
 
+mod choose;
+mod rate;
+
+use std::time::Instant;
+
 use kernels::{Backend, Batch, DeviceError, KvShape};
 use thiserror::Error;
 
-use crate::batch::Plan;
+use crate::batch::{Plan, Wanted};
 use crate::kv_cache::blocks_in;
 use crate::layers::Shard;
 use crate::link::{
-    report::{Outcome, SampledToken},
+    LinkError,
+    report::StepReport,
     step::{SequenceId, Step},
 };
-use crate::models::{self, LoadOptions, Model};
+use crate::masks::Masks;
+use crate::models::{self, HiddenStates, LoadOptions, Model};
 use crate::sampler::{Sampler, SamplerError};
 use crate::sequences::{Limits, Sequences, StepError};
 use crate::weights::{Checkpoint, LoadError};
 use crate::worker::config::WorkerConfig;
-
-/// What the broadcast says of a sequence that got no token: no vocabulary is that large.
-const NO_TOKEN: u32 = u32::MAX;
 
 /// A loaded shard and the sequences that run on it.
 pub struct Rank<B: Backend> {
@@ -27,8 +31,11 @@ pub struct Rank<B: Backend> {
     cache_shape: KvShape,
     sequences: Sequences,
     sampler: Sampler,
-    samples: bool,
+    /// Whether this is the rank that chooses tokens and reports.
+    reports: bool,
     last_step: u64,
+    /// When the last forward pass began.
+    began: Instant,
 }
 
 /// A rank that cannot go on.
@@ -40,6 +47,9 @@ pub enum RankError {
     /// The device failed, or another rank is gone.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The mask ring.
+    #[error(transparent)]
+    Link(#[from] LinkError),
     /// A sequence's logits make no sense.
     #[error("sequence {}: {source}", .id.0)]
     Sampler {
@@ -73,8 +83,9 @@ impl<B: Backend> Rank<B> {
             cache_shape,
             sequences: Sequences::new(limits),
             sampler: Sampler::default(),
-            samples: config.rank == 0,
+            reports: config.rank == 0,
             last_step: 0,
+            began: Instant::now(),
         })
     }
 
@@ -93,12 +104,11 @@ impl<B: Backend> Rank<B> {
         &self.device
     }
 
-    /// Follows one step, all ranks together. Each sampling chunk's token, in the order of the batch; log-probabilities on
-    /// rank 0 only.
-    pub fn compute(&mut self, step: &Step) -> Result<Vec<SampledToken>, RankError> {
-        let Plan { batch, sampled } = self.learn(step)?;
-        let logits = self.forward(batch)?;
-        self.sample(&sampled, logits)
+    /// Follows one step, all ranks together. What came of it, as rank 0 reports it; the other ranks know the tokens only.
+    pub fn compute(&mut self, step: &Step, masks: &mut Masks) -> Result<StepReport, RankError> {
+        let Plan { batch, wanted } = self.learn(step)?;
+        let hidden = self.forward(batch)?;
+        self.conclude(&wanted, hidden, masks)
     }
 
     /// Takes over what the step says.
@@ -111,8 +121,9 @@ impl<B: Backend> Rank<B> {
         Ok(Plan::of(step, &mut self.sequences)?)
     }
 
-    /// The logits of the batch's sampled rows; none where there is nothing to compute.
-    pub fn forward(&mut self, batch: Batch) -> Result<Option<B::Tensor>, RankError> {
+    /// The batch through the layers; none where there is nothing to compute.
+    pub fn forward(&mut self, batch: Batch) -> Result<Option<HiddenStates<B>>, RankError> {
+        self.began = Instant::now();
         if batch.tokens.is_empty() {
             return Ok(None);
         }
@@ -120,38 +131,30 @@ impl<B: Backend> Rank<B> {
         Ok(Some(self.model.forward(&self.device, &batch, &mut self.cache)?))
     }
 
-    /// Chooses the next token of each of `ids` on rank 0, and appends it to its sequence on every rank.
-    pub fn sample(&mut self, ids: &[SequenceId], logits: Option<B::Tensor>) -> Result<Vec<SampledToken>, RankError> {
-        let mut sampled = match logits {
-            Some(logits) if self.samples => self.choose(ids, &self.device.to_host(&logits)?)?,
-            _ => ids.iter().map(|&id| SampledToken { id, outcome: Outcome::NothingLeft }).collect(),
-        };
-        let mut tokens: Vec<u32> = sampled.iter().map(|sampled| sampled.outcome.token().unwrap_or(NO_TOKEN)).collect();
-        self.device.broadcast(&mut tokens)?;
-        for (sampled, &token) in sampled.iter_mut().zip(&tokens).filter(|&(_, &token)| token != NO_TOKEN) {
-            self.sequences.append(sampled.id, token)?;
-            if !self.samples {
-                sampled.outcome = Outcome::Chosen { token, logprobs: None, confident: false };
-            }
+    /// All that is wanted of the hidden states. Tokens come last, so that masks have the longest time to come.
+    pub fn conclude(
+        &mut self,
+        wanted: &Wanted,
+        hidden: Option<HiddenStates<B>>,
+        masks: &mut Masks,
+    ) -> Result<StepReport, RankError> {
+        let mut report = StepReport { step: self.last_step, ..StepReport::default() };
+        masks.retain(|id| self.sequences.get(id).is_ok());
+        let Some(hidden) = hidden else { return Ok(report) };
+        let rows: Vec<u32> = wanted.sampled.iter().map(|&(_, row)| row).collect();
+        let logits = if rows.is_empty() { None } else { Some(self.logits(&hidden, &rows)?) };
+        report.prompt_logprobs = self.score(&wanted.scored, &hidden)?;
+        report.embeddings = self.pool(&wanted.pooled, &hidden)?;
+        if let Some(logits) = logits {
+            report.tokens = self.sample(wanted, &logits, masks)?;
         }
-        Ok(sampled)
+        Ok(report)
     }
 
-    /// `logits` are `[sampled rows, columns]`, padding behind the vocabulary.
-    fn choose(&mut self, ids: &[SequenceId], logits: &[f32]) -> Result<Vec<SampledToken>, RankError> {
-        let vocab_size = self.sequences.limits().vocab_size;
-        let columns = logits.len().checked_div(ids.len()).unwrap_or(0);
-        let choose = |(row, &id): (usize, &SequenceId)| {
-            let sequence = self.sequences.get(id)?;
-            let logits = &logits[row * columns..][..vocab_size];
-            let choice = self.sampler.sample(logits, &sequence.sampling, sequence.history());
-            let choice = choice.map_err(|source| RankError::Sampler { id, source })?;
-            Ok(SampledToken {
-                id,
-                outcome: Outcome::Chosen { token: choice.token, logprobs: choice.logprobs, confident: false },
-            })
-        };
-        ids.iter().enumerate().map(choose).collect()
+    /// `[rows.len(), columns]`, padding behind the vocabulary.
+    fn logits(&self, hidden: &HiddenStates<B>, rows: &[u32]) -> Result<B::Tensor, RankError> {
+        let normed = self.model.normed(&self.device, hidden, rows)?;
+        Ok(self.model.logits(&self.device, &normed)?)
     }
 }
 

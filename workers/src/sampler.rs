@@ -1,8 +1,10 @@
-//! Logits → token: a pure function of (logits, parameters, seed, position).
+//! Logits → token: a pure function of (logits, parameters, seed, position, and the mask of who is guided).
 //!
-//! In this order: stop tokens masked while `min_tokens` is not reached; penalties; the greedy shortcut; temperature;
-//! min-p; top-k; top-p over what remains; one draw. Ties go to the smaller id everywhere, so a replay is exact.
+//! In this order: biases; penalties; what is forbidden (stop tokens while `min_tokens` is not reached, bad words, all that
+//! a guide does not allow); the greedy shortcut; temperature; min-p; top-k; top-p over what remains; one draw. Ties go to
+//! the smaller id everywhere, so a replay is exact.
 
+mod bans;
 mod distribution;
 mod logprobs;
 mod penalties;
@@ -10,13 +12,20 @@ mod random;
 
 use thiserror::Error;
 
-use crate::link::{report::Logprobs, sampling::Sampling};
+use crate::link::{
+    mask::Allowed,
+    report::Logprobs,
+    sampling::{Sampling, TEMPERATURE_MIN},
+};
+use bans::Bans;
 use distribution::Distribution;
 use penalties::Penalties;
 
 /// Chooses tokens; keeps its scratch memory between calls and nothing else.
 #[derive(Default)]
 pub struct Sampler {
+    /// Changed logits, `[vocabulary]`.
+    scores: Vec<f32>,
     penalties: Penalties,
     distribution: Distribution,
 }
@@ -37,6 +46,8 @@ pub struct Choice {
     pub token: u32,
     /// Where the parameters ask for them.
     pub logprobs: Option<Logprobs>,
+    /// Whether the model itself held the token for more likely than the parameters' threshold, where there is one.
+    pub confident: bool,
 }
 
 /// Logits that nothing can be chosen from: the model's fault, or its weights'.
@@ -50,37 +61,92 @@ pub enum SamplerError {
         /// Its logit.
         value: f32,
     },
-    /// No logits, or `min_tokens` forbids every token there is.
-    #[error("no token to choose from")]
-    NothingLeft,
 }
 
-impl History<'_> {
-    fn generated(&self) -> &[u32] {
+impl<'a> History<'a> {
+    fn generated(self) -> &'a [u32] {
         &self.tokens[self.prompt_length.min(self.tokens.len())..]
     }
 }
 
 impl Sampler {
-    /// The token that follows `history`, by its logits `[vocabulary]`.
+    /// The token that follows `history`, by its logits `[vocabulary]`; none where all are forbidden. `allowed` is a guide's
+    /// word, [`Allowed::All`] where there is no guide.
     pub fn sample(
         &mut self,
         logits: &[f32],
         sampling: &Sampling,
         history: History<'_>,
-    ) -> Result<Choice, SamplerError> {
+        allowed: &Allowed,
+    ) -> Result<Option<Choice>, SamplerError> {
         check_finite(logits)?;
-        let scores = self.penalties.apply(logits, sampling, history);
-        let best = argmax(scores).filter(|&best| scores[best] > f32::NEG_INFINITY).ok_or(SamplerError::NothingLeft)?;
-        let token = if sampling.is_greedy() {
-            best
-        } else {
-            self.distribution.compute(scores, scores[best], sampling);
-            self.distribution.draw(random::uniform(sampling.seed, history.tokens.len() as u64))
+        let bans = Bans::of(sampling, history, allowed);
+        let found = match self.choose(logits, sampling, history, &bans) {
+            // The guide has come to its end: it wins over `min_tokens`.
+            None if bans.may_contradict() => self.choose(logits, sampling, history, &bans.without_stop_tokens()),
+            found => found,
         };
-        let logprobs = sampling.logprobs.map(|count| logprobs::of(logits, token, count as usize));
-        Ok(Choice { token: token as u32, logprobs })
+        Ok(found.map(|token| Choice {
+            token: token as u32,
+            logprobs: sampling.logprobs.map(|count| self.logprobs(logits, token, count as usize, sampling)),
+            confident: sampling.confidence_threshold.is_some_and(|least| logprobs::probability(logits, token) > least),
+        }))
     }
+
+    /// Log-probabilities of a `token` that is given, and of the `count` most likely ones, by its logits `[vocabulary]`.
+    pub fn rate(&self, logits: &[f32], token: usize, count: usize) -> Result<Logprobs, SamplerError> {
+        check_finite(logits)?;
+        Ok(logprobs::of(logits, token, count))
+    }
+
+    fn choose(&mut self, logits: &[f32], sampling: &Sampling, history: History<'_>, bans: &Bans<'_>) -> Option<usize> {
+        let scores = change(&mut self.scores, &mut self.penalties, logits, sampling, history, bans);
+        let best = argmax(scores).filter(|&best| scores[best] > f32::NEG_INFINITY)?;
+        if sampling.is_greedy() {
+            return Some(best);
+        }
+        self.distribution.compute(scores, scores[best], sampling);
+        Some(self.distribution.draw(random::uniform(sampling.seed, history.tokens.len() as u64)))
+    }
+
+    /// Of the untouched distribution, unless the parameters want it shaped.
+    fn logprobs(&mut self, logits: &[f32], token: usize, count: usize, sampling: &Sampling) -> Logprobs {
+        let scales = sampling.temp_scaled_logprobs && sampling.temperature >= TEMPERATURE_MIN;
+        let temperature = if scales { sampling.temperature } else { 1.0 };
+        let top_p = if sampling.top_p_normalized_logprobs { sampling.top_p } else { 1.0 };
+        if temperature == 1.0 && top_p == 1.0 {
+            return logprobs::of(logits, token, count);
+        }
+        let shape = Sampling { temperature, top_p, ..Sampling::default() };
+        let greatest = maximum(logits);
+        self.distribution.compute(logits, greatest, &shape);
+        let log_total = self.distribution.log_total();
+        // From the logits, not the weights: those of unlikely tokens are too small for an f32.
+        let logprob = |index: usize| match self.distribution.may_draw(index) {
+            true => (f64::from(logits[index] - greatest) / f64::from(temperature) - log_total) as f32,
+            false => f32::NEG_INFINITY,
+        };
+        logprobs::by(logits, token, count, logprob)
+    }
+}
+
+/// `logits` themselves where nothing applies, else changed ones; forbidden tokens have minus infinity.
+fn change<'a>(
+    scores: &'a mut Vec<f32>,
+    penalties: &mut Penalties,
+    logits: &'a [f32],
+    sampling: &Sampling,
+    history: History<'_>,
+    bans: &Bans<'_>,
+) -> &'a [f32] {
+    if !penalties::apply_to(sampling) && bans.is_empty() {
+        return logits;
+    }
+    scores.clear();
+    scores.extend_from_slice(logits);
+    penalties.apply(scores, sampling, history);
+    bans.apply(scores);
+    scores
 }
 
 /// The sum is infinite or not a number if any logit is; unlike a search it is done many at a time.

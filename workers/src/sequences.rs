@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use thiserror::Error;
 
 use crate::link::sampling::Sampling;
-use crate::link::step::{Chunk, NewSequence, SequenceId};
+use crate::link::step::{Chunk, NewSequence, Pooling, SequenceId};
+use crate::masks::Awaited;
+use crate::pooling::Pool;
 use crate::sampler::History;
 
 /// What a rank has room for.
@@ -113,6 +115,23 @@ pub enum Fault {
         /// The sequence's length.
         tokens: usize,
     },
+    /// Something is to be scored that is not in the chunk, or has no next token in the prompt.
+    #[error("is to be scored at {start}..{end}, which is not in its chunk or not before the prompt's last token")]
+    Scored {
+        /// The first scored position.
+        start: u32,
+        /// The position after the last.
+        end: u32,
+    },
+    /// A pooled sequence would be sampled.
+    #[error("is to be sampled, but was started to be pooled")]
+    Sampled,
+    /// The mean over all tokens would lack some.
+    #[error("is to be pooled over all its tokens, but begins at token {start}")]
+    PooledLate {
+        /// The first token of its first chunk.
+        start: u32,
+    },
     /// A block that does not exist.
     #[error("has block {block}, the pool has {kv_blocks}")]
     Block {
@@ -144,6 +163,8 @@ pub struct Sequence {
     pub sampling: Sampling,
     /// Its KV blocks in order.
     pub blocks: Vec<u32>,
+    /// Where it is to become one vector, what it has come to.
+    pub pool: Option<Pool>,
     /// Tokens in the KV cache; none before its first chunk, which says how many were found there.
     computed: Option<usize>,
 }
@@ -152,6 +173,11 @@ impl Sequence {
     /// What the sampler wants to know.
     pub fn history(&self) -> History<'_> {
         History { tokens: &self.tokens, prompt_length: self.prompt_length }
+    }
+
+    /// The mask that its next choice needs, if it is guided. `id` is its own.
+    pub fn awaited(&self, id: SequenceId) -> Option<Awaited> {
+        self.sampling.guided.then_some(Awaited { id, position: self.tokens.len() as u32 })
     }
 }
 
@@ -178,6 +204,11 @@ impl Sequences {
         self.known.get(&id).ok_or(StepError::Sequence { id, fault: Fault::Unknown })
     }
 
+    /// The pool of a sequence that is to become one vector.
+    pub fn pool(&mut self, id: SequenceId) -> Option<&mut Pool> {
+        self.known.get_mut(&id)?.pool.as_mut()
+    }
+
     /// Forgets a sequence. One that was never met is forgotten already.
     pub fn finish(&mut self, id: SequenceId) {
         self.known.remove(&id);
@@ -194,6 +225,7 @@ impl Sequences {
             prompt_length: new.prompt_length as usize,
             sampling: new.sampling.clone(),
             blocks: Vec::new(),
+            pool: new.pooling.map(Pool::new),
             computed: None,
         };
         match self.known.insert(new.id, sequence) {
@@ -228,6 +260,15 @@ impl Sequences {
         }
     }
 
+    /// Counts its last token as not computed: nothing could be chosen after it yet, and a later step tries again.
+    pub fn defer(&mut self, id: SequenceId) -> Result<(), StepError> {
+        let Some(sequence) = self.known.get_mut(&id) else {
+            return Err(StepError::Sequence { id, fault: Fault::Unknown });
+        };
+        sequence.computed = sequence.computed.map(|computed| computed.saturating_sub(1));
+        Ok(())
+    }
+
     fn fault_of(&self, new: &NewSequence) -> Option<Fault> {
         let Limits { vocab_size, max_model_len, .. } = self.limits;
         let tokens = new.tokens.len();
@@ -255,6 +296,14 @@ impl Sequence {
         if chunk.samples && end != tokens {
             return Err(Fault::SampledEarly { end, tokens });
         }
+        if let Some(pool) = &self.pool {
+            check_pooled(pool.pooling(), chunk, self.computed)?;
+        }
+        let scored = &chunk.scored;
+        let has_next = (scored.end as usize) < self.prompt_length && scored.end as usize <= end;
+        if !scored.is_empty() && !(chunk.start <= scored.start && has_next) {
+            return Err(Fault::Scored { start: scored.start, end: scored.end });
+        }
         if end > limits.max_model_len {
             return Err(Fault::TooLong { tokens: end, limit: limits.max_model_len });
         }
@@ -268,5 +317,14 @@ impl Sequence {
         }
         self.computed = Some(end);
         Ok(())
+    }
+}
+
+/// A cached prefix leaves no hidden states, so a mean begins with the sequence.
+fn check_pooled(pooling: Pooling, chunk: &Chunk, computed: Option<usize>) -> Result<(), Fault> {
+    match pooling {
+        _ if chunk.samples => Err(Fault::Sampled),
+        Pooling::Mean if computed.is_none() && chunk.start > 0 => Err(Fault::PooledLate { start: chunk.start }),
+        Pooling::Mean | Pooling::Last => Ok(()),
     }
 }

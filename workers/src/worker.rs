@@ -16,10 +16,10 @@ use kernels::memory::Memory;
 
 use crate::batch::Plan;
 use crate::child;
-use crate::link::report::StepReport;
 use crate::link::step::Step;
 use crate::link::vitals::{Phase, RankState};
-use crate::link::{MaskReader, ReportWriter, Seat, Segment, StepReader, VitalsWriter, WorkerLink};
+use crate::link::{ReportWriter, Seat, Segment, StepReader, VitalsWriter, WorkerLink};
+use crate::masks::Masks;
 use crate::rank::Rank;
 
 pub use config::WorkerConfig;
@@ -60,6 +60,7 @@ pub fn run() -> ExitCode {
         Ok(link) => link,
         Err(error) => return give_up(&name, &error.into()),
     };
+    let masks = Masks::new(masks, config.sequences_max);
     let ends = Ends { steps, reports, masks, vitals: &vitals };
     let error = match child::catch_panic(|| live(&config, ends, meeting)) {
         Ok(Ok(never)) => match never {},
@@ -74,7 +75,7 @@ pub fn run() -> ExitCode {
 struct Ends<'a> {
     steps: StepReader,
     reports: Option<ReportWriter>,
-    masks: Option<MaskReader>,
+    masks: Masks,
     vitals: &'a VitalsWriter,
 }
 
@@ -113,14 +114,14 @@ fn follow(rank: &mut Rank<Cpu>, step: &Step, ends: &mut Ends<'_>) -> Result<(), 
     let (vitals, started) = (ends.vitals, Instant::now());
     vitals.progress(step.number);
     vitals.phase(Phase::Forward);
-    let Plan { batch, sampled } = rank.learn(step)?;
+    let Plan { batch, wanted } = rank.learn(step)?;
     let batch_tokens = batch.tokens.len();
-    let logits = rank.forward(batch)?;
+    let hidden = rank.forward(batch)?;
     vitals.phase(Phase::Sample);
-    let tokens = rank.sample(&sampled, logits)?;
+    let report = rank.conclude(&wanted, hidden, &mut ends.masks)?;
     vitals.phase(Phase::Report);
     if let Some(reports) = &mut ends.reports {
-        reports.publish(&StepReport { step: step.number, tokens, ..StepReport::default() }, REPORT_TIMEOUT)?;
+        reports.publish(&report, REPORT_TIMEOUT)?;
     }
     vitals.step_done(started.elapsed(), batch_tokens);
     vitals.phase(Phase::Idle);

@@ -12,8 +12,9 @@ use kernels::KvDType;
 use kernels::cpu::{Cpu, CpuConfig};
 use kernels::group::{Group, GroupMemory, Membership, Waiting};
 use serde_json::Value;
-use workers::link::report::{Outcome, SampledToken};
+use workers::link::report::{Outcome, SampledToken, StepReport};
 use workers::link::{sampling::Sampling, step::Step};
+use workers::masks::Masks;
 use workers::rank::Rank;
 use workers::worker::WorkerConfig;
 
@@ -59,7 +60,8 @@ fn follow(model: &str, world_size: usize, steps: &[Step]) -> Vec<SampledToken> {
         let group = Group::join(memory.clone(), membership).expect("all join");
         let device = Cpu::new(CpuConfig { threads: 1, ..CpuConfig::default() }, group);
         let mut rank = Rank::load(device, &config(model, rank, world_size), &mut |_| ()).expect("the model loads");
-        steps.iter().flat_map(|step| rank.compute(step).expect("a good step")).collect::<Vec<_>>()
+        let mut masks = Masks::default();
+        steps.iter().flat_map(|step| rank.compute(step, &mut masks).expect("a good step").tokens).collect::<Vec<_>>()
     };
     let mut sampled: Vec<Vec<SampledToken>> = std::thread::scope(|scope| {
         let ranks: Vec<_> = (0..world_size).map(|index| scope.spawn(move || rank(index))).collect();
@@ -200,8 +202,10 @@ fn nonsense_and_lost_steps_are_refused() {
     let device = Cpu::new(CpuConfig::default(), Group::solo());
     let mut rank = Rank::load(device, &config("llama3_rope", 0, 1), &mut |_| ()).expect("the model loads");
     let step = |number| Step { number, ..Step::default() };
-    assert_eq!(rank.compute(&step(1)).expect("an empty step is a good one"), []);
-    let error = rank.compute(&step(3)).expect_err("step 2 was lost");
+    let mut masks = Masks::default();
+    let report = rank.compute(&step(1), &mut masks).expect("an empty step is a good one");
+    assert_eq!(report, StepReport { step: 1, ..StepReport::default() });
+    let error = rank.compute(&step(3), &mut masks).expect_err("step 2 was lost");
     assert_eq!(error.to_string(), "step 3 came where step 2 was due");
 }
 

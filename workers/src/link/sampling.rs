@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Parameters of one sequence. Bounds are checked where a request enters ([`Sampling::check`]); ranks rely on them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
-    /// Divides the logits; below 1e-5 the most likely token is taken. `>= 0`.
+    /// Divides the logits; below [`TEMPERATURE_MIN`] the most likely token is taken. `>= 0`.
     pub temperature: f32,
     /// Keeps the smallest set of most likely tokens whose mass reaches this; 1 is off, 0 is greedy. `0..=1`.
     pub top_p: f32,
@@ -38,11 +38,15 @@ pub struct Sampling {
     pub logprobs: Option<u32>,
     /// How many alternatives stand beside each [scored](super::step::Chunk::scored) token of the prompt. `0..=20`.
     pub prompt_alternatives: u32,
-    /// Log-probabilities of the distribution after penalties and temperature, rather than of the raw one.
+    /// Log-probabilities of the raw logits divided by the temperature, unless that is greedy. As in FastDeploy, penalties and
+    /// biases stay out.
     pub temp_scaled_logprobs: bool,
-    /// Log-probabilities renormalised over what `top_p` keeps.
+    /// Log-probabilities renormalised over what `top_p` keeps of them; others are minus infinity.
     pub top_p_normalized_logprobs: bool,
 }
+
+/// Below this temperature the most likely token is taken.
+pub const TEMPERATURE_MIN: f32 = 1e-5;
 
 /// The greatest seed a client may send (FastDeploy's bound).
 pub const SEED_MAX: u64 = 922_337_203_685_477_580;
@@ -110,15 +114,39 @@ impl Sampling {
         within("repetition_penalty", repetition_penalty, positive, "a number > 0")?;
         within("presence_penalty", presence_penalty, (-2.0..=2.0).contains(&presence_penalty), "between -2 and 2")?;
         within("frequency_penalty", frequency_penalty, (-2.0..=2.0).contains(&frequency_penalty), "between -2 and 2")?;
+        let threshold = self.confidence_threshold.unwrap_or(0.0);
+        within("threshold", threshold, (0.0..=1.0).contains(&threshold), "between 0 and 1")?;
         if self.seed > SEED_MAX {
             let bound = "at most 922337203685477580";
             return Err(OutOfBounds { parameter: "seed", bound, value: self.seed.to_string() });
         }
-        match self.logprobs {
-            Some(count) if count > LOGPROBS_MAX => {
-                Err(OutOfBounds { parameter: "logprobs", bound: "between 0 and 20", value: count.to_string() })
+        let alternatives = [("logprobs", self.logprobs.unwrap_or(0)), ("prompt_logprobs", self.prompt_alternatives)];
+        for (parameter, count) in alternatives {
+            within(parameter, count as f32, count <= LOGPROBS_MAX, "between 0 and 20")?;
+        }
+        self.check_lists()
+    }
+
+    fn check_lists(&self) -> Result<(), OutOfBounds> {
+        let few = |parameter, found: usize, limit, bound| {
+            if found <= limit { Ok(()) } else { Err(OutOfBounds { parameter, bound, value: found.to_string() }) }
+        };
+        few("logit_bias", self.logit_bias.len(), LOGIT_BIAS_MAX, "at most 1024 tokens")?;
+        let banned = self.bad_words.iter().map(Vec::len).sum();
+        few("bad_words", banned, BAD_WORDS_TOKENS_MAX, "at most 1024 tokens together")?;
+        if self.bad_words.iter().any(Vec::is_empty) {
+            return Err(OutOfBounds {
+                parameter: "bad_words",
+                bound: "words of a token at least",
+                value: "none".into(),
+            });
+        }
+        let biases = self.logit_bias.iter().map(|&(_, bias)| bias);
+        match biases.into_iter().find(|bias| !(-100.0..=100.0).contains(bias)) {
+            Some(bias) => {
+                Err(OutOfBounds { parameter: "logit_bias", bound: "between -100 and 100", value: bias.to_string() })
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -130,6 +158,43 @@ impl Sampling {
 
     /// Whether the most likely token is always taken.
     pub fn is_greedy(&self) -> bool {
-        self.temperature < 1e-5 || self.top_p < 1e-5 || self.top_k == 1
+        self.temperature < TEMPERATURE_MIN || self.top_p < 1e-5 || self.top_k == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bound_is_met_and_none_is_passed() {
+        let check = |parameter: &str, set: &dyn Fn(&mut Sampling, f32), legal: &[f32], illegal: &[f32]| {
+            let of = |value| {
+                let mut sampling = Sampling::default();
+                set(&mut sampling, value);
+                sampling.check()
+            };
+            legal.iter().for_each(|&value| assert_eq!(of(value), Ok(()), "{parameter} {value}"));
+            for &value in illegal {
+                assert_eq!(of(value).map_err(|error| error.parameter), Err(parameter), "{parameter} {value}");
+            }
+        };
+        let (infinity, nan) = (f32::INFINITY, f32::NAN);
+        let unit = ([0.0, 1.0], [-0.01, 1.01, nan]);
+        check("temperature", &|s, v| s.temperature = v, &[0.0, f32::MAX], &[-0.1, infinity, nan]);
+        check("top_p", &|s, v| s.top_p = v, &unit.0, &unit.1);
+        check("min_p", &|s, v| s.min_p = v, &unit.0, &unit.1);
+        check("threshold", &|s, v| s.confidence_threshold = Some(v), &unit.0, &unit.1);
+        check("repetition_penalty", &|s, v| s.repetition_penalty = v, &[0.01, f32::MAX], &[0.0, -1.0, infinity, nan]);
+        check("presence_penalty", &|s, v| s.presence_penalty = v, &[-2.0, 2.0], &[-2.1, 2.1, nan]);
+        check("frequency_penalty", &|s, v| s.frequency_penalty = v, &[-2.0, 2.0], &[-2.1, 2.1, nan]);
+        check("logit_bias", &|s, v| s.logit_bias = vec![(7, 0.0), (8, v)], &[-100.0, 100.0], &[-101.0, 101.0, nan]);
+        check("logit_bias", &|s, v| s.logit_bias = vec![(7, 0.0); v as usize], &[0.0, 1024.0], &[1025.0]);
+        check("bad_words", &|s, v| s.bad_words = vec![vec![1, 2]; v as usize], &[0.0, 512.0], &[513.0]);
+        check("bad_words", &|s, v| s.bad_words = vec![vec![1; v as usize]], &[1.0, 1024.0], &[0.0, 1025.0]);
+        check("logprobs", &|s, v| s.logprobs = Some(v as u32), &[0.0, 20.0], &[21.0]);
+        check("prompt_logprobs", &|s, v| s.prompt_alternatives = v as u32, &[0.0, 20.0], &[21.0]);
+        let seed = |seed| Sampling { seed, ..Sampling::default() }.check().map_err(|error| error.parameter);
+        assert_eq!((seed(SEED_MAX), seed(SEED_MAX + 1)), (Ok(()), Err("seed")));
     }
 }

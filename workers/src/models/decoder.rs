@@ -4,7 +4,7 @@
 
 use kernels::{Backend, Result, memory::Memory};
 
-use super::{LoadOptions, Model};
+use super::{HiddenStates, LoadOptions, Model};
 use crate::{
     layers::{Attention, Mlp, Norm, Rotary, Source, Vocabulary},
     weights::LoadError,
@@ -52,16 +52,23 @@ impl<M: Memory> Decoder<M> {
 }
 
 impl<B: Backend> Model<B> for Decoder<B> {
-    fn forward(&self, device: &B, batch: &B::Batch, cache: &mut B::KvCache) -> Result<B::Tensor> {
+    fn forward(&self, device: &B, batch: &B::Batch, cache: &mut B::KvCache) -> Result<HiddenStates<B>> {
         let mut residual = self.embed_tokens.embed(device, batch)?;
         let mut branch = None;
         for layer in &self.layers {
             branch = Some(layer.forward(device, &mut residual, branch, &self.rotary, batch, cache)?);
         }
-        let mut residual = device.select_rows(&residual, batch)?;
-        let branch = branch.map(|branch| device.select_rows(&branch, batch)).transpose()?;
-        let hidden = self.norm.forward(device, &mut residual, branch.as_ref())?;
-        self.lm_head.as_ref().unwrap_or(&self.embed_tokens).logits(device, &hidden)
+        Ok(HiddenStates { residual, branch })
+    }
+
+    fn normed(&self, device: &B, hidden: &HiddenStates<B>, rows: &[u32]) -> Result<B::Tensor> {
+        let mut residual = device.select_rows(&hidden.residual, rows)?;
+        let branch = hidden.branch.as_ref().map(|branch| device.select_rows(branch, rows)).transpose()?;
+        self.norm.forward(device, &mut residual, branch.as_ref())
+    }
+
+    fn logits(&self, device: &B, normed: &B::Tensor) -> Result<B::Tensor> {
+        self.lm_head.as_ref().unwrap_or(&self.embed_tokens).logits(device, normed)
     }
 
     fn weight_bytes(&self) -> u64 {

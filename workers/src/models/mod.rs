@@ -17,7 +17,7 @@ pub use family::Family;
 pub use rope::{Rope, Scaling};
 
 use decoder::Decoder;
-use kernels::{Backend, KvDType, KvShape};
+use kernels::{Backend, KvDType, KvShape, memory::Memory};
 
 use crate::{
     layers::{Purpose, Shard, Source},
@@ -32,14 +32,29 @@ const MODEL_LEN_MAX: usize = 1 << 24;
 
 /// One rank's shard of a model, on its device.
 pub trait Model<B: Backend>: Send {
-    /// The logits of the batch's sampled rows, the same on all ranks: `[sampled rows, columns]`. The first
-    /// [`ModelConfig::vocab_size`] columns are the tokens'; where ranks do not divide the vocabulary, up to
-    /// `world_size - 1` columns of padding follow, to be ignored. The batch's keys and values enter `cache`.
-    /// All ranks must be called with the same batch.
-    fn forward(&self, device: &B, batch: &B::Batch, cache: &mut B::KvCache) -> kernels::Result<B::Tensor>;
+    /// The batch through all layers, the same on all ranks. Its keys and values enter `cache`. All ranks must be called
+    /// with the same batch.
+    fn forward(&self, device: &B, batch: &B::Batch, cache: &mut B::KvCache) -> kernels::Result<HiddenStates<B>>;
+
+    /// Some of the batch's rows after the last norm, the same on all ranks: `[rows.len(), hidden size]`. No collective.
+    fn normed(&self, device: &B, hidden: &HiddenStates<B>, rows: &[u32]) -> kernels::Result<B::Tensor>;
+
+    /// The logits of `normed` rows, the same on all ranks: `[rows, columns]`. The first [`ModelConfig::vocab_size`]
+    /// columns are the tokens'; where ranks do not divide the vocabulary, up to `world_size - 1` columns of padding
+    /// follow, to be ignored. All ranks must be called with the same rows.
+    fn logits(&self, device: &B, normed: &B::Tensor) -> kernels::Result<B::Tensor>;
 
     /// Bytes of this rank's matrices, as they are stored.
     fn weight_bytes(&self) -> u64;
+}
+
+/// What the layers leave of a batch: the residual stream and the last layer's output, not yet added to it. Norm and head
+/// come after it, for the rows that somebody wants.
+pub struct HiddenStates<M: Memory> {
+    /// `[tokens, hidden size]`.
+    residual: M::Tensor,
+    /// `[tokens, hidden size]`; none in a model without layers.
+    branch: Option<M::Tensor>,
 }
 
 /// What a rank decides beside the weights.

@@ -53,6 +53,18 @@ impl Distribution {
         start + pass(weights.iter().map(|&weight| f64::from(weight)), target - before)
     }
 
+    /// The logarithm of the sum of all weights that may be drawn.
+    pub(super) fn log_total(&self) -> f64 {
+        let kept = || self.kept.iter().map(|&key| weight(key)).sum();
+        let total: f64 = if self.truncated { kept() } else { sum(&self.weights) };
+        total.ln()
+    }
+
+    /// Whether no truncation left this token out.
+    pub(super) fn may_draw(&self, token: usize) -> bool {
+        !self.truncated || self.kept.last().is_some_and(|&least| key(token, self.weights[token]) <= least)
+    }
+
     /// Fills `kept` with the tokens of more than this weight, and the likeliest in any case: its weight is one.
     fn keep_above(&mut self, floor: f32) {
         let keys = self.weights.iter().enumerate().filter(|&(_, &weight)| weight > floor || weight == 1.0);

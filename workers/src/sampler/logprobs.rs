@@ -1,4 +1,4 @@
-//! Log-probabilities of the untouched distribution.
+//! Log-probabilities, of the untouched distribution or of a shaped one.
 
 use super::distribution::{exp, sum};
 use super::{argmax, maximum};
@@ -7,9 +7,18 @@ use crate::link::report::Logprobs;
 /// Of `token`, and of the `count` most likely tokens, best first.
 pub(super) fn of(logits: &[f32], token: usize, count: usize) -> Logprobs {
     let log_sum = log_sum_exp(logits);
-    let logprob = |index: usize| (f64::from(logits[index]) - log_sum) as f32;
+    by(logits, token, count, |index| (f64::from(logits[index]) - log_sum) as f32)
+}
+
+/// As [`of`], each token's by `logprob`, which must not be greater for a smaller logit.
+pub(super) fn by(logits: &[f32], token: usize, count: usize, logprob: impl Fn(usize) -> f32) -> Logprobs {
     let top = most_likely(logits, count).into_iter().map(|index| (index as u32, logprob(index)));
     Logprobs { sampled: logprob(token), rank: rank(logits, logits[token]), top: top.collect() }
+}
+
+/// How likely `token` is.
+pub(super) fn probability(logits: &[f32], token: usize) -> f32 {
+    (f64::from(logits[token]) - log_sum_exp(logits)).exp() as f32
 }
 
 /// How many tokens are more likely than one with this logit.

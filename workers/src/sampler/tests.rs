@@ -1,21 +1,26 @@
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::*;
+use super::{bans::Bans, *};
 
 fn history(tokens: &[u32], prompt_length: usize) -> History<'_> {
     History { tokens, prompt_length }
 }
 
 fn choose(logits: &[f32], sampling: &Sampling, tokens: &[u32], prompt_length: usize) -> u32 {
-    Sampler::default().sample(logits, sampling, history(tokens, prompt_length)).expect("a choice").token
+    Sampler::default()
+        .sample(logits, sampling, history(tokens, prompt_length), &Allowed::All)
+        .expect("finite")
+        .expect("a choice")
+        .token
 }
 
 fn probabilities(logits: &[f32], sampling: &Sampling, tokens: &[u32]) -> Vec<(usize, f64)> {
     let mut sampler = Sampler::default();
-    let scores = sampler.penalties.apply(logits, sampling, history(tokens, tokens.len()));
-    let greatest = maximum(scores);
-    sampler.distribution.compute(scores, greatest, sampling);
+    let (history, all) = (history(tokens, tokens.len()), Allowed::All);
+    let Sampler { scores, penalties, distribution } = &mut sampler;
+    let scores = change(scores, penalties, logits, sampling, history, &Bans::of(sampling, history, &all));
+    distribution.compute(scores, maximum(scores), sampling);
     sampler.distribution.probabilities()
 }
 
@@ -140,7 +145,8 @@ fn logprobs_are_of_the_untouched_distribution() {
     let logits = [1.0f32, 3.0, 2.0, 3.0, -50.0];
     let log_sum = logits.iter().map(|&l| f64::from(l).exp()).sum::<f64>().ln();
     let sampling = Sampling { temperature: 0.0, repetition_penalty: 9.0, logprobs: Some(3), ..Default::default() };
-    let choice = Sampler::default().sample(&logits, &sampling, history(&[1, 3], 2)).expect("a choice");
+    let choice = Sampler::default().sample(&logits, &sampling, history(&[1, 3], 2), &Allowed::All);
+    let choice = choice.expect("finite").expect("a choice");
     let logprobs = choice.logprobs.expect("asked for");
     assert_eq!(choice.token, 2);
     assert!((f64::from(logprobs.sampled) - (2.0 - log_sum)).abs() < 1e-6);
@@ -151,15 +157,13 @@ fn logprobs_are_of_the_untouched_distribution() {
 #[test]
 fn bad_logits_are_named() {
     let check = |logits: &[f32], sampling: &Sampling, expected: &str| {
-        let error = Sampler::default().sample(logits, sampling, history(&[], 0)).expect_err("bad logits");
+        let error =
+            Sampler::default().sample(logits, sampling, history(&[], 0), &Allowed::All).expect_err("bad logits");
         assert_eq!(error.to_string(), expected);
     };
     let plain = Sampling::default();
     check(&[0.0, f32::NAN], &plain, "the logit of token 1 is NaN");
     check(&[f32::INFINITY, 0.0], &plain, "the logit of token 0 is inf");
-    check(&[], &plain, "no token to choose from");
-    let forbidden = Sampling { min_tokens: 1, stop_token_ids: vec![0, 1], ..plain };
-    check(&[0.0, 1.0], &forbidden, "no token to choose from");
 }
 
 fn samplings() -> impl Strategy<Value = Sampling> {
@@ -192,9 +196,10 @@ proptest! {
     ) {
         let prompt_length = tokens.len() / 2;
         let mut sampler = Sampler::default();
-        let first = sampler.sample(&logits, &sampling, history(&tokens, prompt_length)).expect("a choice");
-        let used_again = sampler.sample(&logits, &sampling, history(&tokens, prompt_length)).expect("a choice");
-        let fresh = Sampler::default().sample(&logits, &sampling, history(&tokens, prompt_length)).expect("a choice");
+        let draw = |sampler: &mut Sampler| {
+            sampler.sample(&logits, &sampling, history(&tokens, prompt_length), &Allowed::All).expect("finite").expect("a choice")
+        };
+        let (first, used_again, fresh) = (draw(&mut sampler), draw(&mut sampler), draw(&mut Sampler::default()));
         prop_assert_eq!(&first, &used_again);
         prop_assert_eq!(&first, &fresh);
         prop_assert!(tokens.len() - prompt_length >= sampling.min_tokens as usize || first.token != 3);

@@ -93,18 +93,23 @@ impl Rank {
     /// Computes the next `count` tokens of each sequence: the logits of the wanted rows, by sequence.
     pub fn step(&mut self, chunks: &mut [(&mut Sequence, usize)], wanted: Wanted) -> Vec<Vec<Vec<f32>>> {
         let mut batch = Batch { query_starts: vec![0], ..Batch::default() };
+        let mut selected = Vec::new();
         for (sequence, count) in chunks.iter_mut() {
-            self.append(&mut batch, sequence, *count, wanted);
+            self.append(&mut batch, sequence, *count);
+            let total = batch.tokens.len() as u32;
+            selected.extend(total - wanted.rows(*count) as u32..total);
         }
         let batch = self.device.batch(batch).unwrap();
-        let logits = self.model.forward(&self.device, &batch, &mut self.cache).unwrap();
+        let hidden = self.model.forward(&self.device, &batch, &mut self.cache).unwrap();
+        let normed = self.model.normed(&self.device, &hidden, &selected).unwrap();
+        let logits = self.model.logits(&self.device, &normed).unwrap();
         let logits = self.device.to_host(&logits).unwrap();
         let rows: usize = chunks.iter().map(|(_, count)| wanted.rows(*count)).sum();
         let mut rows = logits.chunks_exact(logits.len() / rows).map(|row| row[..self.vocab_size].to_vec());
         chunks.iter().map(|(_, count)| rows.by_ref().take(wanted.rows(*count)).collect()).collect()
     }
 
-    fn append(&mut self, batch: &mut Batch, sequence: &mut Sequence, count: usize, wanted: Wanted) {
+    fn append(&mut self, batch: &mut Batch, sequence: &mut Sequence, count: usize) {
         let end = sequence.computed + count;
         while sequence.blocks.len() * BLOCK_SIZE < end {
             sequence.blocks.push(self.blocks_left.pop().expect("enough blocks"));
@@ -119,7 +124,6 @@ impl Rank {
         batch.query_starts.push(total);
         batch.context_lengths.push(end as u32);
         batch.block_tables.push(sequence.blocks.clone());
-        batch.sampled_rows.extend(total - wanted.rows(count) as u32..total);
         sequence.computed = end;
     }
 }
