@@ -3,7 +3,9 @@
 //! FastDeploy's flags keep their names, so that its commands run unchanged; [`ignored`] lists those without a meaning here.
 
 mod argv;
+mod commands;
 mod ignored;
+mod own_server;
 mod values;
 
 use std::{ffi::OsString, path::PathBuf};
@@ -11,6 +13,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use workers::link::sampling::LOGPROBS_MAX;
 
+pub use self::commands::{ChatFlags, CollectEnvFlags, RunBatchFlags, SamplingFlags, ServerFlags};
 use self::values::{byte_count, early_stop, fraction, parser_name};
 use crate::api::cors;
 use crate::engine::request::EarlyStop;
@@ -32,6 +35,14 @@ pub enum Command {
     Serve(Box<ServeFlags>),
     /// Watch the ranks of a running server.
     Top(TopFlags),
+    /// Talk to a model on the terminal.
+    Chat(Box<ChatFlags>),
+    /// Let a model continue what is typed.
+    Complete(Box<ChatFlags>),
+    /// Answer a file of requests (OpenAI's batch format); goes on where an earlier run ended.
+    RunBatch(Box<RunBatchFlags>),
+    /// Print what a bug report needs to know about this machine.
+    CollectEnv(CollectEnvFlags),
     /// Fetch the default model, unless it is there, and print its path.
     Fetch,
     /// One rank's process; started by `serve`, told what to do on its standard input.
@@ -243,6 +254,10 @@ pub struct ServeFlags {
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Scheduling and memory")]
     no_enable_prefix_caching: bool,
 
+    /// The process with which this server ends, where a command of ours started it.
+    #[arg(long, value_name = "PID", hide = true)]
+    pub end_with_parent: Option<u32>,
+
     /// What was said on the command line without a meaning here: one sentence each, to be logged.
     #[arg(skip)]
     pub warnings: Vec<String>,
@@ -268,13 +283,27 @@ impl ServeFlags {
 impl CommandLine {
     /// Reads the arguments as clap does (its errors, exit code 2), with FastDeploy's spellings and flags accepted too.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let command = Self::command().mut_subcommand("serve", |serve| serve.args(ignored::arguments()));
-        let matches = command.try_get_matches_from(arguments.into_iter().map(argv::modern_spelling))?;
+        let matches = Self::definition().try_get_matches_from(arguments.into_iter().map(argv::modern_spelling))?;
         let mut line = Self::from_arg_matches(&matches)?;
-        if let (Command::Serve(flags), Some(("serve", given))) = (&mut line.command, matches.subcommand()) {
-            flags.warnings = ignored::warnings(given);
+        let Some((_, given)) = matches.subcommand() else { return Ok(line) };
+        match &mut line.command {
+            Command::Serve(flags) => flags.warnings = ignored::warnings(given),
+            Command::Chat(flags) | Command::Complete(flags) => {
+                flags.server.serve_words = own_server::words_for_serve(given);
+            }
+            Command::RunBatch(flags) => flags.server.serve_words = own_server::words_for_serve(given),
+            _ => {}
         }
         Ok(line)
+    }
+
+    /// What clap knows: the definitions above, FastDeploy's further flags, and `serve`'s flags where a command starts
+    /// a server of its own.
+    fn definition() -> clap::Command {
+        let serving = |command: clap::Command| command.args(ignored::arguments());
+        let own_server = |command: clap::Command, name| command.mut_subcommand(name, own_server::with_flags_of_serve);
+        let command = Self::command().mut_subcommand("serve", serving);
+        ["chat", "complete", "run-batch"].into_iter().fold(command, own_server)
     }
 }
 
@@ -292,7 +321,31 @@ mod tests {
 
     #[test]
     fn clap_accepts_the_definition() {
-        CommandLine::command().mut_subcommand("serve", |serve| serve.args(ignored::arguments())).debug_assert();
+        CommandLine::definition().debug_assert();
+    }
+
+    #[test]
+    fn flags_for_an_own_server_are_handed_on_as_they_were_given() {
+        let words = |line: &str| -> Result<Vec<OsString>, clap::Error> {
+            let words = ["shardwire"].into_iter().chain(line.split_whitespace()).map(OsString::from);
+            Ok(match CommandLine::read(words)?.command {
+                Command::Chat(flags) => flags.server.serve_words,
+                Command::RunBatch(flags) => flags.server.serve_words,
+                other => panic!("{other:?}"),
+            })
+        };
+        let batch = "run-batch -i in.jsonl -o out.jsonl";
+        assert!(words(batch).unwrap().is_empty());
+        let given = words(&format!("{batch} -tp 2 --enable_logprob --model m --api-key k --swap-space 4")).unwrap();
+        let expected = ["--model=m", "--enable-logprob", "--tensor-parallel-size=2", "--swap-space=4"];
+        assert_eq!(given, expected.map(OsString::from));
+        assert_eq!(words("chat --model m --seed 1").unwrap(), ["--model=m"].map(OsString::from));
+        // A model's name makes sense with another's server, all else does not.
+        assert!(words("chat --url http://h --model m").is_ok());
+        for line in ["chat --url http://h --max-num-seqs 2", "run-batch -i a -o b --url http://h --model m"] {
+            let error = words(line).unwrap_err();
+            assert!(error.to_string().contains("--url") && error.exit_code() == 2, "{line}: {error}");
+        }
     }
 
     #[test]

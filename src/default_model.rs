@@ -53,7 +53,8 @@ pub fn locate() -> Result<PathBuf, FetchError> {
     Ok(target)
 }
 
-fn models_folder() -> Result<PathBuf, FetchError> {
+/// Where models are cached.
+pub fn models_folder() -> Result<PathBuf, FetchError> {
     let folder_of = |variable| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
     folder_of(CACHE_VARIABLE)
         .or_else(|| folder_of("XDG_CACHE_HOME").filter(|path| path.is_absolute()).map(|path| path.join("shardwire")))

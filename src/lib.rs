@@ -6,6 +6,9 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod batch;
+pub mod chat;
+pub mod collect_env;
 pub mod config;
 pub mod default_model;
 pub mod engine;
@@ -13,8 +16,12 @@ pub mod engine;
 #[path = "../tests/fixtures/mod.rs"]
 mod fixtures;
 pub mod guides;
+pub mod interrupts;
 pub mod monitor;
+pub mod own_server;
+pub mod remote;
 pub mod serve;
 pub mod supervisor;
 pub mod text;
 pub mod top;
+pub mod user_data;

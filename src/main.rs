@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use shardwire::{
+    batch, chat, collect_env,
     config::{Command, CommandLine},
     default_model, serve, top,
 };
@@ -12,6 +13,10 @@ fn main() -> ExitCode {
     match line.command {
         Command::Serve(flags) => serve::run(*flags),
         Command::Top(flags) => top::run(&flags),
+        Command::Chat(flags) => chat::run(&flags, chat::Manner::Chat),
+        Command::Complete(flags) => chat::run(&flags, chat::Manner::Complete),
+        Command::RunBatch(flags) => batch::run(&flags),
+        Command::CollectEnv(flags) => collect_env::run(&flags),
         Command::Worker => workers::worker::run(),
         Command::Fetch => fetch(),
     }

@@ -13,8 +13,12 @@ mod throughput;
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use actix_web::{dev::ServerHandle, rt, web};
+use nix::{
+    sys::{prctl::set_pdeathsig, signal::Signal},
+    unistd::getppid,
+};
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{self, SignalKind, signal},
     sync::{Semaphore, mpsc::UnboundedReceiver, oneshot},
     time::timeout,
 };
@@ -46,9 +50,23 @@ const FLUSH_LIMIT_S: u64 = 2;
 /// Serves until the end; the process's exit code.
 pub fn run(flags: ServeFlags) -> ExitCode {
     let flags = Arc::new(flags);
+    if let Some(parent) = flags.end_with_parent
+        && let Err(refusal) = end_with_parent(parent)
+    {
+        return refuse(&refusal);
+    }
     match rt::System::new().block_on(serve(&flags)) {
         Ok(code) => ExitCode::from(code),
         Err(refusal) => refuse(&refusal),
+    }
+}
+
+/// From here on the end of `parent` is an order to end. Its own order may have come too early to be heard.
+fn end_with_parent(parent: u32) -> Result<(), String> {
+    set_pdeathsig(Signal::SIGTERM).map_err(|error| format!("the end of process {parent} can't be awaited: {error}"))?;
+    match getppid().as_raw() == parent as i32 {
+        true => Ok(()),
+        false => Err(format!("process {parent}, with which this server was to end, is gone")),
     }
 }
 
@@ -123,8 +141,8 @@ fn start_computing(flags: &ServeFlags, plan: Plan) -> Result<(web::Data<Api>, Un
 
 /// SIGTERM and SIGINT.
 struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
 }
 
 impl Signals {

@@ -26,9 +26,10 @@ const KEY_TICK: Duration = Duration::from_millis(50);
 
 /// Runs until the user leaves. Exit code 1: the server could not be reached (plain table only), or the terminal failed.
 pub fn run(flags: &TopFlags) -> ExitCode {
-    // The variable may hold the server's whole list of keys; any of them will do.
-    let api_key = flags.api_key.as_deref().and_then(|keys| keys.split(',').next());
-    let source = Source::new(&flags.url, api_key);
+    let source = match Source::new(&flags.url, flags.api_key.as_deref()) {
+        Ok(source) => source,
+        Err(reason) => return fail(&reason),
+    };
     if flags.once || !io::stdout().is_terminal() {
         return print_once(&source);
     }
@@ -48,11 +49,13 @@ fn print_once(source: &Source) -> ExitCode {
             print!("{}", plain::table(&sample));
             ExitCode::SUCCESS
         }
-        Err(reason) => {
-            eprintln!("shardwire top: {reason}");
-            ExitCode::from(1)
-        }
+        Err(reason) => fail(&reason),
     }
+}
+
+fn fail(reason: &str) -> ExitCode {
+    eprintln!("shardwire top: {reason}");
+    ExitCode::from(1)
 }
 
 /// Draws until a key ends it; the terminal is given back in any case.

@@ -5,21 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::{remote::Remote, supervisor::RanksReport};
 use crossbeam::channel::{Receiver, bounded};
-use ureq::Agent;
-
-use crate::supervisor::RanksReport;
 
 /// How long one answer may take; a server that hangs is shown as such.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// A server that can be asked.
 #[derive(Debug, Clone)]
-pub struct Source {
-    agent: Agent,
-    url: String,
-    authorization: Option<String>,
-}
+pub struct Source(Remote);
 
 /// What a server answered at one moment.
 #[derive(Debug, Clone)]
@@ -49,19 +43,15 @@ pub struct Counters {
 
 impl Source {
     /// The server at this address, for instance `http://127.0.0.1:8000`; a missing scheme means http.
-    pub fn new(url: &str, api_key: Option<&str>) -> Self {
-        let url = url.trim_end_matches('/');
-        let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-        let config = Agent::config_builder().timeout_global(Some(ANSWER_WITHIN)).build();
-        let authorization = api_key.map(|key| format!("Bearer {key}"));
-        Self { agent: config.new_agent(), url, authorization }
+    pub fn new(url: &str, api_key: Option<&str>) -> Result<Self, String> {
+        Remote::new(url, api_key, Some(ANSWER_WITHIN)).map(Self)
     }
 
     /// Asks once; the error is one line for people.
     pub fn ask(&self) -> Result<Sample, String> {
         let ranks = self.get("/ranks")?;
         let ranks = serde_json::from_str(&ranks)
-            .map_err(|error| format!("{}/ranks did not answer as a Shardwire server does: {error}", self.url))?;
+            .map_err(|error| format!("{}/ranks did not answer as a Shardwire server does: {error}", self.0.url("")))?;
         let counters = self.get("/metrics").map(|text| Counters::parse(&text)).unwrap_or_default();
         Ok(Sample { at: Instant::now(), ranks, counters })
     }
@@ -78,12 +68,9 @@ impl Source {
     }
 
     fn get(&self, path: &str) -> Result<String, String> {
-        let mut request = self.agent.get(format!("{}{path}", self.url));
-        if let Some(authorization) = &self.authorization {
-            request = request.header("Authorization", authorization);
-        }
-        let answer = request.call().and_then(|mut response| response.body_mut().read_to_string());
-        answer.map_err(|error| format!("{}{path}: {error}", self.url))
+        let told = |error: &dyn std::fmt::Display| format!("{}: {error}", self.0.url(path));
+        let answer = self.0.get(path).map_err(|error| told(&error))?;
+        if answer.status == 200 { Ok(answer.text) } else { Err(told(&answer.message())) }
     }
 }
 
@@ -139,7 +126,7 @@ mod tests {
     #[test]
     fn an_unreachable_server_is_told_with_its_address() {
         // Port 1 is reserved; nothing listens there.
-        let error = Source::new("127.0.0.1:1/", None).ask().unwrap_err();
+        let error = Source::new("127.0.0.1:1/", None).unwrap().ask().unwrap_err();
         assert!(error.starts_with("http://127.0.0.1:1/ranks: "), "{error}");
     }
 }

@@ -1,0 +1,103 @@
+//! Flags of the commands that speak to a server: `run-batch`, `chat`, `complete`; and of `collect-env`.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::Args;
+
+/// Which server a command speaks to.
+#[derive(Debug, Clone, Args)]
+pub struct ServerFlags {
+    /// A server that runs already, for instance http://127.0.0.1:8000; absent: one is started, and ended with the command.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// The key to send, where the server at --url asks for one.
+    #[arg(long, value_name = "KEY", env = "SHARDWIRE_API_KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
+    /// What was given for a server of its own, as `serve` reads it.
+    #[arg(skip)]
+    pub serve_words: Vec<OsString>,
+}
+
+/// Flags of `shardwire run-batch`.
+#[derive(Debug, Args)]
+pub struct RunBatchFlags {
+    /// The requests: one JSON object per line, {"custom_id", "method", "url", "body"}.
+    #[arg(short, long, value_name = "FILE.jsonl")]
+    pub input_file: PathBuf,
+    /// The answers, one per line, in the order in which they come. What the file holds already is not asked again.
+    #[arg(short, long, value_name = "FILE.jsonl")]
+    pub output_file: PathBuf,
+    /// Requests sent at once.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub parallel: u16,
+    /// How long one answer may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub request_timeout: u64,
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerFlags,
+}
+
+/// Flags of `shardwire chat` and `shardwire complete`.
+#[derive(Debug, Args)]
+pub struct ChatFlags {
+    /// The server.
+    #[command(flatten)]
+    pub server: ServerFlags,
+    /// With --url: the model's name in requests; else the model to serve.
+    #[arg(long, alias = "model-name", value_name = "NAME|DIR|FILE.gguf")]
+    pub model: Option<String>,
+    /// What the model is told before the conversation (chat only).
+    #[arg(long, alias = "system-prompt", value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Ask only this, print the answer and leave.
+    #[arg(short, long, value_name = "TEXT")]
+    pub quick: Option<String>,
+    /// No line of figures after an answer.
+    #[arg(long)]
+    pub quiet: bool,
+    /// How answers are sampled.
+    #[command(flatten)]
+    pub sampling: SamplingFlags,
+}
+
+/// Sampling parameters, checked by the server.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingFlags {
+    /// Longest answer.
+    #[arg(long, value_name = "TOKENS")]
+    pub max_tokens: Option<u64>,
+    /// 0 always takes the likeliest token.
+    #[arg(long, value_name = "X")]
+    pub temperature: Option<f64>,
+    /// Share of the likeliest tokens to choose from.
+    #[arg(long, value_name = "SHARE")]
+    pub top_p: Option<f64>,
+    /// Number of the likeliest tokens to choose from.
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub top_k: Option<i64>,
+    /// Least probability, relative to the likeliest token's.
+    #[arg(long, value_name = "SHARE")]
+    pub min_p: Option<f64>,
+    /// Above 1: tokens that occurred become less likely.
+    #[arg(long, value_name = "X")]
+    pub repetition_penalty: Option<f64>,
+    /// The same seed gives the same answers.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// A text that ends an answer; repeatable.
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Whether a model that can think does so before it answers.
+    #[arg(long, value_name = "true|false")]
+    pub enable_thinking: Option<bool>,
+}
+
+/// Flags of `shardwire collect-env`.
+#[derive(Debug, Args)]
+pub struct CollectEnvFlags {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
