@@ -131,12 +131,16 @@ fn authorization(keys: &str) -> String {
 }
 
 fn address(url: &str) -> Result<String, String> {
-    let url = url.trim().trim_end_matches('/');
+    let url = url.trim();
+    if let Some((scheme, "" | "/")) = url.split_once("://") {
+        return Err(format!("{scheme}://: the server's name is missing; write for instance http://127.0.0.1:8000"));
+    }
+    let url = url.trim_end_matches('/');
     let url = url.strip_suffix("/v1").unwrap_or(url).trim_end_matches('/');
     match url.split_once("://") {
         None if url.is_empty() => Err("the server's address is empty; write for instance http://127.0.0.1:8000".into()),
         None => Ok(format!("http://{url}")),
-        Some(("http", host)) if !host.is_empty() => Ok(url.to_owned()),
+        Some(("http", _)) => Ok(url.to_owned()),
         Some(("https", _)) => Err(format!(
             "{url}: TLS is not built in; put a local proxy in front that speaks it (for instance `socat` or `stunnel`) and \
              name that with http://"
@@ -177,7 +181,7 @@ mod tests {
         ] {
             assert_eq!(address(text).as_deref(), Ok(expected), "{text}");
         }
-        for (wrong, part) in [("https://h", "TLS"), ("ftp://h", "only http"), ("", "empty"), ("http://", "only http")] {
+        for (wrong, part) in [("https://h", "TLS"), ("ftp://h", "only http"), ("", "empty"), ("http://", "missing")] {
             assert!(address(wrong).is_err_and(|error| error.contains(part)), "{wrong}");
         }
     }
