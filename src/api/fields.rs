@@ -32,6 +32,11 @@ impl Fields {
         Self { body, fallback: Map::new() }
     }
 
+    /// The object itself.
+    pub fn into_body(self) -> Map<String, Value> {
+        self.body
+    }
+
     /// Lets the entries of the field `name`, an object, stand in for fields that are absent.
     pub fn fall_back_on(&mut self, name: &str) -> Result<(), ApiError> {
         if let Some(fallback) = self.get::<Map<String, Value>>(name)? {

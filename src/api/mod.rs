@@ -8,9 +8,11 @@ mod abort;
 mod admission;
 mod answer;
 mod best_of;
+mod blocks;
 mod chat_completions;
 mod choice;
 mod completions;
+mod conversation;
 pub mod cors;
 mod error;
 mod fields;
@@ -18,6 +20,7 @@ mod generation;
 mod health;
 mod keys;
 mod logprobs;
+mod messages;
 mod metrics;
 mod middleware;
 mod model;
@@ -31,6 +34,7 @@ mod request_id;
 mod running;
 mod sampling;
 mod sse;
+mod telling;
 mod version;
 
 use std::{
@@ -38,7 +42,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, ResponseError, guard, http::header, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, guard, http::header, web};
 use futures_util::StreamExt;
 use tokio::sync::Semaphore;
 
@@ -52,6 +56,7 @@ pub use self::{
     admission::Admission,
     error::ApiError,
     keys::ApiKeys,
+    messages::error::reworded,
     middleware::{guarded, named},
     model::ServedModel,
     open_requests::OpenRequests,
@@ -210,6 +215,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(on("/v1/chat/completions", "POST", web::post().to(chat_completions::post)))
         .service(on("/v1/completions", "POST", web::post().to(completions::post)))
         .service(on("/v1/abort_requests", "POST", web::post().to(abort::post)))
+        .service(on("/v1/messages", "POST", web::post().to(messages::post)))
+        .service(on("/v1/messages/count_tokens", "POST", web::post().to(messages::count_tokens)))
         .service(on("/v1/models", "GET", web::get().to(models::list)))
         .service(on("/v1/models/{name:.*}", "GET", web::get().to(models::one)))
         .service(on("/health", "GET, HEAD", reading().to(health::health)))
@@ -242,7 +249,8 @@ async fn nothing_here(request: HttpRequest) -> Result<HttpResponse, ApiError> {
 
 /// What the path does answer stands in `Allow` (RFC 9110, 15.5.6).
 async fn wrong_method(request: HttpRequest, methods: &'static str) -> HttpResponse {
-    let mut response = ApiError::method_not_allowed(request.method().as_str(), request.path()).error_response();
+    let mut response =
+        HttpResponse::from_error(ApiError::method_not_allowed(request.method().as_str(), request.path()));
     response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(methods));
     response
 }

@@ -18,6 +18,12 @@ pub fn event(data: &impl Serialize) -> Bytes {
     Bytes::from(format!("data: {json}\n\n"))
 }
 
+/// One event with a name, for dialects that tell their events' kinds; `fields` get it as `type` too.
+pub fn named(kind: &str, mut fields: serde_json::Value) -> Bytes {
+    fields["type"] = kind.into();
+    Bytes::from(format!("event: {kind}\ndata: {fields}\n\n"))
+}
+
 /// An answer that is sent event by event, never held back by us or by a proxy.
 pub fn respond(events: impl Stream<Item = Bytes> + 'static) -> HttpResponse {
     use futures_util::StreamExt;
@@ -35,5 +41,6 @@ mod tests {
     #[test]
     fn an_event_is_one_line_and_a_blank_one() {
         assert_eq!(event(&"a\nb"), "data: \"a\\nb\"\n\n");
+        assert_eq!(named("ping", serde_json::json!({})), "event: ping\ndata: {\"type\":\"ping\"}\n\n");
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use actix_web::{App, HttpServer, dev::ServerHandle, middleware::from_fn, rt, web};
 
 use crate::{
-    api::{Api, cors::CorsPolicy, guarded, metrics_route, named, routes},
+    api::{Api, cors::CorsPolicy, guarded, metrics_route, named, reworded, routes},
     config::ServeFlags,
 };
 
@@ -46,7 +46,7 @@ impl Ports {
         // The last that is wrapped around is the outermost: refusals too have a name, and pages may read them.
         let app = move || {
             let app = App::new().app_data(api.clone()).configure(routes);
-            app.wrap(from_fn(guarded)).wrap(cors.middleware()).wrap(from_fn(named))
+            app.wrap(from_fn(guarded)).wrap(from_fn(reworded)).wrap(cors.middleware()).wrap(from_fn(named))
         };
         let server = HttpServer::new(app)
             .workers(threads)

@@ -5,6 +5,7 @@
 mod server;
 
 mod answers;
+mod anthropic;
 mod bounds;
 mod doors;
 mod lifetime;
