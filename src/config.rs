@@ -8,7 +8,7 @@ mod ignored;
 mod own_server;
 mod values;
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use workers::link::sampling::LOGPROBS_MAX;
@@ -199,6 +199,13 @@ pub struct ServeFlags {
     /// Longest time a request may wait for its turn before it is answered 408; -1 is for ever.
     #[arg(long, value_name = "SECONDS", default_value_t = -1, allow_hyphen_values = true, value_parser = clap::value_parser!(i64).range(-1..=31_536_000), help_heading = "HTTP")]
     pub max_waiting_time: i64,
+    /// The same bound by FastDeploy's other name for it; the shorter of the two counts. -1 is for ever.
+    #[arg(long, value_name = "SECONDS", default_value_t = 900, allow_hyphen_values = true, value_parser = clap::value_parser!(i64).range(-1..=31_536_000), help_heading = "HTTP")]
+    pub scheduler_ttl: i64,
+    /// Most sequences that may wait while --max-num-seqs others are computed; more are answered 429. -1 leaves it to
+    /// --max-concurrency.
+    #[arg(long, value_name = "N", default_value_t = -1, allow_hyphen_values = true, value_parser = clap::value_parser!(i64).range(-1..=1_000_000), help_heading = "HTTP")]
+    pub scheduler_max_size: i64,
     /// Largest request body (K, M, G suffixes); larger ones are answered 413.
     #[arg(long, value_name = "BYTES", default_value = "32M", value_parser = byte_count, help_heading = "HTTP")]
     pub max_body_size: u64,
@@ -267,6 +274,12 @@ impl ServeFlags {
     /// Whether equal prompt beginnings share their KV blocks.
     pub fn prefix_caching(&self) -> bool {
         !self.no_enable_prefix_caching
+    }
+
+    /// How long a request may wait for its turn; none: for ever.
+    pub fn waiting_time_max(&self) -> Option<Duration> {
+        let limits = [self.max_waiting_time, self.scheduler_ttl];
+        limits.into_iter().filter_map(|seconds| u64::try_from(seconds).ok()).min().map(Duration::from_secs)
     }
 
     /// What pages of other origins may do.
@@ -368,6 +381,20 @@ mod tests {
         assert_eq!(serve("--kv-cache-memory 2G").unwrap().kv_cache_memory, Some(2 << 30));
         assert_eq!(serve("--port 1 --port 2").unwrap().port, 2);
         assert_eq!(serve("--api-key a --api-key b,c").unwrap().api_key, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn the_shorter_of_two_waits_counts() {
+        for (line, seconds) in [
+            ("", Some(900)),
+            ("--max-waiting-time 30", Some(30)),
+            ("--scheduler-ttl 20 --max-waiting-time 30", Some(20)),
+            ("--max-waiting-time 1000", Some(900)),
+            ("--scheduler-ttl -1 --max-waiting-time 1000", Some(1000)),
+            ("--scheduler_ttl -1", None),
+        ] {
+            assert_eq!(serve(line).unwrap().waiting_time_max(), seconds.map(Duration::from_secs), "{line}");
+        }
     }
 
     #[test]

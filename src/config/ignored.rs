@@ -42,8 +42,6 @@ const IGNORED: &[(&str, Takes, &str)] = &[
     ("revision", Value, "a hub name is looked up in the local cache"),
     ("router", Value, "one machine is served"),
     ("scheduler-name", Value, "there is one scheduler"),
-    ("scheduler-max-size", Value, "--max-concurrency bounds the queue"),
-    ("scheduler-ttl", Value, "--max-waiting-time bounds the wait"),
     ("speculative-config", Value, "speculative decoding isn't supported yet"),
     ("splitwise-role", Value, "prefill and decode aren't split here"),
     ("static-decode-blocks", Value, "blocks are handed out one by one"),

@@ -21,7 +21,7 @@ use super::{
 
 /// What the loop is told. Submissions and cancellations are bounded by the requests outstanding.
 pub(super) enum Command {
-    Submit { key: RequestKey, request: NewRequest, events: UnboundedSender<Event> },
+    Submit { key: RequestKey, request: Box<NewRequest>, events: UnboundedSender<Event> },
     Cancel(RequestKey),
     GroupUp { ranks: Box<dyn Ranks>, kv_blocks: usize },
     GroupDown { reason: String },
@@ -61,23 +61,25 @@ impl EngineHandle {
         if inner.board.draining.load(Relaxed) {
             return Err(Failure::Unavailable("it is shutting down".into()));
         }
-        self.check_fits(request.prompt.len())?;
+        self.check_fits(&request)?;
         self.reserve()?;
         let key = RequestKey(inner.next_key.fetch_add(1, Relaxed));
         let (sender, events) = unbounded_channel();
-        if inner.commands.send(Command::Submit { key, request, events: sender }).is_err() {
+        if inner.commands.send(Command::Submit { key, request: Box::new(request), events: sender }).is_err() {
             inner.board.outstanding.fetch_sub(1, Relaxed);
             return Err(Failure::Unavailable("its engine has stopped".into()));
         }
         Ok(RequestStream { key, events, commands: inner.commands.clone() })
     }
 
-    fn check_fits(&self, prompt_length: usize) -> Result<(), Failure> {
-        let context = self.inner.config.model_len_max;
-        if prompt_length == 0 || prompt_length >= context {
+    fn check_fits(&self, request: &NewRequest) -> Result<(), Failure> {
+        let (prompt_length, context) = (request.prompt.len(), self.inner.config.model_len_max);
+        // Pooled ones never get another token.
+        let longest = if request.pooling.is_some() { context } else { context - 1 };
+        if prompt_length == 0 || prompt_length > longest {
             let text = format!(
-                "the prompt has {prompt_length} tokens; it must have at least 1 and leave room for one more in the \
-                 context of {context}"
+                "the prompt has {prompt_length} tokens; it must have at least 1 and at most {longest} in the context \
+                 of {context}"
             );
             return Err(Failure::TooLarge(text));
         }

@@ -174,7 +174,7 @@ impl Engine {
         match command {
             Command::Submit { key, request, events } => {
                 self.clients.add(key, events, request.max_waiting);
-                self.scheduler.submit(Sequence::new(key, request, self.config.model_len_max));
+                self.scheduler.submit(Sequence::new(key, *request, self.config.model_len_max));
             }
             Command::Cancel(key) => {
                 self.scheduler.cancel(key);

@@ -156,7 +156,7 @@ fn pool(pooling: Pooling, tokens: &[u32], sum: u64) -> f32 {
 
 /// Whether the last token was, of itself, more likely than anything else.
 fn is_certain(tokens: &[u32]) -> bool {
-    digests(tokens).last().unwrap_or(0) % 3 != 0
+    !digests(tokens).last().unwrap_or(0).is_multiple_of(3)
 }
 
 fn digests(tokens: &[u32]) -> impl Iterator<Item = u64> {

@@ -205,7 +205,7 @@ fn served_model(
 fn settings(flags: &ServeFlags) -> Settings {
     Settings {
         body_bytes_max: usize::try_from(flags.max_body_size).unwrap_or(usize::MAX),
-        max_waiting: u64::try_from(flags.max_waiting_time).ok().map(Duration::from_secs),
+        max_waiting: flags.waiting_time_max(),
         early_stop: flags.enable_early_stop.then_some(flags.early_stop_config),
     }
 }
@@ -217,7 +217,8 @@ fn engine(flags: &ServeFlags, decision: Decision) -> EngineConfig {
         sequences_max: flags.max_num_seqs as usize,
         model_len_max: decision.max_model_len as usize,
         // One request may bring many sequences; requests themselves are bounded at the door.
-        waiting_max: (flags.max_concurrency as usize).max(1024) * 2,
+        waiting_max: usize::try_from(flags.scheduler_max_size)
+            .unwrap_or_else(|_| (flags.max_concurrency as usize).max(1024) * 2),
         prefix_caching: flags.prefix_caching(),
     }
 }

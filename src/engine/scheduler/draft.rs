@@ -68,7 +68,7 @@ impl Draft {
         let unscored = sequence.unscored(start, end);
         let end = if unscored.len() > self.scorable { unscored.start + self.scorable } else { end };
         let pools = sequence.pooling.is_some() && end == sequence.tokens.len();
-        end - start - usize::from(pools && self.poolable == 0)
+        (end - start).saturating_sub(usize::from(pools && self.poolable == 0))
     }
 
     pub fn add(&mut self, chunk: Chunk, part: Part) {
