@@ -66,8 +66,8 @@ pub trait Wording: 'static {
     /// The chunk's choice that opens a sequence, if there is one.
     fn opening(&self, index: usize) -> Option<Value>;
 
-    /// The chunk's choice for one piece.
-    fn piece(&mut self, index: usize, piece: &Piece) -> Value;
+    /// The choices for one piece, at least one; each may be sent in a chunk of its own.
+    fn piece(&mut self, index: usize, piece: &Piece) -> Vec<Value>;
 
     /// The choice of a whole answer.
     fn whole(&mut self, index: usize, collected: Collected) -> Value;
@@ -166,9 +166,13 @@ impl<W: Wording> Events<W> {
                 {
                     self.chunk(vec![choice], Running::usage_before_this_piece);
                 }
-                let choice = self.wording.piece(index, &piece);
-                self.held[index].push(choice);
-                if piece.finish.is_some() || self.held[index].len() >= self.options.chunk_tokens {
+                for choice in self.wording.piece(index, &piece) {
+                    self.held[index].push(choice);
+                    if self.held[index].len() >= self.options.chunk_tokens {
+                        self.flush(index);
+                    }
+                }
+                if piece.finish.is_some() {
                     self.flush(index);
                 }
             }

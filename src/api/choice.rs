@@ -26,6 +26,8 @@ pub enum FinishReason {
     Stop,
     /// The most tokens it may have.
     Length,
+    /// It calls tools, and waits for what they say.
+    ToolCalls,
 }
 
 /// What one token brought.
@@ -163,9 +165,10 @@ struct Words {
 impl Words {
     fn new(generation: &Generation, max_tokens: u32, tokenizer: Arc<Tokenizer>) -> Self {
         Self {
-            detokenizer: Detokenizer::new(tokenizer, generation.skip_special_tokens),
+            detokenizer: Detokenizer::new(tokenizer, generation.skip_special_tokens)
+                .keeping(|special| generation.message.needs(special)),
             stops: StopStrings::new(&generation.stop_strings, generation.include_stop),
-            message: MessageParser::plain(),
+            message: generation.message.parser(),
             stop_token_ids: generation.sampling.stop_token_ids.clone(),
             include_stop: generation.include_stop,
             min_tokens: generation.sampling.min_tokens,
@@ -183,16 +186,18 @@ impl Words {
             text.push_str(&self.detokenizer.finish());
         }
         let released = self.release(text, last);
-        let (finish, ended) = match (&released.stopped, stop_token, last) {
-            (Some(_), ..) => (Some(FinishReason::Stop), Ended::HereOnly),
-            (None, true, _) => (Some(FinishReason::Stop), Ended::InTheEngine),
-            (None, false, true) => (Some(FinishReason::Length), Ended::InTheEngine),
-            (None, false, false) => (None, Ended::No),
-        };
         let mut parts = self.message.push(&released.text);
+        let over = released.stopped.is_some() || self.message.is_over();
+        let (finish, ended) = match (stop_token, last) {
+            (true, _) if !over => (Some(FinishReason::Stop), Ended::InTheEngine),
+            (false, true) if !over => (Some(FinishReason::Length), Ended::InTheEngine),
+            _ if over => (Some(FinishReason::Stop), Ended::HereOnly),
+            _ => (None, Ended::No),
+        };
         if finish.is_some() {
             parts.extend(self.message.finish());
         }
+        let finish = finish.map(|reason| self.with_calls(reason));
         let Released { text, stopped: stop_string } = released;
         (Piece { token, text, parts, logprobs, finish, stop_string, arrival_time: 0.0 }, ended)
     }
@@ -204,7 +209,12 @@ impl Words {
         piece.parts.extend(self.message.push(&rest));
         piece.parts.extend(self.message.finish());
         piece.text.push_str(&rest);
-        piece.finish = Some(FinishReason::Stop);
+        piece.finish = Some(self.with_calls(FinishReason::Stop));
+    }
+
+    /// A message that ends by itself and has calls ends for their sake.
+    fn with_calls(&self, reason: FinishReason) -> FinishReason {
+        if reason == FinishReason::Stop && self.message.calls() > 0 { FinishReason::ToolCalls } else { reason }
     }
 
     /// Stop strings don't count before `min_tokens`.

@@ -269,14 +269,14 @@ impl Wording for Completion {
         says_something.then(|| json!(choice))
     }
 
-    fn piece(&mut self, index: usize, piece: &Piece) -> Value {
+    fn piece(&mut self, index: usize, piece: &Piece) -> Vec<Value> {
         let arrival_time = Some(piece.arrival_time);
         if self.scores_only {
             let finish_reason = Some(FinishReason::Length);
-            return json!(ChunkChoice { index, finish_reason, arrival_time, ..ChunkChoice::default() });
+            return vec![json!(ChunkChoice { index, finish_reason, arrival_time, ..ChunkChoice::default() })];
         }
         let ids = self.prompt_token_ids.is_some().then_some([piece.token]);
-        json!(ChunkChoice {
+        vec![json!(ChunkChoice {
             index,
             text: piece.text.clone(),
             logprobs: self.piece_logprobs(index, std::slice::from_ref(piece)),
@@ -285,7 +285,7 @@ impl Wording for Completion {
             completion_token_ids: ids,
             token_ids: ids,
             ..ChunkChoice::default()
-        })
+        })]
     }
 
     fn whole(&mut self, index: usize, mut collected: Collected) -> Value {

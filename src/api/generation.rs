@@ -4,6 +4,8 @@ use workers::link::sampling::Sampling;
 
 use super::{error::ApiError, fields::Fields, logprobs::TokenNames, model::ServedModel, sampling};
 
+use crate::text::MessageFormat;
+
 /// Most sequences for one prompt.
 pub const N_MAX: i64 = 128;
 /// Most stop strings.
@@ -32,6 +34,8 @@ pub struct Generation {
     pub echo_logprobs: Option<u32>,
     /// Most tokens of reasoning; the rest of `max_tokens` is for the answer.
     pub reasoning_max_tokens: Option<u32>,
+    /// How the text becomes a message; completions leave it as it is.
+    pub message: MessageFormat,
     /// Texts that end a sequence.
     pub stop_strings: Vec<String>,
     /// Whether they and stop tokens show in the text.
@@ -119,6 +123,7 @@ impl Generation {
             prompt_logprobs: prompt_logprobs(fields, model)?,
             echo_logprobs: None,
             reasoning_max_tokens: reasoning_max_tokens(fields, max_tokens)?,
+            message: MessageFormat::default(),
             stop_strings: stop_strings(fields)?,
             include_stop: fields.flag("include_stop_str_in_output")?,
             skip_special_tokens: fields.get("skip_special_tokens")?.unwrap_or(true),

@@ -17,6 +17,8 @@ use super::{
 pub struct Detokenizer<T: Borrow<Tokenizer> = Arc<Tokenizer>> {
     tokenizer: T,
     skip_special_tokens: bool,
+    /// Special tokens that aren't skipped all the same.
+    kept: Vec<u32>,
     held: Held,
 }
 
@@ -42,14 +44,23 @@ impl<T: Borrow<Tokenizer>> Detokenizer<T> {
             Joining::ByteFallback { strip_left } => Held::Run { bytes: Vec::new(), strip_left },
             Joining::Opaque => Held::Window { tokens: Vec::new(), shown: 0 },
         };
-        Self { tokenizer, skip_special_tokens, held }
+        Self { tokenizer, skip_special_tokens, kept: Vec::new(), held }
+    }
+
+    /// The same, with those special tokens in the text that `needed` says, by their own text.
+    pub fn keeping(mut self, needed: impl Fn(&str) -> bool) -> Self {
+        if self.skip_special_tokens {
+            let specials = self.tokenizer.borrow().special_tokens();
+            self.kept = specials.iter().filter(|(_, text)| needed(text)).map(|(id, _)| *id).collect();
+        }
+        self
     }
 
     /// Takes the next token; returns the text that is final now and wasn't before, often nothing.
     pub fn push(&mut self, token: u32) -> String {
         let tokenizer = self.tokenizer.borrow();
         let Some(piece) = tokenizer.pieces().get(token) else { return String::new() };
-        if piece.special && self.skip_special_tokens {
+        if piece.special && self.skip_special_tokens && !self.kept.contains(&token) {
             return String::new();
         }
         match &mut self.held {

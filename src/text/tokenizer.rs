@@ -20,6 +20,8 @@ pub const TEXT_BYTES_MAX: usize = 8 << 20;
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     pieces: Pieces,
+    /// Special tokens and their texts.
+    specials: Vec<(u32, String)>,
     bos: Option<u32>,
     eos: Option<u32>,
 }
@@ -65,7 +67,11 @@ impl Tokenizer {
         if pieces.len() == 0 {
             return Err(TextError::model("its vocabulary is empty"));
         }
-        Ok(Self { inner, pieces, bos, eos })
+        let mut specials: Vec<_> = inner.get_added_tokens_decoder().into_iter().collect();
+        specials.sort_unstable_by_key(|(id, _)| *id);
+        let specials = specials.into_iter().filter(|(_, token)| token.special);
+        let specials = specials.map(|(id, token)| (id, token.content)).collect();
+        Ok(Self { inner, pieces, specials, bos, eos })
     }
 
     /// The tokens of `text`, at most [`TEXT_BYTES_MAX`] bytes. Special tokens spelled out in the text are parsed as
@@ -88,6 +94,11 @@ impl Tokenizer {
         let mut text: String = ids.iter().map(|&id| detokenizer.push(id)).collect();
         text.push_str(&detokenizer.finish());
         text
+    }
+
+    /// The special tokens, by id, and their texts.
+    pub fn special_tokens(&self) -> &[(u32, String)] {
+        &self.specials
     }
 
     /// One more than the highest token id. The model's own vocabulary may be larger, padded to a round number.
