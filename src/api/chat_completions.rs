@@ -23,7 +23,7 @@ use super::{
     prompt_scores::PromptScores,
     request_id,
 };
-use crate::text::{CallFormat, MessageFormat, Tools};
+use crate::text::{CallFormat, FORCED_CALLS, MessageFormat, TextError, Tools};
 
 /// So many of the prompt's last tokens may show whether the model is thinking.
 const PROMPT_END_TOKENS: usize = 32;
@@ -89,10 +89,15 @@ fn prompt_of(api: &Api, fields: &Fields, options: &TemplateOptions) -> Result<Pr
 fn message_format(model: &ServedModel, tools: &ToolUse, prompt: &Prompt, thinking: bool) -> MessageFormat {
     let end = &prompt.ids[prompt.ids.len().saturating_sub(PROMPT_END_TOKENS)..];
     let prompt_end = model.text.tokenizer.decode(end, false);
+    let calls = match tools.force {
+        Force::No => model.tool_format.filter(|_| !tools.tools.is_empty()).map(CallFormat::Found),
+        Force::Any => Some(CallFormat::Found(&FORCED_CALLS)),
+        Force::One(index) => tools::name(&tools.tools[index]).map(|name| CallFormat::Arguments(name.into())),
+    };
     MessageFormat {
         reasoning: model.reasoning,
         thinking: model.reasoning.is_some_and(|format| format.starts_thinking(&prompt_end, thinking)),
-        calls: model.tool_format.filter(|_| !tools.tools.is_empty()).map(CallFormat::Found),
+        calls,
         tools: Arc::new(Tools::of(&tools.tools)),
         one_call: !tools.parallel,
     }
@@ -122,7 +127,13 @@ fn messages_ids(api: &Api, fields: &Fields, options: &TemplateOptions) -> Result
         Some([first, ..]) => first,
         _ => return Err(ApiError::invalid("messages", "`messages` must be a list of at least one message")),
     };
-    let about_messages = |error| ApiError::from(error).about("messages");
+    let about_messages = |error| match error {
+        TextError::Template { .. } => ApiError::from(error).about("chat_template"),
+        TextError::NotRendered { .. } if options.chat.template.is_some() => {
+            ApiError::from(error).about("chat_template")
+        }
+        _ => ApiError::from(error).about("messages"),
+    };
     if fields.flag("disable_chat_template")? {
         let text = first.get("content").and_then(Value::as_str);
         let text =

@@ -23,6 +23,12 @@ pub enum TextError {
         /// The limit that was met.
         limit: String,
     },
+    /// A template that came with the request can't be compiled; the client's fault.
+    #[error("the request's chat template can't be read: {message}")]
+    Template {
+        /// What is wrong, with the line.
+        message: String,
+    },
     /// `messages` isn't what OpenAI's protocol describes; the client's fault.
     #[error("{message}")]
     Messages {

@@ -89,6 +89,7 @@ fn options(kwargs: &Value) -> ChatOptions {
         tools: kwargs.remove("tools"),
         documents: None,
         kwargs,
+        template: None,
     }
 }
 

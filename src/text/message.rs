@@ -191,6 +191,8 @@ struct Marked {
     place: Place,
     /// Text that is not understood yet.
     held: String,
+    /// Text that was read as a part of a call, is none, and may be the beginning of a mark.
+    back: String,
     content: Flow,
     reasoning: Flow,
 }
@@ -202,6 +204,7 @@ enum Place {
     /// Behind a call's opening mark, in reasoning or content.
     Call {
         reader: Box<dyn CallReader>,
+        bare: bool,
         thinking: bool,
         calls_before: usize,
     },
@@ -219,6 +222,7 @@ impl Marked {
             tools: format.tools.clone(),
             place: if format.thinking { Place::Thinking } else { Place::Answer },
             held: String::new(),
+            back: String::new(),
             content: Flow::default(),
             reasoning: Flow::behind_marker(),
         }
@@ -231,9 +235,10 @@ impl Marked {
     fn read(&mut self, piece: &str, last: bool, calls_max: usize, parts: &mut Parts) {
         let mut text = mem::take(&mut self.held);
         text.push_str(piece);
-        let mut rest = text.as_str();
+        let mut at = 0;
         while !parts.is_over(calls_max) {
-            let length = match &self.place {
+            let rest = &text[at..];
+            let read = match &self.place {
                 Place::Call { .. } => self.read_call(rest, parts),
                 Place::Arguments => {
                     parts.arguments(rest);
@@ -242,14 +247,16 @@ impl Marked {
                 Place::Answer if self.may_be_bare() => self.read_beginning(rest, last, parts),
                 Place::Thinking | Place::Answer => self.read_text(rest, last, parts),
             };
-            let before = rest;
-            rest = &rest[length.unwrap_or(0)..];
             // A place that changed reads the same text once more; it is over when nothing more can be read.
-            if length.is_none() || (before.is_empty() && rest.is_empty()) {
-                break;
+            let Some(length) = read.filter(|_| !rest.is_empty()) else { break };
+            at += length;
+            if !self.back.is_empty() {
+                text.replace_range(..at, &mem::take(&mut self.back));
+                at = 0;
             }
         }
-        self.held = rest.to_owned();
+        text.drain(..at);
+        self.held = text;
         if last {
             self.finish(parts);
         }
@@ -322,18 +329,18 @@ impl Marked {
     fn begin_call(&mut self, bare: bool, parts: &Parts) {
         let Some(CallFormat::Found(format)) = &self.calls else { return };
         let reader = format.reader(&self.tools, bare);
-        self.place = Place::Call { reader, thinking: self.is_thinking(), calls_before: parts.calls() };
+        self.place = Place::Call { reader, bare, thinking: self.is_thinking(), calls_before: parts.calls() };
     }
 
     fn read_call(&mut self, rest: &str, parts: &mut Parts) -> Option<usize> {
-        let Place::Call { reader, thinking, calls_before } = &mut self.place else { return None };
+        let Place::Call { reader, bare, thinking, calls_before } = &mut self.place else { return None };
         let read = reader.read(rest, parts);
         if parts.calls() > *calls_before {
             *thinking = false;
             self.reasoning.mark();
             self.content.mark();
         }
-        let thinking = *thinking;
+        let (bare, thinking) = (*bare, *thinking);
         match read {
             Read::More(0) => None,
             Read::More(length) => Some(length),
@@ -341,11 +348,21 @@ impl Marked {
                 self.leave_call(thinking, "", parts);
                 Some(length)
             }
-            Read::NoCall(length, text) => {
+            Read::NoCall(length, mut text) => {
+                // Without a mark before it, the same text would be taken for a call again.
+                if !bare {
+                    self.back = text.split_off(text.len() - self.mark_begun_in(&text));
+                }
                 self.leave_call(thinking, &text, parts);
                 Some(length)
             }
         }
+    }
+
+    /// How many bytes at the end of a text are the beginning of a mark.
+    fn mark_begun_in(&self, text: &str) -> usize {
+        let begun = |at: &usize| self.marks.iter().any(|mark| mark.starts_with(&text[*at..]));
+        text.char_indices().map(|(at, _)| at).find(begun).map_or(0, |at| text.len() - at)
     }
 
     /// A call ends the reasoning that it stands in; what is no call belongs to what was before it.
@@ -355,7 +372,7 @@ impl Marked {
     }
 
     fn finish(&mut self, parts: &mut Parts) {
-        if let Place::Call { reader, thinking, calls_before } = &mut self.place {
+        if let Place::Call { reader, thinking, calls_before, .. } = &mut self.place {
             let text = mem::take(&mut self.held);
             let (thinking, calls_before) = (*thinking, *calls_before);
             let no_call = reader.finish(parts);

@@ -80,7 +80,11 @@ impl TextModel {
 
     /// The text of a conversation as the model reads it.
     pub fn chat_text(&self, messages: &Value, options: &ChatOptions) -> Result<String, TextError> {
-        let template = self.template.as_ref().ok_or(TextError::NoTemplate)?;
+        let own = match &options.template {
+            Some(text) => Some(ChatTemplate::of_request(text, self.template.as_ref())?),
+            None => None,
+        };
+        let template = own.as_ref().or(self.template.as_ref()).ok_or(TextError::NoTemplate)?;
         let messages = messages::for_template(messages, template.content_style())?;
         template.render(&messages, options)
     }
@@ -131,6 +135,10 @@ mod tests {
 
         let given = TextOverrides { chat_template: Some("{{ messages[0].content + '' }}"), ..TextOverrides::default() };
         assert_eq!(load(given).unwrap().chat_prompt(&messages, &ChatOptions::default()).unwrap(), [39, 72]);
+        let own_template = |text: &str| ChatOptions { template: Some(text.into()), ..ChatOptions::default() };
+        assert_eq!(model.chat_prompt(&messages, &own_template("{{ messages[0].content[0].text }}")), Ok(vec![39, 72]));
+        let error = model.chat_prompt(&messages, &own_template("{% if %}")).unwrap_err();
+        assert!(matches!(error, TextError::Template { .. }) && error.is_client_fault(), "{error}");
         let elsewhere = TextOverrides { tokenizer: Some(&own), ..TextOverrides::default() };
         assert!(load(elsewhere).unwrap().template.is_some());
     }

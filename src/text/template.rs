@@ -24,6 +24,8 @@ use super::{
 
 /// What a rendering may use up: about one per instruction and per 64 bytes of intermediate text.
 const FUEL: u64 = 20_000_000;
+/// Longest template that a request may bring, bytes.
+const REQUEST_TEMPLATE_BYTES_MAX: usize = 256 << 10;
 const DEFAULT: &str = "chat_template";
 const TOOL_USE: &str = "chat_template for tools";
 
@@ -48,6 +50,8 @@ pub struct ChatOptions {
     pub documents: Option<Json>,
     /// Further variables, such as `enable_thinking`.
     pub kwargs: Map<String, Json>,
+    /// A template of the request's own, in the place of the model's.
+    pub template: Option<String>,
 }
 
 impl Default for ChatOptions {
@@ -58,6 +62,7 @@ impl Default for ChatOptions {
             tools: None,
             documents: None,
             kwargs: Map::new(),
+            template: None,
         }
     }
 }
@@ -88,6 +93,18 @@ impl ChatTemplate {
             Self { environment, special_tokens: texts.special_tokens, content_style: ContentStyle::Text };
         template.content_style = template.probe_content_style();
         Ok(template)
+    }
+
+    /// Compiles a request's own template; it knows the special tokens of the model's, and what it may cost is bounded as
+    /// that is. What is wrong with it is the client's fault.
+    pub fn of_request(text: &str, models: Option<&Self>) -> Result<Self, TextError> {
+        let fault = |message: String| TextError::Template { message };
+        if text.len() > REQUEST_TEMPLATE_BYTES_MAX {
+            return Err(fault(format!("it has {} bytes, at most {REQUEST_TEMPLATE_BYTES_MAX} are read", text.len())));
+        }
+        let special_tokens = models.map(|template| template.special_tokens.clone()).unwrap_or_default();
+        let texts = TemplateTexts { default: text.to_owned(), tool_use: None, special_tokens };
+        Self::compile(texts).map_err(|error| fault(error.to_string()))
     }
 
     /// Whether the template reads `content` as a list of parts, too.

@@ -32,6 +32,7 @@ impl TemplateOptions {
             tools: tools.for_template(),
             documents: fields.get::<Vec<Value>>("documents")?.map(Value::from),
             kwargs,
+            template: fields.get("chat_template")?,
         };
         Ok(Self { chat, thinking })
     }

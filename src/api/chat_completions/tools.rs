@@ -133,7 +133,8 @@ fn by_object(choice: &Value, tools: &mut Vec<Value>) -> Result<Force, ApiError> 
     }
 }
 
-fn name(tool: &Value) -> Option<&str> {
+/// A tool's name.
+pub fn name(tool: &Value) -> Option<&str> {
     tool["function"]["name"].as_str()
 }
 

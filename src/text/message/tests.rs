@@ -286,7 +286,8 @@ fn what_is_no_call_is_content_and_shows_no_marker() {
         ("hermes", "<tool_call>x<tool_call>{\"name\": \"f\"}</tool_call>", "x", &[("f", "{}")]),
         ("hermes", "a <tool_c", "a <tool_c", &[]),
         ("qwen3-coder", "<tool_call>{\"a\": 1}</tool_call>", "{\"a\": 1}", &[]),
-        ("deepseek-v31", "<｜tool▁call▁begin｜> {}", "", &[]),
+        ("deepseek-v31", "<｜tool▁call▁begin｜> {}", "{}", &[]),
+        ("mistral", "[TOOL_CALLS][TOOL_CALLS]now{}", "", &[("now", "{}")]),
         ("pythonic", "[weather(1)]", "1)]", &[("weather", "{")]),
         ("pythonic", "[]", "[]", &[]),
     ] {
