@@ -67,6 +67,16 @@ pub struct TopFlags {
     pub api_key: Option<String>,
 }
 
+/// Who keeps answers to a given form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GuidedDecodingBackend {
+    /// The one there is.
+    #[value(aliases = ["xgrammar", "guidance", "llguidance", "outlines", "lm-format-enforcer"])]
+    Auto,
+    /// Nobody: such requests are refused.
+    Off,
+}
+
 /// Where the model runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Device {
@@ -140,6 +150,13 @@ pub struct ServeFlags {
     /// How the model writes tool calls, so that answers tell them apart from content.
     #[arg(long, value_name = "NAME", value_parser = parser_name(tool_format_names), help_heading = "Model")]
     pub tool_call_parser: Option<String>,
+    /// Who keeps answers to a given form (JSON schemas, regular expressions, grammars). There is one, so that all names
+    /// but `off` mean the same.
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Model")]
+    pub guided_decoding_backend: GuidedDecodingBackend,
+    /// JSON that is asked for has no white space between its tokens.
+    #[arg(long, help_heading = "Model")]
+    pub guided_decoding_disable_any_whitespace: bool,
     /// Allow requests to ask for log-probabilities.
     #[arg(long, help_heading = "Model")]
     pub enable_logprob: bool,

@@ -2,9 +2,11 @@
 
 use workers::link::sampling::Sampling;
 
-use super::{error::ApiError, fields::Fields, logprobs::TokenNames, model::ServedModel, sampling};
-
-use crate::text::MessageFormat;
+use super::{error::ApiError, fields::Fields, logprobs::TokenNames, model::ServedModel, sampling, structured};
+use crate::{
+    guides::{Compiled, Grammar},
+    text::MessageFormat,
+};
 
 /// Most sequences for one prompt.
 pub const N_MAX: i64 = 128;
@@ -36,6 +38,8 @@ pub struct Generation {
     pub reasoning_max_tokens: Option<u32>,
     /// How the text becomes a message; completions leave it as it is.
     pub message: MessageFormat,
+    /// The form that the answer is to have.
+    pub form: Option<Compiled>,
     /// Texts that end a sequence.
     pub stop_strings: Vec<String>,
     /// Whether they and stop tokens show in the text.
@@ -105,7 +109,6 @@ impl Generation {
     /// Reads them. `logprobs` is read by the endpoint, whose form of it differs.
     pub fn read(fields: &Fields, model: &ServedModel, logprobs: Option<u32>) -> Result<Self, ApiError> {
         model.check_name(fields)?;
-        refuse_what_is_not_supported(fields)?;
         let max_tokens = fields.integer("max_completion_tokens", 1..=i64::MAX)?;
         let max_tokens = max_tokens.or(fields.integer("max_tokens", 1..=i64::MAX)?);
         let max_tokens = max_tokens.map(|most| u32::try_from(most).unwrap_or(u32::MAX));
@@ -124,6 +127,7 @@ impl Generation {
             echo_logprobs: None,
             reasoning_max_tokens: reasoning_max_tokens(fields, max_tokens)?,
             message: MessageFormat::default(),
+            form: structured::read(fields, model)?,
             stop_strings: stop_strings(fields)?,
             include_stop: fields.flag("include_stop_str_in_output")?,
             skip_special_tokens: fields.get("skip_special_tokens")?.unwrap_or(true),
@@ -137,6 +141,12 @@ impl Generation {
         };
         generation.check_min_tokens()?;
         Ok(generation)
+    }
+
+    /// Makes `grammar` the form of the answer, in the place of what the client asked for; `param` is whose fault it is.
+    pub fn force(&mut self, param: &str, grammar: &Grammar, model: &ServedModel) -> Result<(), ApiError> {
+        self.form = Some(structured::compile(param, grammar, model)?);
+        Ok(())
     }
 
     /// With how many alternatives the prompt is to be scored, if at all.
@@ -261,21 +271,4 @@ fn stop_strings(fields: &Fields) -> Result<Vec<String>, ApiError> {
         return Err(ApiError::invalid("stop", "a stop string must not be empty"));
     }
     Ok(strings)
-}
-
-/// Parameters of features that aren't there yet, whose silent absence would give a wrong answer.
-fn refuse_what_is_not_supported(fields: &Fields) -> Result<(), ApiError> {
-    for name in
-        ["guided_json", "guided_regex", "guided_choice", "guided_grammar", "structural_tag", "structured_outputs"]
-    {
-        if fields.raw(name).is_some() {
-            return Err(ApiError::unsupported(name, "guided decoding"));
-        }
-    }
-    if let Some(format) = fields.raw("response_format")
-        && format.get("type").and_then(|kind| kind.as_str()) != Some("text")
-    {
-        return Err(ApiError::unsupported("response_format", "any `response_format` but {\"type\": \"text\"}"));
-    }
-    Ok(())
 }

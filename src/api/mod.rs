@@ -34,6 +34,7 @@ mod request_id;
 mod running;
 mod sampling;
 mod sse;
+mod structured;
 mod telling;
 mod version;
 

@@ -3,7 +3,10 @@
 use workers::{link::sampling::Sampling, weights::GenerationConfig};
 
 use super::{error::ApiError, fields::Fields};
-use crate::text::{ReasoningFormat, TextModel, ToolFormat};
+use crate::{
+    guides::Guides,
+    text::{ReasoningFormat, TextModel, ToolFormat},
+};
 
 /// What requests are checked against and completed by.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub struct ServedModel {
     pub tool_format: Option<&'static ToolFormat>,
     /// Its tokenizer and chat template.
     pub text: TextModel,
+    /// Who compiles grammars for it; none where structured output is off.
+    pub guides: Option<Guides>,
 }
 
 impl ServedModel {

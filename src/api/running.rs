@@ -14,7 +14,10 @@ use super::{
     open_requests::Entry,
 };
 use crate::{
-    engine::request::{Failure, NewRequest},
+    engine::{
+        guide::SharedGuide,
+        request::{Failure, NewRequest},
+    },
     monitor::{Monitor, Passage},
     text::Part,
 };
@@ -209,6 +212,13 @@ fn new_request(
 ) -> NewRequest {
     let mut sampling = generation.sampling.clone();
     sampling.seed = sampling.seed.wrapping_add(u64::from(index));
+    let guide = generation.form.as_ref().map(|form| SharedGuide::new(form.guide()));
+    if guide.is_some() {
+        // The end of a grammar is told by one of these alone, even to who wants to ignore them.
+        sampling.stop_token_ids.extend(&api.model.eos_ids);
+        sampling.stop_token_ids.sort_unstable();
+        sampling.stop_token_ids.dedup();
+    }
     sampling.confidence_threshold = api.settings.early_stop.map(|stop| stop.threshold);
     NewRequest {
         id: id.to_owned(),
@@ -218,6 +228,7 @@ fn new_request(
         max_waiting: api.settings.max_waiting,
         priority: generation.priority,
         cache_salt: generation.cache_salt.clone(),
+        guide,
         prompt_logprobs: generation.scored_alternatives(),
         early_stop: api.settings.early_stop,
         ..NewRequest::default()

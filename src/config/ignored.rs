@@ -22,8 +22,6 @@ const IGNORED: &[(&str, Takes, &str)] = &[
     ("enable-mm", Nothing, "only text is served"),
     ("engine-worker-queue-port", Value, "processes here are joined by private shared memory, not ports"),
     ("graph-optimization-config", Value, "graphs need no configuration here"),
-    ("guided-decoding-backend", Value, "guided decoding isn't supported yet"),
-    ("guided-decoding-disable-any-whitespace", Nothing, "guided decoding isn't supported yet"),
     ("innode-prefill-ports", Value, "prefill and decode aren't split here"),
     ("ips", Value, "one machine is served"),
     ("kv-cache-ratio", Value, "prefill and decode share all blocks"),

@@ -1,8 +1,121 @@
 //! What a client may ask of the form of an answer: a JSON schema, a regular expression, a list of choices, a grammar.
 //!
-//! [`grammar`] says what is wanted, [`tools`] what a forced call of a tool looks like.
+//! [`grammar`] says what is wanted, [`tools`] what a forced call of a tool looks like; [`Guides`] compiles it against the
+//! model's [`vocabulary`], and [`matching`] follows it, one sequence each, as the engine's [`Guide`].
+//!
+//! [`Guide`]: crate::engine::guide::Guide
 
+#[cfg(test)]
+mod tests;
+
+mod compiling;
+mod error;
+mod gbnf;
 pub mod grammar;
+pub mod matching;
+mod schema;
+pub mod structural_tag;
 pub mod tools;
+pub mod vocabulary;
 
-pub use grammar::Grammar;
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use llguidance::Matcher;
+
+use self::{compiling::Compilers, vocabulary::Vocabulary};
+use crate::{
+    engine::guide::{Guide, GuideError},
+    text::Tokenizer,
+};
+
+pub use self::{
+    error::GrammarError,
+    grammar::{Grammar, Whitespace},
+    matching::Matching,
+};
+
+/// Compiles grammars for one model. The vocabulary is prepared when the first grammar comes.
+pub struct Guides {
+    tokenizer: Arc<Tokenizer>,
+    /// The model's number of tokens.
+    vocabulary_size: usize,
+    eos_ids: Vec<u32>,
+    whitespace: Whitespace,
+    vocabulary: OnceLock<Result<Arc<Vocabulary>, String>>,
+    compilers: Compilers,
+}
+
+/// A grammar ready to be followed, any number of times.
+#[derive(Clone)]
+pub struct Compiled {
+    matcher: Arc<Matcher>,
+    vocabulary: Arc<Vocabulary>,
+}
+
+impl Guides {
+    /// For a model with so many tokens, of which `eos_ids` end a text.
+    pub fn new(tokenizer: Arc<Tokenizer>, vocabulary_size: usize, eos_ids: &[u32], whitespace: Whitespace) -> Self {
+        let (eos_ids, vocabulary, compilers) = (eos_ids.to_vec(), OnceLock::new(), Compilers::default());
+        Self { tokenizer, vocabulary_size, eos_ids, whitespace, vocabulary, compilers }
+    }
+
+    /// Compiles a grammar; milliseconds for usual ones, at most some seconds. Not for threads that others wait for.
+    pub fn compile(&self, grammar: &Grammar) -> Result<Compiled, GrammarError> {
+        let (vocabulary, whitespace, grammar) = (self.vocabulary()?, self.whitespace, grammar.clone());
+        self.compilers.run(move || {
+            let compiled = compile(&vocabulary, &grammar, whitespace)?;
+            // Some grammars turn out to be empty only when they are followed.
+            let empty = |error: GuideError| GrammarError::refused(format!("no text fits it ({error})"));
+            compiled.guide().allowed().map_err(empty)?;
+            Ok(compiled)
+        })
+    }
+
+    /// The model's tokens by their bytes.
+    pub fn vocabulary(&self) -> Result<Arc<Vocabulary>, GrammarError> {
+        let build = || Vocabulary::new(&self.tokenizer, self.vocabulary_size, &self.eos_ids).map(Arc::new);
+        self.vocabulary.get_or_init(build).clone().map_err(GrammarError::NoVocabulary)
+    }
+}
+
+fn compile(vocabulary: &Arc<Vocabulary>, grammar: &Grammar, whitespace: Whitespace) -> Result<Compiled, GrammarError> {
+    let parser = vocabulary.parser(grammar.for_library(whitespace)?);
+    let parser = parser.map_err(|message| explained(vocabulary, grammar, whitespace, &message))?;
+    Ok(Compiled { matcher: Arc::new(Matcher::new(Ok(parser))), vocabulary: vocabulary.clone() })
+}
+
+/// The library's message, for a schema with the place that it is about.
+fn explained(vocabulary: &Vocabulary, grammar: &Grammar, whitespace: Whitespace, message: &str) -> GrammarError {
+    let line = error::one_line(message);
+    let Grammar::JsonSchema(schema) = grammar else { return GrammarError::Refused(line) };
+    let refusal = |part: &serde_json::Value| {
+        let made = vocabulary.parser(grammar::json_schema(part, whitespace));
+        made.err().map(|message| error::one_line(&message))
+    };
+    match schema::place_of_fault(schema, &line, refusal).as_str() {
+        "" => GrammarError::Refused(line),
+        place => GrammarError::Refused(error::shortened(&format!("{line}, at {place}"))),
+    }
+}
+
+impl Compiled {
+    /// A guide at the beginning of its own sequence.
+    pub fn guide(&self) -> Matching {
+        Matching::new(self.clone())
+    }
+}
+
+impl fmt::Debug for Guides {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guides").field("vocabulary_size", &self.vocabulary_size).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Compiled")
+    }
+}

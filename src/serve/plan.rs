@@ -17,9 +17,10 @@ use workers::{
 use super::memory::{Decision, Wish, available_bytes};
 use crate::{
     api::{ServedModel, Settings, now},
-    config::{ComputeType, Device, KvCacheType, ServeFlags},
+    config::{ComputeType, Device, GuidedDecodingBackend, KvCacheType, ServeFlags},
     default_model,
     engine::EngineConfig,
+    guides::{Guides, Whitespace},
     supervisor::{ModelSizes, SupervisorConfig},
     text::{ReasoningFormat, TextModel, TextOverrides, ToolFormat},
 };
@@ -191,15 +192,23 @@ fn served_model(
         created: now(),
         max_model_len: decision.max_model_len as usize,
         vocabulary: checkpoint.config().vocab_size,
-        eos_ids,
         sampling_defaults: ServedModel::sampling_defaults(advice),
         default_max_tokens: flags.default_max_tokens,
         logprobs_enabled: flags.enable_logprob,
         logprobs_max: flags.max_logprobs,
         reasoning: flags.reasoning_parser.as_deref().and_then(ReasoningFormat::named),
         tool_format: flags.tool_call_parser.as_deref().and_then(ToolFormat::named),
+        guides: guides(flags, checkpoint, &text, &eos_ids),
+        eos_ids,
         text,
     }
+}
+
+fn guides(flags: &ServeFlags, checkpoint: &Checkpoint, text: &TextModel, eos_ids: &[u32]) -> Option<Guides> {
+    let whitespace = if flags.guided_decoding_disable_any_whitespace { Whitespace::Compact } else { Whitespace::Any };
+    let vocabulary = checkpoint.config().vocab_size;
+    let is_on = flags.guided_decoding_backend != GuidedDecodingBackend::Off;
+    is_on.then(|| Guides::new(text.tokenizer.clone(), vocabulary, eos_ids, whitespace))
 }
 
 fn settings(flags: &ServeFlags) -> Settings {

@@ -60,8 +60,6 @@ fn rows() -> Vec<(&'static str, Value, &'static str, &'static str)> {
         invalid(CHAT, json!({"chat_template_kwargs": []}), "chat_template_kwargs"),
         invalid(CHAT, json!({"enable_thinking": "no"}), "enable_thinking"),
         invalid(CHAT, json!({"metadata": {"top_p": 7}}), "top_p"),
-        not_yet(CHAT, json!({"response_format": {"type": "json_object"}}), "response_format"),
-        not_yet(CHAT, json!({"guided_regex": "a+"}), "guided_regex"),
         not_yet(CHAT, json!({"tools": [], "tool_choice": "required"}), "tool_choice"),
     ]
 }
