@@ -219,7 +219,6 @@ fn new_request(
         sampling.stop_token_ids.sort_unstable();
         sampling.stop_token_ids.dedup();
     }
-    sampling.confidence_threshold = api.settings.early_stop.map(|stop| stop.threshold);
     NewRequest {
         id: id.to_owned(),
         prompt: prompt.ids.clone(),

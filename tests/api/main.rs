@@ -8,9 +8,11 @@ mod answers;
 mod anthropic;
 mod bounds;
 mod doors;
+mod effects;
 mod lifetime;
 mod limits;
 mod refusals;
+mod scores;
 mod streams;
 
 use nix::{

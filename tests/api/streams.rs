@@ -125,3 +125,37 @@ fn the_bytes_are_server_sent_events() {
     let lines: Vec<_> = events.lines().filter(|line| line.starts_with("data: ") || line.is_empty()).collect();
     assert!(lines.len() > 4 && events.contains("data: [DONE]\n\n"), "{events}");
 }
+
+#[test]
+fn several_tokens_may_come_in_one_chunk() {
+    let server = start(&[]);
+    let fields = json!({"max_tokens": 10, "ignore_eos": true, "stream_options": {"continuous_usage_stats": true}});
+    for (path, body, place) in [(CHAT, chat(fields.clone()), "metadata"), (COMPLETIONS, completion(fields), "suffix")] {
+        let single = server.stream(path, &body);
+        for packed in
+            [json!({"max_streaming_response_tokens": 4}), json!({place: {"max_streaming_response_tokens": 4}})]
+        {
+            let chunks = server.stream(path, &crate::with(body.clone(), packed));
+            let opening = usize::from(path == CHAT);
+            let sizes: Vec<_> = chunks.iter().map(|chunk| chunk["choices"].as_array().map_or(0, Vec::len)).collect();
+            assert_eq!(sizes[opening..], [4, 4, 2, 0], "{path}");
+            let counts: Vec<_> = chunks.iter().map(|chunk| chunk["usage"]["completion_tokens"].as_u64()).collect();
+            assert_eq!(counts[opening..], [4, 8, 10, 10].map(Some), "{path}");
+            let choices = |chunks: &[Value]| -> Vec<Value> {
+                let all = chunks.iter().flat_map(|chunk| chunk["choices"].as_array().cloned().unwrap_or_default());
+                all.map(|choice| crate::with(choice, json!({"arrival_time": null}))).collect()
+            };
+            assert_eq!(choices(&chunks), choices(&single), "{path}");
+        }
+        for one in [json!(0), json!(-3), json!(1)] {
+            let chunks = server.stream(path, &crate::with(body.clone(), json!({"max_streaming_response_tokens": one})));
+            assert_eq!(chunks.len(), single.len(), "{path} {one}");
+        }
+    }
+    // Two sequences are never in one chunk.
+    let two = completion(json!({"n": 2, "max_tokens": 5, "ignore_eos": true, "max_streaming_response_tokens": 3}));
+    for chunk in server.stream(COMPLETIONS, &two) {
+        let choices = chunk["choices"].as_array().expect("choices");
+        assert!(choices.iter().all(|choice| choice["index"] == choices[0]["index"]), "{chunk}");
+    }
+}
