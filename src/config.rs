@@ -104,6 +104,15 @@ pub enum ComputeType {
     F16,
 }
 
+/// How the hidden states of a text become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PoolingKind {
+    /// The mean over all tokens.
+    Mean,
+    /// The last token's.
+    Last,
+}
+
 /// Storage format of keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum KvCacheType {
@@ -169,6 +178,9 @@ pub struct ServeFlags {
     /// A text repeats itself once `window_size` tokens in a row were each more likely than `threshold`.
     #[arg(long, value_name = "JSON", default_value = values::EARLY_STOP_DEFAULT, value_parser = early_stop, help_heading = "Model")]
     pub early_stop_config: EarlyStop,
+    /// How embeddings are made, where a request doesn't say.
+    #[arg(long, value_enum, default_value = "mean", help_heading = "Model")]
+    pub pooling: PoolingKind,
 
     /// Address to listen at.
     #[arg(long, default_value = "0.0.0.0", help_heading = "HTTP")]

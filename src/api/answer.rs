@@ -6,6 +6,7 @@ use actix_web::{HttpResponse, web::Bytes};
 use futures_util::stream;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 use workers::link::report::Logprobs;
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
 };
 
 /// The part of every answer, and of every chunk of it, that says what it is.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Head {
     /// The request's id.
     pub id: String,
@@ -30,7 +31,7 @@ pub struct Head {
 }
 
 /// One body, whole or a chunk: its head, its choices, perhaps its usage.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Body<'a, C> {
     /// What it is.
     #[serde(flatten)]

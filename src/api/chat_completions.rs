@@ -2,7 +2,7 @@
 
 mod template_options;
 mod tools;
-mod wording;
+pub mod wording;
 
 use std::sync::Arc;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 use workers::link::report::Logprobs;
 
 use super::{
@@ -167,8 +168,10 @@ pub struct Completion {
 }
 
 /// A choice of a whole answer. All keys are written, as in FastDeploy.
-#[derive(Serialize)]
-struct WholeChoice {
+/// A sequence of a whole answer.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CompletionChoice)]
+pub struct WholeChoice {
     index: usize,
     text: String,
     logprobs: Option<CompletionLogprobs>,
@@ -181,8 +184,10 @@ struct WholeChoice {
     tool_calls: Option<Vec<Value>>,
 }
 
-#[derive(Serialize, Default)]
-struct ChunkChoice {
+/// A step of a sequence.
+#[derive(Serialize, Default, ToSchema)]
+#[schema(as = CompletionChunkChoice)]
+pub struct ChunkChoice {
     index: usize,
     text: String,
     logprobs: Option<CompletionLogprobs>,

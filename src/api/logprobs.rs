@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 use workers::link::report::Logprobs;
 
 use super::choice::Piece;
@@ -47,13 +48,13 @@ fn escaped(bytes: &[u8]) -> String {
 }
 
 /// A chat's form: a list with one entry per token.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ChatLogprobs {
     content: Vec<ChatToken>,
 }
 
 /// One token of a chat.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct ChatToken {
     #[serde(flatten)]
     sampled: TokenLogprob,
@@ -61,7 +62,7 @@ struct ChatToken {
 }
 
 /// A token's text and log-probability.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct TokenLogprob {
     token: String,
     logprob: f32,
@@ -85,7 +86,7 @@ pub fn of_chat(pieces: &[Piece], names: &TokenNames) -> Option<ChatLogprobs> {
 }
 
 /// A completion's form: lists side by side. The first token of a prompt has null in two of them.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub struct CompletionLogprobs {
     tokens: Vec<String>,
     token_logprobs: Vec<Option<f32>>,

@@ -14,11 +14,13 @@ mod choice;
 mod completions;
 mod conversation;
 pub mod cors;
+mod embeddings;
 mod error;
 mod fields;
 mod generation;
 mod health;
 mod keys;
+mod load;
 mod logprobs;
 mod messages;
 mod metrics;
@@ -36,6 +38,7 @@ mod sampling;
 mod sse;
 mod structured;
 mod telling;
+mod tokenize;
 mod version;
 
 use std::{
@@ -46,6 +49,7 @@ use std::{
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, guard, http::header, web};
 use futures_util::StreamExt;
 use tokio::sync::Semaphore;
+use workers::link::step::Pooling;
 
 use crate::{
     engine::{EngineHandle, request::EarlyStop},
@@ -103,6 +107,8 @@ pub struct Settings {
     pub body_bytes_max: usize,
     /// How long a request may wait for its turn; none: for ever.
     pub max_waiting: Option<Duration>,
+    /// How hidden states become an embedding, where a request doesn't say.
+    pub pooling: Pooling,
     /// Ends sequences that repeat themselves; none: they may.
     pub early_stop: Option<EarlyStop>,
 }
@@ -215,6 +221,12 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .app_data(web::Data::new(openapi::Description::new()))
         .service(on("/v1/chat/completions", "POST", web::post().to(chat_completions::post)))
         .service(on("/v1/completions", "POST", web::post().to(completions::post)))
+        .service(on("/v1/embeddings", "POST", web::post().to(embeddings::post)))
+        .service(on("/tokenize", "POST", web::post().to(tokenize::tokenize)))
+        .service(on("/v1/tokenize", "POST", web::post().to(tokenize::tokenize)))
+        .service(on("/detokenize", "POST", web::post().to(tokenize::detokenize)))
+        .service(on("/v1/detokenize", "POST", web::post().to(tokenize::detokenize)))
+        .service(on("/load", "GET", web::get().to(load::get)))
         .service(on("/v1/abort_requests", "POST", web::post().to(abort::post)))
         .service(on("/v1/messages", "POST", web::post().to(messages::post)))
         .service(on("/v1/messages/count_tokens", "POST", web::post().to(messages::count_tokens)))

@@ -23,6 +23,8 @@ pub struct ServedModel {
     pub max_model_len: usize,
     /// Number of token ids.
     pub vocabulary: usize,
+    /// How many numbers an embedding has.
+    pub hidden_size: usize,
     /// Tokens that end a text.
     pub eos_ids: Vec<u32>,
     /// What its makers recommend, where a request is silent.

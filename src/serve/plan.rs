@@ -9,6 +9,7 @@ use std::{
 use workers::{
     KvDType,
     layers::Shard,
+    link::step::Pooling,
     models::{self, ModelConfig, kv_shape},
     weights::Checkpoint,
     worker::WorkerConfig,
@@ -17,7 +18,7 @@ use workers::{
 use super::memory::{Decision, Wish, available_bytes};
 use crate::{
     api::{ServedModel, Settings, now},
-    config::{ComputeType, Device, GuidedDecodingBackend, KvCacheType, ServeFlags},
+    config::{ComputeType, Device, GuidedDecodingBackend, KvCacheType, PoolingKind, ServeFlags},
     default_model,
     engine::EngineConfig,
     guides::{Guides, Whitespace},
@@ -192,6 +193,7 @@ fn served_model(
         created: now(),
         max_model_len: decision.max_model_len as usize,
         vocabulary: checkpoint.config().vocab_size,
+        hidden_size: checkpoint.config().hidden_size,
         sampling_defaults: ServedModel::sampling_defaults(advice),
         default_max_tokens: flags.default_max_tokens,
         logprobs_enabled: flags.enable_logprob,
@@ -214,6 +216,10 @@ fn guides(flags: &ServeFlags, checkpoint: &Checkpoint, text: &TextModel, eos_ids
 fn settings(flags: &ServeFlags) -> Settings {
     Settings {
         body_bytes_max: usize::try_from(flags.max_body_size).unwrap_or(usize::MAX),
+        pooling: match flags.pooling {
+            PoolingKind::Mean => Pooling::Mean,
+            PoolingKind::Last => Pooling::Last,
+        },
         max_waiting: flags.waiting_time_max(),
         early_stop: flags.enable_early_stop.then_some(flags.early_stop_config),
     }

@@ -1,10 +1,11 @@
 //! What `GET /ranks` answers: the group and each rank at one moment.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use workers::link::vitals::{Phase, RankState, Vitals};
 
 /// The body of `GET /ranks`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RanksReport {
     /// How many ranks share the model.
     pub world_size: usize,
@@ -17,7 +18,7 @@ pub struct RanksReport {
 }
 
 /// One rank at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RankReport {
     /// Its index.
     pub rank: usize,
@@ -26,6 +27,7 @@ pub struct RankReport {
     /// What it is.
     pub state: ReportedState,
     /// What it does.
+    #[schema(value_type = String)]
     pub phase: Phase,
     /// The last step taken in this epoch.
     pub step: u64,
@@ -50,7 +52,7 @@ pub struct RankReport {
 }
 
 /// A rank's state as the supervisor sees it: the rank's own word, unless it is dead or stalled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ReportedState {
     /// The process is on its way to attach.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 use workers::link::report::Logprobs;
 
 use super::super::{
@@ -26,8 +27,10 @@ pub struct Chat {
     pub(super) scores: PromptScores,
 }
 
-#[derive(Serialize)]
-struct WholeChoice {
+/// A sequence of a whole answer.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChatChoice)]
+pub struct WholeChoice {
     index: usize,
     message: Message,
     logprobs: Option<ChatLogprobs>,
@@ -35,7 +38,9 @@ struct WholeChoice {
     prompt_logprobs: Option<Value>,
 }
 
-#[derive(Serialize)]
+/// What the assistant said.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChatAnswer)]
 struct Message {
     role: &'static str,
     /// None where there are only calls.
@@ -47,7 +52,7 @@ struct Message {
 }
 
 /// A call, or in deltas more of one: what is told once is told with its beginning.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct ToolCall {
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<usize>,
@@ -58,15 +63,19 @@ struct ToolCall {
     function: Function,
 }
 
-#[derive(Debug, Default, Serialize)]
+/// The function that is called.
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[schema(as = CalledFunction)]
 struct Function {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     arguments: String,
 }
 
-#[derive(Serialize, Default)]
-struct ChunkChoice {
+/// A step of a sequence.
+#[derive(Serialize, Default, ToSchema)]
+#[schema(as = ChatChunkChoice)]
+pub struct ChunkChoice {
     index: usize,
     delta: Delta,
     logprobs: Option<ChatLogprobs>,
@@ -77,7 +86,9 @@ struct ChunkChoice {
     prompt_logprobs: Option<Value>,
 }
 
-#[derive(Debug, Serialize, Default)]
+/// What is new of a message.
+#[derive(Debug, Serialize, Default, ToSchema)]
+#[schema(as = ChatDelta)]
 struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,

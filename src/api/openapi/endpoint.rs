@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use utoipa::{
-    ToSchema,
+    PartialSchema, ToSchema,
     openapi::{
         Content, HttpMethod, Ref, RefOr, Required, Response, ResponseBuilder, Schema, Type,
         path::{Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn},
@@ -12,7 +12,7 @@ use utoipa::{
     },
 };
 
-use crate::api::error::ErrorObject;
+use crate::api::{answer::Body, error::ErrorObject};
 
 /// A path and a method, and all there is to know about them.
 pub struct Endpoint {
@@ -79,6 +79,20 @@ impl Endpoint {
         self
     }
 
+    /// The same where answers are [`Body`]s of such choices, which together need a name.
+    pub fn answers_choices<C: ToSchema>(mut self, name: &'static str) -> Self {
+        let schema = self.refer_to_body::<C>(name);
+        self.answers.insert("application/json", Some(schema));
+        self
+    }
+
+    /// Events of 200 that are [`Body`]s of such choices.
+    pub fn streams_choices<C: ToSchema>(mut self, name: &'static str) -> Self {
+        let schema = self.refer_to_body::<C>(name);
+        self.answers.insert("text/event-stream", Some(schema));
+        self
+    }
+
     /// Events of 200, each with such an object as its `data`; `data: [DONE]` is the last.
     pub fn streams<T: ToSchema>(mut self) -> Self {
         let schema = self.refer_to::<T>();
@@ -107,6 +121,13 @@ impl Endpoint {
         self.schemas.push((T::name().into_owned(), T::schema()));
         T::schemas(&mut self.schemas);
         Ref::from_schema_name(T::name()).into()
+    }
+
+    fn refer_to_body<C: ToSchema>(&mut self, name: &'static str) -> RefOr<Schema> {
+        self.refer_to::<C>();
+        self.schemas.push((name.to_owned(), Body::<C>::schema()));
+        Body::<C>::schemas(&mut self.schemas);
+        Ref::from_schema_name(name).into()
     }
 
     /// The operation, and the schemas that it refers to.

@@ -12,25 +12,31 @@ pub mod requests;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::Value;
 
+use super::load::{self, Route};
+
 pub use self::{document::document, endpoint::Endpoint, endpoints::endpoints};
 
 /// The page: it fetches the description and shows it, and needs nothing from elsewhere.
 const PAGE: &str = include_str!("page.html");
 
 /// The description, made once by each thread that speaks HTTP.
-pub struct Description(web::Bytes);
+pub struct Description {
+    json: web::Bytes,
+    /// The same in short.
+    pub routes: Vec<Route>,
+}
 
 impl Description {
     /// Of this server.
     pub fn new() -> Self {
         let json = document().to_json().unwrap_or_else(|error| Value::from(error.to_string()).to_string());
-        Self(json.into())
+        Self { json: json.into(), routes: load::routes(&endpoints()) }
     }
 }
 
 /// Answers the description.
 pub async fn get(description: web::Data<Description>) -> HttpResponse {
-    HttpResponse::Ok().content_type("application/json").body(description.0.clone())
+    HttpResponse::Ok().content_type("application/json").body(description.json.clone())
 }
 
 /// Answers the page.

@@ -1,0 +1,17 @@
+//! The bodies of requests, as far as they can be told by types and bounds. Nothing is ever read into these structs:
+//! endpoints take fields one by one ([`Fields`](crate::api::fields::Fields)), so that every fault can name its field.
+#![allow(dead_code, reason = "they are described, not made")]
+
+mod chat;
+mod completion;
+mod embeddings;
+mod generation;
+mod small;
+mod values;
+
+pub use self::{
+    chat::ChatRequest,
+    completion::CompletionRequest,
+    embeddings::EmbeddingsRequest,
+    small::{AbortRequest, DetokenizeRequest, TokenizeRequest},
+};
