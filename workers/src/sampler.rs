@@ -187,4 +187,6 @@ fn maximum(values: &[f32]) -> f32 {
 }
 
 #[cfg(test)]
+mod statistics;
+#[cfg(test)]
 mod tests;

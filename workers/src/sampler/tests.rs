@@ -1,9 +1,8 @@
 use proptest::prelude::*;
-use serde_json::Value;
 
 use super::{bans::Bans, *};
 
-fn history(tokens: &[u32], prompt_length: usize) -> History<'_> {
+pub(super) fn history(tokens: &[u32], prompt_length: usize) -> History<'_> {
     History { tokens, prompt_length }
 }
 
@@ -15,86 +14,13 @@ fn choose(logits: &[f32], sampling: &Sampling, tokens: &[u32], prompt_length: us
         .token
 }
 
-fn probabilities(logits: &[f32], sampling: &Sampling, tokens: &[u32]) -> Vec<(usize, f64)> {
+pub(super) fn probabilities(logits: &[f32], sampling: &Sampling, tokens: &[u32]) -> Vec<(usize, f64)> {
     let mut sampler = Sampler::default();
     let (history, all) = (history(tokens, tokens.len()), Allowed::All);
     let Sampler { scores, penalties, distribution } = &mut sampler;
     let scores = change(scores, penalties, logits, sampling, history, &Bans::of(sampling, history, &all));
     distribution.compute(scores, maximum(scores), sampling);
     sampler.distribution.probabilities()
-}
-
-/// SmolLM2's logits after a prompt, and the reference's distributions of them.
-fn golden() -> (Vec<f32>, Value) {
-    let folder = crate::fixtures::golden("smollm2");
-    let bytes = std::fs::read(folder.join("last_logits_sampling.f32le.bin")).expect("the logits");
-    let logits = bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
-    let golden = std::fs::read(folder.join("golden.json")).expect("the golden file");
-    (logits, serde_json::from_slice::<Value>(&golden).expect("JSON")["sampling"].take())
-}
-
-/// The parameters in a golden distribution's name, for instance `t0.7_top_k40_top_p0.9`.
-fn recipe(name: &str) -> Sampling {
-    let mut sampling = Sampling::default();
-    for part in name.replace("top_", "top").replace("min_", "min").split('_') {
-        let digits = part.find(|c: char| c.is_ascii_digit()).expect("a number");
-        let (parameter, value) = part.split_at(digits);
-        let value: f32 = value.parse().expect("a number");
-        match parameter {
-            "t" => sampling.temperature = value,
-            "topp" => sampling.top_p = value,
-            "topk" => sampling.top_k = value as u32,
-            "minp" => sampling.min_p = value,
-            "rep" => sampling.repetition_penalty = value,
-            other => panic!("unknown parameter {other} in {name}"),
-        }
-    }
-    sampling
-}
-
-#[test]
-fn distributions_equal_the_reference() {
-    let (logits, golden) = golden();
-    let prompt: Vec<u32> = serde_json::from_value(golden["prompt_ids"].clone()).expect("ids");
-    let distributions = golden["distributions"].as_object().expect("distributions");
-    assert!(!distributions.is_empty());
-    for (name, expected) in distributions {
-        let ours = probabilities(&logits, &recipe(name), &prompt);
-        assert_eq!(ours.len() as u64, expected["support"].as_u64().expect("support"), "support of {name}");
-        let ids = expected["top_ids"].as_array().expect("ids").iter().map(|id| id.as_u64().expect("id") as usize);
-        let probs = expected["top_probs"].as_array().expect("probs").iter().map(|p| p.as_f64().expect("p"));
-        for ((id, p), &(our_id, our_p)) in ids.zip(probs).zip(&ours) {
-            assert_eq!(our_id, id, "an id of {name}");
-            assert!((our_p - p).abs() < 1e-5 * p.max(0.01), "token {id} of {name}: {our_p} instead of {p}");
-        }
-    }
-}
-
-/// Seeds differ, so the draws are independent; and fixed, so the test cannot fail by chance.
-#[test]
-fn draws_follow_the_distribution() {
-    const DRAWS: u32 = 20_000;
-    let (logits, _) = golden();
-    for name in ["t0.7_top_k40_top_p0.9", "t0.7"] {
-        let sampling = recipe(name);
-        let expected = probabilities(&logits, &sampling, &[]);
-        let mut counts = vec![0u32; logits.len()];
-        let mut sampler = Sampler::default();
-        sampler.distribution.compute(&logits, maximum(&logits), &sampling);
-        (0..u64::from(DRAWS)).for_each(|n| counts[sampler.distribution.draw(random::uniform(n, 5))] += 1);
-        // Tokens expected less than ten times are counted as one.
-        let (often, seldom) = expected.split_at(expected.partition_point(|(_, p)| p * f64::from(DRAWS) >= 10.0));
-        let rest = (seldom.iter().map(|(_, p)| p).sum::<f64>(), seldom.iter().map(|&(t, _)| counts[t]).sum());
-        let classes = often.iter().map(|&(token, p)| (p, counts[token])).chain((rest.0 > 0.0).then_some(rest));
-        let (mut chi_square, mut freedom) = (0.0, -1.0);
-        for (p, count) in classes {
-            let mean = p * f64::from(DRAWS);
-            chi_square += (f64::from(count) - mean).powi(2) / mean;
-            freedom += 1.0;
-        }
-        // Mean `freedom`, variance twice that: four standard deviations.
-        assert!(chi_square < freedom + 4.0 * f64::sqrt(2.0 * freedom), "{name}: {chi_square} for {freedom}");
-    }
 }
 
 #[test]
@@ -138,6 +64,135 @@ fn penalties_and_masks() {
     let early = Sampling { min_tokens: 2, stop_token_ids: vec![2, 77], ..greedy };
     check(early.clone(), &[0, 1], 1, 3);
     check(early, &[0, 1, 1], 1, 2);
+}
+
+/// What is chosen greedily, if anything, with a guide's word.
+fn guided(logits: &[f32], sampling: Sampling, tokens: &[u32], allowed: Allowed) -> Option<u32> {
+    let greedy = Sampling { temperature: 0.0, ..sampling };
+    let choice = Sampler::default().sample(logits, &greedy, history(tokens, 1), &allowed).expect("finite");
+    choice.map(|choice| choice.token)
+}
+
+#[test]
+fn what_a_guide_does_not_allow_is_not_chosen() {
+    let logits: Vec<f32> = (0..70).map(|token| token as f32).collect();
+    let check = |allowed: Allowed, expected| {
+        assert_eq!(guided(&logits, Sampling::default(), &[0], allowed.clone()), expected, "{allowed:?}");
+    };
+    check(Allowed::All, Some(69));
+    check(Allowed::Only(vec![3, 7]), Some(7));
+    check(Allowed::Only(vec![3, 70, u32::MAX]), Some(3));
+    check(Allowed::Only(vec![70]), None);
+    check(Allowed::Only(vec![]), None);
+    check(Allowed::Bits(vec![0b1010]), Some(3));
+    check(Allowed::Bits(vec![0, u32::MAX]), Some(63));
+    check(Allowed::Bits(vec![1, 0, u32::MAX, u32::MAX]), Some(69));
+    check(Allowed::Bits(vec![0, 0, 1 << 6]), None); // token 70 is beyond the vocabulary
+    check(Allowed::Bits(vec![]), None);
+}
+
+#[test]
+fn a_guide_wins_over_min_tokens_and_over_nothing_else() {
+    let logits = [1.0, 2.0, 3.0, 4.0];
+    let early = Sampling { min_tokens: 5, stop_token_ids: vec![1, 3], ..Sampling::default() };
+    let check = |sampling: &Sampling, allowed: &[u32], expected| {
+        let allowed = Allowed::Only(allowed.to_vec());
+        assert_eq!(guided(&logits, sampling.clone(), &[0], allowed.clone()), expected, "{sampling:?} {allowed:?}");
+    };
+    check(&early, &[2, 3], Some(2));
+    check(&early, &[1, 3], Some(3));
+    check(&early, &[], None);
+    let banned = Sampling { bad_words: vec![vec![3]], ..early };
+    check(&banned, &[1, 3], Some(1));
+    check(&banned, &[3], None);
+    check(&Sampling { bad_words: vec![vec![2], vec![0]], ..banned }, &[0, 2], None);
+}
+
+#[test]
+fn where_everything_is_forbidden_nothing_is_chosen() {
+    let held_back = Sampling { min_tokens: 1, stop_token_ids: vec![0, 1], ..Sampling::default() };
+    assert_eq!(guided(&[0.0, 1.0], held_back, &[0], Allowed::All), None);
+    let bad_words = Sampling { bad_words: vec![vec![0], vec![1]], ..Sampling::default() };
+    assert_eq!(guided(&[0.0, 1.0], bad_words, &[0], Allowed::All), None);
+    assert_eq!(guided(&[], Sampling::default(), &[], Allowed::All), None);
+}
+
+#[test]
+fn a_bad_word_is_forbidden_where_it_would_be_completed() {
+    let logits = [1.0, 2.0, 3.0, 4.0];
+    let check = |word: &[u32], tokens: &[u32], expected| {
+        let sampling = Sampling { bad_words: vec![word.to_vec()], ..Sampling::default() };
+        assert_eq!(guided(&logits, sampling, tokens, Allowed::All), Some(expected), "{word:?} after {tokens:?}");
+    };
+    check(&[3], &[0], 2);
+    check(&[1, 3], &[0, 1], 2);
+    check(&[1, 3], &[0, 1, 2], 3);
+    check(&[1, 3], &[1], 3); // the prompt's own token begins nothing
+    check(&[0, 1, 3], &[0, 1], 3); // nor does half a word of it
+    check(&[2, 1, 3], &[0, 2, 1], 2);
+    check(&[9], &[0], 3);
+}
+
+#[test]
+fn biases_move_logits_before_penalties_do() {
+    let greedy = Sampling { temperature: 0.0, ..Default::default() };
+    let check = |sampling: Sampling, expected| {
+        assert_eq!(choose(&[1.0, 2.0, 4.0, 3.9, -1.0], &sampling, &[2], 1), expected, "{sampling:?}");
+    };
+    check(Sampling { logit_bias: vec![(4, 100.0)], ..greedy.clone() }, 4);
+    check(Sampling { logit_bias: vec![(2, -0.2), (77, 100.0)], ..greedy.clone() }, 3);
+    // 4 + 4 halved is 4; had the penalty come first, 2 + 4 were 6.
+    let both = Sampling { logit_bias: vec![(2, 4.0), (3, 1.0)], repetition_penalty: 2.0, ..greedy.clone() };
+    check(both, 3);
+    check(Sampling { logit_bias: vec![(3, 100.0)], bad_words: vec![vec![3]], ..greedy }, 2);
+}
+
+#[test]
+fn confidence_is_that_of_the_untouched_distribution() {
+    let logits = [0.0f32, 2.0];
+    let likely = (1.0 / (1.0 + f32::exp(-2.0)), 1.0 - 1.0 / (1.0 + f32::exp(-2.0)));
+    let check = |threshold, bias: f32, expected| {
+        let sampling = Sampling {
+            confidence_threshold: threshold,
+            logit_bias: vec![(0, bias)],
+            temperature: 0.0,
+            ..Default::default()
+        };
+        let choice = Sampler::default().sample(&logits, &sampling, history(&[], 0), &Allowed::All);
+        assert_eq!(choice.expect("finite").expect("a choice").confident, expected, "{sampling:?}");
+    };
+    check(None, 0.0, false);
+    check(Some(likely.0 - 1e-4), 0.0, true);
+    check(Some(likely.0 + 1e-4), 0.0, false);
+    check(Some(likely.1 - 1e-4), 100.0, true); // token 0 is chosen, and not for its own merit
+    check(Some(likely.1 + 1e-4), 100.0, false);
+}
+
+#[test]
+fn logprobs_are_shaped_where_that_is_wanted() {
+    let logits = [1.0f32, 3.0, 2.0, 3.5, -200.0];
+    let check = |sampling: Sampling, kept: &[usize], temperature: f64| {
+        let sampling = Sampling { logprobs: Some(5), repetition_penalty: 2.0, seed: 3, ..sampling };
+        let choice = Sampler::default().sample(&logits, &sampling, history(&[3], 0), &Allowed::All);
+        let logprobs = choice.expect("finite").expect("a choice").logprobs.expect("asked for");
+        let weight = |token: usize| f64::from(logits[token]) / temperature;
+        let log_sum = kept.iter().map(|&token| weight(token).exp()).sum::<f64>().ln();
+        assert_eq!(logprobs.top.iter().map(|(token, _)| *token).collect::<Vec<_>>(), [3, 1, 2, 0, 4]);
+        for (token, found) in logprobs.top {
+            let token = token as usize;
+            let expected = if kept.contains(&token) { weight(token) - log_sum } else { f64::NEG_INFINITY };
+            let near = (f64::from(found) - expected).abs() < 1e-4 || f64::from(found) == expected;
+            assert!(near, "{sampling:?}: {found} instead of {expected} for token {token}");
+        }
+    };
+    let shaped = Sampling { temperature: 0.5, top_p: 0.9, ..Sampling::default() };
+    let (scaled, normalised) = (true, true);
+    check(shaped.clone(), &[0, 1, 2, 3, 4], 1.0);
+    check(Sampling { temp_scaled_logprobs: scaled, ..shaped.clone() }, &[0, 1, 2, 3, 4], 0.5);
+    check(Sampling { top_p_normalized_logprobs: normalised, ..shaped.clone() }, &[1, 2, 3], 1.0);
+    let both = Sampling { temp_scaled_logprobs: scaled, top_p_normalized_logprobs: normalised, ..shaped };
+    check(both.clone(), &[1, 3], 0.5);
+    check(Sampling { temperature: 0.0, top_p: 1.0, ..both }, &[0, 1, 2, 3, 4], 1.0);
 }
 
 #[test]
