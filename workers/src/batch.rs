@@ -219,8 +219,73 @@ mod tests {
             &[1, 2, 3, 4].map(|id| chunk(id, 0, 1, &[], true)),
             "a step with 4 sequences, at most 3 were agreed",
         );
+        let scored = |start: u32, end: u32| Chunk { scored: start..end, ..chunk(1, 3, 2, &[1], false) };
+        let unscorable = |range: &str| {
+            format!(
+                "sequence 1: is to be scored at {range}, which is not in its chunk or not before the prompt's last token"
+            )
+        };
+        check(&[], &[scored(2, 4)], &unscorable("2..4"));
+        check(&[], &[scored(3, 6)], &unscorable("3..6"));
+        check(&[], &[scored(0, u32::MAX)], "a step with 4294967295 scored positions, at most 8192 were agreed");
+        let whole = Chunk { scored: 3..6, ..chunk(1, 3, 3, &[1], false) };
+        check(&[], &[whole], &unscorable("3..6"));
+        let pooled = |pooling| NewSequence { pooling: Some(pooling), ..new(2, &[1, 2, 3]) };
+        let sampled = "sequence 2: is to be sampled, but was started to be pooled";
+        check(&[pooled(Pooling::Last)], &[chunk(2, 0, 3, &[1], true)], sampled);
+        let late = "sequence 2: is to be pooled over all its tokens, but begins at token 1";
+        check(&[pooled(Pooling::Mean)], &[chunk(2, 1, 2, &[1], false)], late);
         let huge = chunk(1, u32::MAX, 12, &[], false);
         check(&[], &[huge], &range("4294967295..4294967307"));
+    }
+
+    #[test]
+    fn rows_are_found_for_what_they_are_wanted_for() {
+        let mut sequences = Sequences::new(LIMITS);
+        let pooled = |id, pooling| NewSequence { pooling: Some(pooling), ..new(id, &[1, 2, 3]) };
+        let started = vec![new(1, &[9; 6]), pooled(2, Pooling::Mean), pooled(3, Pooling::Last)];
+        let score = |chunk: Chunk, scored| Chunk { scored, ..chunk };
+        let batch =
+            vec![chunk(2, 0, 2, &[0], false), chunk(3, 0, 2, &[1], false), score(chunk(1, 0, 4, &[2], false), 1..4)];
+        let plan = Plan::of(&step(started, batch), &mut sequences).expect("a good step");
+        let expected = Wanted {
+            chunks: 3,
+            sampled: vec![],
+            scored: vec![Scored { id: SequenceId(1), rows: 5..8, position: 1 }],
+            pooled: vec![Pooled { id: SequenceId(2), rows: 0..2, ends: false }],
+        };
+        assert_eq!(plan.wanted, expected);
+        let batch =
+            vec![score(chunk(1, 4, 2, &[3], true), 4..5), chunk(2, 2, 1, &[], false), chunk(3, 2, 1, &[], false)];
+        let plan = Plan::of(&step(vec![], batch), &mut sequences).expect("a good step");
+        let pooled = |id, row: u32| Pooled { id: SequenceId(id), rows: row..row + 1, ends: true };
+        let expected = Wanted {
+            chunks: 3,
+            sampled: vec![(SequenceId(1), 1)],
+            scored: vec![Scored { id: SequenceId(1), rows: 0..1, position: 4 }],
+            pooled: vec![pooled(2, 2), pooled(3, 3)],
+        };
+        assert_eq!(plan.wanted, expected);
+    }
+
+    #[test]
+    fn what_a_report_can_carry_bounds_a_step() {
+        let limits =
+            Limits { batch_tokens_max: 20_000, max_model_len: 20_000, sequences_max: 100, kv_blocks: 5000, ..LIMITS };
+        let blocks: Vec<u32> = (0..5000).collect();
+        let scored = |end| Chunk { scored: 0..end, ..chunk(1, 0, 9000, &blocks, false) };
+        let refused = |started, batch| Plan::of(&step(started, batch), &mut Sequences::new(limits)).map(|_| ());
+        assert_eq!(refused(vec![new(1, &[1; 9000])], vec![scored(SCORED_MAX as u32)]), Ok(()));
+        let error = refused(vec![new(1, &[1; 9000])], vec![scored(SCORED_MAX as u32 + 1)]).expect_err("too many");
+        assert_eq!(error.to_string(), "a step with 8193 scored positions, at most 8192 were agreed");
+        let pooled = |count: u64| {
+            let new = |id| NewSequence { pooling: Some(Pooling::Last), ..new(id, &[1]) };
+            let chunks = (0..count).map(|id| chunk(id, 0, 1, &[0], false));
+            refused((0..count).map(new).collect(), chunks.collect())
+        };
+        assert_eq!(pooled(EMBEDDINGS_MAX as u64), Ok(()));
+        let error = pooled(EMBEDDINGS_MAX as u64 + 1).expect_err("too many");
+        assert_eq!(error.to_string(), "a step with 65 embeddings, at most 64 were agreed");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! is checked here: what passes cannot lead a kernel outside its memory.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use thiserror::Error;
 
@@ -299,11 +300,7 @@ impl Sequence {
         if let Some(pool) = &self.pool {
             check_pooled(pool.pooling(), chunk, self.computed)?;
         }
-        let scored = &chunk.scored;
-        let has_next = (scored.end as usize) < self.prompt_length && scored.end as usize <= end;
-        if !scored.is_empty() && !(chunk.start <= scored.start && has_next) {
-            return Err(Fault::Scored { start: scored.start, end: scored.end });
-        }
+        self.check_scored(chunk)?;
         if end > limits.max_model_len {
             return Err(Fault::TooLong { tokens: end, limit: limits.max_model_len });
         }
@@ -317,6 +314,15 @@ impl Sequence {
         }
         self.computed = Some(end);
         Ok(())
+    }
+
+    /// What is scored lies in the chunk, and the token after it in the prompt.
+    fn check_scored(&self, chunk: &Chunk) -> Result<(), Fault> {
+        let Range { start, end } = chunk.scored;
+        let in_chunk = chunk.start <= start && end <= chunk.start + chunk.count;
+        let has_next = (end as usize) < self.prompt_length;
+        let is_fine = chunk.scored.is_empty() || in_chunk && has_next;
+        if is_fine { Ok(()) } else { Err(Fault::Scored { start, end }) }
     }
 }
 

@@ -1,7 +1,11 @@
 //! Ranks as threads of this process follow scripts of steps on the golden models.
 
-#[path = "../../tests/fixtures/mod.rs"]
+#[path = "../../../tests/fixtures/mod.rs"]
 mod fixtures;
+mod group;
+mod guided;
+mod prompts;
+#[path = "../script/mod.rs"]
 mod script;
 
 use std::collections::HashMap;
