@@ -144,6 +144,9 @@ pub struct ServeFlags {
     /// A Jinja chat template, or a file holding one, instead of the model's.
     #[arg(long, value_name = "FILE|TEXT", help_heading = "Model")]
     pub chat_template: Option<String>,
+    /// Read special tokens that are spelled out in messages as ordinary text (an assistant's messages excepted).
+    #[arg(long, help_heading = "Model")]
+    pub no_special_tokens_in_content: bool,
     /// Longest sequence, prompt and completion, in tokens; absent: the model's own limit, lowered to what the KV cache holds.
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(2..=16_777_216), help_heading = "Model")]
     pub max_model_len: Option<u32>,

@@ -26,6 +26,21 @@ pub fn for_template(messages: &Value, style: ContentStyle) -> Result<Value, Text
     converted.collect::<Result<Vec<_>, _>>().map(Value::Array)
 }
 
+/// The messages with an empty text where an assistant's has none beside its calls: some templates can't do without. None
+/// where no message lacks one.
+pub fn with_empty_contents(messages: &Value) -> Option<Value> {
+    let mut messages = messages.clone();
+    let mut filled = false;
+    for message in messages.as_array_mut()?.iter_mut().filter_map(Value::as_object_mut) {
+        let is_assistant = message.get("role").is_some_and(|role| role == "assistant");
+        if is_assistant && message.get("content").is_none_or(Value::is_null) {
+            message.insert("content".into(), "".into());
+            filled = true;
+        }
+    }
+    filled.then_some(messages)
+}
+
 fn convert(message: &Value, style: ContentStyle) -> Result<Value, String> {
     let Some(fields) = message.as_object() else {
         return Err("must be an object with `role` and `content`".into());
@@ -36,6 +51,11 @@ fn convert(message: &Value, style: ContentStyle) -> Result<Value, String> {
     let mut fields = fields.clone();
     if let Some(content) = fields.get_mut("content") {
         convert_content(content, style)?;
+    }
+    // Some servers call it so; templates don't.
+    if let Some(reasoning) = fields.get("reasoning").filter(|_| !fields.contains_key("reasoning_content")) {
+        let reasoning = reasoning.clone();
+        fields.insert("reasoning_content".into(), reasoning);
     }
     if let Some(calls) = fields.get_mut("tool_calls").and_then(Value::as_array_mut) {
         calls.iter_mut().for_each(parse_arguments);
@@ -73,7 +93,11 @@ fn parse_arguments(call: &mut Value) {
     let Some(arguments) = call.get_mut("function").and_then(|function| function.get_mut("arguments")) else {
         return;
     };
-    if let Some(parsed) = arguments.as_str().and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok()) {
+    let object = |text: &str| match text.trim() {
+        "" => Some(Map::new()),
+        text => serde_json::from_str::<Map<String, Value>>(text).ok(),
+    };
+    if let Some(parsed) = arguments.as_str().and_then(object) {
         *arguments = Value::Object(parsed);
     }
 }
@@ -101,6 +125,7 @@ mod tests {
     fn tool_call_arguments_become_objects() {
         let call = |arguments: Value| json!([{"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}]);
         assert_eq!(for_template(&call(json!("{\"a\": 1}")), ContentStyle::Text).unwrap(), call(json!({"a": 1})));
+        assert_eq!(for_template(&call(json!("")), ContentStyle::Text).unwrap(), call(json!({})));
         assert_eq!(for_template(&call(json!("not json")), ContentStyle::Text).unwrap(), call(json!("not json")));
     }
 

@@ -15,6 +15,7 @@ mod pieces;
 mod pre_tokenizer;
 mod python_values;
 pub mod reasoning;
+mod seal;
 pub mod stop_strings;
 mod strftime;
 pub mod template;
@@ -32,6 +33,8 @@ use std::{path::Path, sync::Arc};
 use serde_json::Value;
 use workers::weights::Checkpoint;
 
+use self::seal::Seal;
+
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
 pub use message::{CallFormat, MessageFormat, MessageParser, Part};
@@ -48,6 +51,8 @@ pub struct TextModel {
     pub tokenizer: Arc<Tokenizer>,
     /// None where the model has none and none was given: chat requests are then refused, completions work.
     pub template: Option<ChatTemplate>,
+    /// Whether special tokens that are spelled out in what users, tools and the system say count as such.
+    pub special_tokens_in_content: bool,
 }
 
 /// What the command line puts in place of the checkpoint's own files.
@@ -57,6 +62,8 @@ pub struct TextOverrides<'a> {
     pub tokenizer: Option<&'a Path>,
     /// `--chat-template`: a Jinja text, or the path of a file that holds one.
     pub chat_template: Option<&'a str>,
+    /// `--no-special-tokens-in-content`.
+    pub no_special_tokens_in_content: bool,
 }
 
 impl TextModel {
@@ -68,14 +75,20 @@ impl TextModel {
             Some(given) => Some(found.compile_override(given)?),
             None => found.compile()?,
         };
-        Ok(Self { tokenizer: Arc::new(tokenizer), template })
+        let special_tokens_in_content = !overrides.no_special_tokens_in_content;
+        Ok(Self { tokenizer: Arc::new(tokenizer), template, special_tokens_in_content })
     }
 
     /// The tokens of a conversation: rendered by the template, then tokenized without adding special tokens (the
     /// template writes its own).
     pub fn chat_prompt(&self, messages: &Value, options: &ChatOptions) -> Result<Vec<u32>, TextError> {
-        let text = self.chat_text(messages, options)?;
-        self.tokenizer.encode(&text, false)
+        if self.special_tokens_in_content {
+            let text = self.chat_text(messages, options)?;
+            return self.tokenizer.encode(&text, false);
+        }
+        let seal = Seal::new(&self.tokenizer, messages)?;
+        let text = self.chat_text(&seal.close(messages), options)?;
+        seal.encode(&text)
     }
 
     /// The text of a conversation as the model reads it.
@@ -86,7 +99,12 @@ impl TextModel {
         };
         let template = own.as_ref().or(self.template.as_ref()).ok_or(TextError::NoTemplate)?;
         let messages = messages::for_template(messages, template.content_style())?;
-        template.render(&messages, options)
+        match (template.render(&messages, options), messages::with_empty_contents(&messages)) {
+            (Err(TextError::NotRendered { .. } | TextError::Refused { .. }), Some(filled)) => {
+                template.render(&filled, options)
+            }
+            (rendered, _) => rendered,
+        }
     }
 
     /// The tokens of a plain prompt, with the special tokens (usually a BOS) that the model puts around a text.

@@ -4,6 +4,7 @@ use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::OnceLock,
 };
 
 use serde_json::{Value, json};
@@ -22,6 +23,8 @@ pub struct Tokenizer {
     pieces: Pieces,
     /// Special tokens and their texts.
     specials: Vec<(u32, String)>,
+    /// The same tokenizer without added tokens, made when it is needed first.
+    plain: OnceLock<Result<tokenizers::Tokenizer, String>>,
     bos: Option<u32>,
     eos: Option<u32>,
 }
@@ -71,7 +74,7 @@ impl Tokenizer {
         specials.sort_unstable_by_key(|(id, _)| *id);
         let specials = specials.into_iter().filter(|(_, token)| token.special);
         let specials = specials.map(|(id, token)| (id, token.content)).collect();
-        Ok(Self { inner, pieces, specials, bos, eos })
+        Ok(Self { inner, pieces, specials, plain: OnceLock::new(), bos, eos })
     }
 
     /// The tokens of `text`, at most [`TEXT_BYTES_MAX`] bytes. Special tokens spelled out in the text are parsed as
@@ -99,6 +102,30 @@ impl Tokenizer {
     /// The special tokens, by id, and their texts.
     pub fn special_tokens(&self) -> &[(u32, String)] {
         &self.specials
+    }
+
+    /// All added tokens (those that are cut out of a text before it is tokenized), by id, and their texts.
+    pub(crate) fn added_tokens(&self) -> impl Iterator<Item = (u32, String)> {
+        self.inner.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, token.content))
+    }
+
+    /// The tokens of a text in which no added token counts, however it is spelled.
+    pub(crate) fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let plain = self.plain.get_or_init(|| without_added_tokens(&self.inner)).as_ref();
+        let plain = plain.map_err(|reason| not_tokenized(reason))?;
+        let encode = |text: &str| {
+            let encoding = catch_unwind(AssertUnwindSafe(|| plain.encode_fast(text, false)));
+            let encoding = encoding.map_err(|_| not_tokenized("the tokenizer gave up on it"))?;
+            Ok(encoding.map_err(not_tokenized)?.get_ids().to_vec())
+        };
+        let ids: Vec<u32> = encode(text)?;
+        let added = self.inner.get_added_tokens_decoder();
+        if !ids.iter().any(|id| added.contains_key(id)) {
+            return Ok(ids);
+        }
+        // The model's own vocabulary has such a token too; no single character is one.
+        let characters = text.chars().map(|character| encode(character.encode_utf8(&mut [0; 4])));
+        characters.collect::<Result<Vec<_>, _>>().map(|lists| lists.concat())
     }
 
     /// One more than the highest token id. The model's own vocabulary may be larger, padded to a round number.
@@ -197,6 +224,14 @@ pub(crate) fn read_json_if_present(file: &Path) -> Result<Value, TextError> {
 
 pub(crate) fn from_json<T: serde::de::DeserializeOwned>(json: Value) -> Result<T, TextError> {
     serde_json::from_value(json).map_err(TextError::model)
+}
+
+fn without_added_tokens(tokenizer: &tokenizers::Tokenizer) -> Result<tokenizers::Tokenizer, String> {
+    let mut json = serde_json::to_value(tokenizer).map_err(|error| error.to_string())?;
+    json["added_tokens"] = json!([]);
+    // It may name tokens that aren't there any more, and is not needed.
+    json["post_processor"] = Value::Null;
+    serde_json::from_value(json).map_err(|error| error.to_string())
 }
 
 fn missing_reason(folder: &Path) -> &'static str {
