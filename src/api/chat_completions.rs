@@ -23,7 +23,10 @@ use super::{
     prompt_scores::PromptScores,
     request_id,
 };
-use crate::text::{CallFormat, FORCED_CALLS, MessageFormat, TextError, Tools};
+use crate::{
+    guides,
+    text::{CallFormat, FORCED_CALLS, MessageFormat, TextError, Tools},
+};
 
 /// So many of the prompt's last tokens may show whether the model is thinking.
 const PROMPT_END_TOKENS: usize = 32;
@@ -62,8 +65,10 @@ pub struct Understood {
 pub fn understand(api: &Api, fields: &Fields) -> Result<Understood, ApiError> {
     let mut generation = Generation::read(fields, &api.model, chat_logprobs(fields, &api.model)?)?;
     let tools = ToolUse::read(fields)?;
-    if tools.force != Force::No {
-        return Err(ApiError::unsupported("tool_choice", "forcing a tool call"));
+    match tools.force {
+        Force::No => {}
+        Force::Any => generation.force("tools", &guides::tools::required(&tools.tools, tools.parallel), &api.model)?,
+        Force::One(index) => generation.force("tools", &guides::tools::named(&tools.tools[index]), &api.model)?,
     }
     let options = TemplateOptions::read(fields, &tools)?;
     let prompt = prompt_of(api, fields, &options)?;

@@ -53,12 +53,11 @@ impl Plan {
         let checkpoint = Checkpoint::open(&path).map_err(one_line)?;
         let ranks = flags.tensor_parallel_size as usize;
         models::check(&checkpoint, ranks).map_err(one_line)?;
-        let overrides =
-            TextOverrides {
-                tokenizer: flags.tokenizer.as_deref(),
-                chat_template: flags.chat_template.as_deref(),
-                no_special_tokens_in_content: flags.no_special_tokens_in_content,
-            };
+        let overrides = TextOverrides {
+            tokenizer: flags.tokenizer.as_deref(),
+            chat_template: flags.chat_template.as_deref(),
+            no_special_tokens_in_content: flags.no_special_tokens_in_content,
+        };
         let text = TextModel::load(&path, overrides).map_err(one_line)?;
         warn_of_strange_tokens(&text, &checkpoint, &mut warnings);
         let decision = decide_memory(flags, &checkpoint, kv_dtype, &mut warnings)?;

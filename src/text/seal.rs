@@ -60,10 +60,9 @@ impl<'t> Seal<'t> {
                     *text = hidden;
                 }
             }
-            Value::Array(parts) => parts.iter_mut().for_each(|part| match part.get_mut("text") {
-                Some(text) => self.hide(text),
-                None if part.is_string() => self.hide(part),
-                None => {}
+            Value::Array(parts) => parts.iter_mut().for_each(|part| match part {
+                Value::Object(fields) => fields.get_mut("text").into_iter().for_each(|text| self.hide(text)),
+                text => self.hide(text),
             }),
             _ => {}
         }
@@ -140,9 +139,8 @@ mod tests {
             };
             let (open, sealed) = (load(false).unwrap(), load(true).unwrap());
             let messages = |text: &str| json!([{"role": "user", "content": [{"type": "text", "text": text}]}]);
-            let prompt = |model: &TextModel, text: &str| {
-                model.chat_prompt(&messages(text), &ChatOptions::default()).unwrap()
-            };
+            let prompt =
+                |model: &TextModel, text: &str| model.chat_prompt(&messages(text), &ChatOptions::default()).unwrap();
             assert_eq!(prompt(&sealed, "plain"), prompt(&open, "plain"), "{model}");
             let (with, without) = (prompt(&open, typed), prompt(&sealed, typed));
             let specials = |ids: &[u32]| ids.iter().filter(|&&id| open.tokenizer.is_special(id)).count();

@@ -7,6 +7,7 @@ mod server;
 mod answers;
 mod anthropic;
 mod bounds;
+mod chats;
 mod doors;
 mod effects;
 mod lifetime;
