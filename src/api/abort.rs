@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Api, error::ApiError, fields::Fields, request_id};
+use super::{Api, error::ApiError, fields::Fields, openapi::requests::AbortRequest, request_id};
 
 /// Most ids in one request.
 const IDS_MAX: usize = 1024;
@@ -38,7 +38,7 @@ struct Outcome {
 
 /// Aborts some requests, or all.
 pub async fn post(api: web::Data<Api>, request: HttpRequest, body: web::Payload) -> Result<HttpResponse, ApiError> {
-    let fields = Fields::read(&api.body(&request, body).await?)?;
+    let fields = Fields::read(&api.body(&request, body).await?)?.described_by::<AbortRequest>();
     let ids: Option<Vec<String>> = fields.get("req_ids")?;
     let result = match (fields.flag("abort_all")?, ids) {
         (true, _) => Outcome { aborted: api.open.abort_all(), not_found: Vec::new() },

@@ -20,6 +20,7 @@ use super::{
     fields::Fields,
     generation::{Generation, Prompt, logprobs_count},
     model::ServedModel,
+    openapi::requests::ChatRequest,
     prompt_scores::PromptScores,
     request_id,
 };
@@ -38,7 +39,7 @@ pub async fn post(api: web::Data<Api>, request: HttpRequest, body: web::Payload)
 
 /// A request that was understood: what is wanted, of which prompts, and how it will be answered.
 pub fn prepare(api: &Arc<Api>, body: &[u8]) -> Result<super::Prepared<Chat>, ApiError> {
-    let mut fields = Fields::read(body)?;
+    let mut fields = Fields::read(body)?.described_by::<ChatRequest>();
     check_metadata(&fields)?;
     fields.fall_back_on("metadata")?;
     let Understood { generation, prompt, max_tokens } = understand(api, &fields)?;

@@ -17,6 +17,7 @@ use super::{
     fields::{Fields, token_ids},
     generation::{Generation, N_MAX, Prompt, logprobs_count},
     logprobs::{self, CompletionLogprobs, TokenNames},
+    openapi::requests::CompletionRequest,
     prompt_scores::PromptScores,
     request_id,
 };
@@ -33,7 +34,7 @@ pub async fn post(api: web::Data<Api>, request: HttpRequest, body: web::Payload)
 
 /// A request that was understood: what is wanted, of which prompts, and how it will be answered.
 pub fn prepare(api: &Arc<Api>, body: &[u8]) -> Result<super::Prepared<Completion>, ApiError> {
-    let mut fields = Fields::read(body)?;
+    let mut fields = Fields::read(body)?.described_by::<CompletionRequest>();
     suffix(&mut fields)?;
     let scores_only = only_scores(&mut fields)?;
     let logprobs = logprobs_count(&fields, "logprobs", &api.model)?;

@@ -1,11 +1,12 @@
 //! The fields of a request's body, taken one by one so that every fault names its parameter.
 
-use std::ops::RangeInclusive;
+use std::{collections::HashSet, ops::RangeInclusive};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
-use super::error::ApiError;
+use super::{error::ApiError, openapi::requests::field_names};
 
 /// Longest part of a message that may hold what was sent, characters.
 const FAULT_CHARS_MAX: usize = 300;
@@ -15,6 +16,8 @@ const FAULT_CHARS_MAX: usize = 300;
 pub struct Fields {
     body: Map<String, Value>,
     fallback: Map<String, Value>,
+    /// The fields that /openapi.json tells of; none where nobody looks.
+    documented: Option<HashSet<String>>,
 }
 
 impl Fields {
@@ -22,14 +25,27 @@ impl Fields {
     pub fn read(bytes: &[u8]) -> Result<Self, ApiError> {
         let value = serde_json::from_slice(bytes).map_err(|error| not_json(bytes, &error))?;
         match value {
-            Value::Object(body) => Ok(Self { body, fallback: Map::new() }),
+            Value::Object(body) => Ok(Self::of(body)),
             _ => Err(ApiError::bad_body("the request body must be a JSON object")),
         }
     }
 
     /// An object that was read before.
     pub fn of(body: Map<String, Value>) -> Self {
-        Self { body, fallback: Map::new() }
+        Self { body, fallback: Map::new(), documented: None }
+    }
+
+    /// Makes sure, where the server is built for tests, that every field that is read is described by `T`.
+    pub fn described_by<T: ToSchema>(mut self) -> Self {
+        if cfg!(debug_assertions) {
+            self.documented = Some(field_names::<T>());
+        }
+        self
+    }
+
+    fn expect_documented(&self, name: &str) {
+        let known = self.documented.as_ref().is_none_or(|names| names.contains(name));
+        debug_assert!(known, "the field `{name}` is read, but src/api/openapi/requests doesn't describe it");
     }
 
     /// The object itself.
@@ -52,6 +68,7 @@ impl Fields {
 
     /// The value of a field as it was sent.
     pub fn raw(&self, name: &str) -> Option<&Value> {
+        self.expect_documented(name);
         let given = |map: &'_ Map<String, Value>| map.get(name).is_some_and(|value| !value.is_null());
         let map = if given(&self.body) { &self.body } else { &self.fallback };
         map.get(name).filter(|value| !value.is_null())
@@ -59,6 +76,7 @@ impl Fields {
 
     /// A field's own value, without the fallback.
     pub fn own(&self, name: &str) -> Option<&Value> {
+        self.expect_documented(name);
         self.body.get(name).filter(|value| !value.is_null())
     }
 

@@ -5,7 +5,12 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Api, chat_completions, error::ApiError, fields::Fields};
+use super::{
+    Api, chat_completions,
+    error::ApiError,
+    fields::Fields,
+    openapi::requests::{DetokenizeRequest, TokenizeRequest},
+};
 use crate::text::Tokenizer;
 
 /// A text in tokens.
@@ -34,7 +39,8 @@ pub struct Text {
 pub async fn tokenize(api: web::Data<Api>, request: HttpRequest, body: web::Payload) -> Result<HttpResponse, ApiError> {
     let body = api.body(&request, body).await?;
     let own = api.clone();
-    let answer = api.on_text_thread(move || tokens(&own, &Fields::read(&body)?)).await?;
+    let answer =
+        api.on_text_thread(move || tokens(&own, &Fields::read(&body)?.described_by::<TokenizeRequest>())).await?;
     Ok(HttpResponse::Ok().json(answer))
 }
 
@@ -46,7 +52,8 @@ pub async fn detokenize(
 ) -> Result<HttpResponse, ApiError> {
     let body = api.body(&request, body).await?;
     let own = api.clone();
-    let answer = api.on_text_thread(move || text(&own, &Fields::read(&body)?)).await?;
+    let answer =
+        api.on_text_thread(move || text(&own, &Fields::read(&body)?.described_by::<DetokenizeRequest>())).await?;
     Ok(HttpResponse::Ok().json(answer))
 }
 

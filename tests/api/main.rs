@@ -10,11 +10,13 @@ mod bounds;
 mod chats;
 mod doors;
 mod effects;
+mod embeddings;
 mod lifetime;
 mod limits;
 mod refusals;
 mod scores;
 mod streams;
+mod tokens;
 
 use nix::{
     sys::signal::{Signal, kill},

@@ -21,6 +21,7 @@ use super::{
     error::ApiError,
     fields::{Fields, token_ids},
     generation::Prompt,
+    openapi::requests::EmbeddingsRequest,
     request_id,
     running::{PromptTokensDetails, Usage},
 };
@@ -76,7 +77,8 @@ pub async fn post(api: web::Data<Api>, request: HttpRequest, body: web::Payload)
     let place = api.enter(&request)?;
     let body = api.body(&request, body).await?;
     let own = Arc::clone(&api);
-    let wanted = api.on_text_thread(move || understand(&own, &Fields::read(&body)?)).await?;
+    let wanted =
+        api.on_text_thread(move || understand(&own, &Fields::read(&body)?.described_by::<EmbeddingsRequest>())).await?;
     tracing::debug!(id = wanted.id, request = place.name, inputs = wanted.inputs.len(), "request");
     let mut entry = api.open.enter(&wanted.id, [place.name.clone()]);
     tokio::select! {
@@ -87,8 +89,7 @@ pub async fn post(api: web::Data<Api>, request: HttpRequest, body: web::Payload)
 
 fn understand(api: &Api, fields: &Fields) -> Result<Wanted, ApiError> {
     api.model.check_name(fields)?;
-    let cut = fields.integer("truncate_prompt_tokens", -1..=i64::from(u32::MAX))?;
-    let longest = cut.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(api.model.max_model_len - 1));
+    let longest = longest(fields, api.model.max_model_len)?;
     let shortened = |(param, mut ids): (&'static str, Vec<u32>)| {
         ids.truncate(longest);
         Prompt::new(param, ids, None, &api.model)
@@ -100,6 +101,16 @@ fn understand(api: &Api, fields: &Fields) -> Result<Wanted, ApiError> {
         pooling: pooling(fields)?.unwrap_or(api.settings.pooling),
         form: Form::read(fields, api.model.hidden_size)?,
     })
+}
+
+/// How many tokens of an input are kept.
+fn longest(fields: &Fields, max_model_len: usize) -> Result<usize, ApiError> {
+    match fields.integer("truncate_prompt_tokens", -1..=i64::from(u32::MAX))? {
+        None => Ok(usize::MAX),
+        Some(0) => Err(ApiError::invalid("truncate_prompt_tokens", "`truncate_prompt_tokens` must leave a token")),
+        // The engine wants room for one more.
+        Some(count) => Ok(usize::try_from(count).unwrap_or(max_model_len - 1)),
+    }
 }
 
 /// The tokens of each input, and the field that they came from.

@@ -15,23 +15,12 @@ pub struct ChatRequest {
     generation: GenerationFields,
     #[serde(flatten)]
     conversation: ConversationFields,
-    /// Token ids, used instead of `messages`.
-    #[schema(min_items = 1)]
-    prompt_token_ids: Option<Vec<u32>>,
     /// Log-probabilities of the answer's tokens. Needs --enable-logprob.
     #[schema(default = false)]
     logprobs: Option<bool>,
     /// So many alternatives of each token; needs `logprobs`.
     #[schema(minimum = 0, maximum = 20)]
     top_logprobs: Option<u32>,
-    /// Which tools may be called: `none`, `auto`, `required`, or one that is named.
-    tool_choice: Option<Value>,
-    /// Whether several tools may be called at once.
-    #[schema(default = true)]
-    parallel_tool_calls: Option<bool>,
-    /// The first message's content is the prompt.
-    #[schema(default = false)]
-    disable_chat_template: Option<bool>,
     /// Any of these fields, counting less than at the top.
     metadata: Option<BTreeMap<String, Value>>,
 }
@@ -53,6 +42,19 @@ pub struct ConversationFields {
     /// Whether the model is to think first; told to the chat template.
     #[schema(default = true)]
     enable_thinking: Option<bool>,
+    /// How much to think; told to the chat template.
+    reasoning_effort: Option<String>,
+    /// Which tools may be called: `none`, `auto`, `required`, or one that is named.
+    tool_choice: Option<Value>,
+    /// Whether several tools may be called at once.
+    #[schema(default = true)]
+    parallel_tool_calls: Option<bool>,
+    /// The first message's content is the prompt.
+    #[schema(default = false)]
+    disable_chat_template: Option<bool>,
+    /// Token ids, used instead of `messages`.
+    #[schema(min_items = 1)]
+    prompt_token_ids: Option<Vec<u32>>,
     /// End with the beginning of an answer.
     #[schema(default = true)]
     add_generation_prompt: Option<bool>,

@@ -1,6 +1,9 @@
 //! Completions.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
@@ -26,6 +29,6 @@ pub struct CompletionRequest {
     /// Of so many sequences the `n` best are answered.
     #[schema(minimum = 1, maximum = 128)]
     best_of: Option<u32>,
-    /// Not supported but for the empty text.
-    suffix: Option<String>,
+    /// FastDeploy's: fields that count where the body is silent. A text is refused.
+    suffix: Option<BTreeMap<String, Value>>,
 }

@@ -19,9 +19,9 @@ pub struct GenerationFields {
     stream: Option<bool>,
     /// Needs `stream`.
     stream_options: Option<StreamOptions>,
-    /// Tokens of a chunk in a stream.
-    #[schema(default = 1, minimum = 1)]
-    max_streaming_response_tokens: Option<u32>,
+    /// Tokens of a chunk in a stream; below 1 is 1.
+    #[schema(default = 1)]
+    max_streaming_response_tokens: Option<i64>,
     /// Most tokens to generate; cut to the context.
     #[schema(minimum = 1, example = 16)]
     max_tokens: Option<u32>,
@@ -93,6 +93,9 @@ pub struct GenerationFields {
     /// Whether log-probabilities name tokens by their texts rather than their ids.
     #[schema(default = true)]
     include_logprobs_decode_token: Option<bool>,
+    /// Whether they are named by `token_id:N` instead.
+    #[schema(default = false)]
+    return_tokens_as_token_ids: Option<bool>,
     /// Most tokens of reasoning, where the model thinks.
     #[schema(minimum = 0)]
     reasoning_max_tokens: Option<u32>,

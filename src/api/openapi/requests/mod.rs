@@ -6,6 +6,7 @@ mod chat;
 mod completion;
 mod embeddings;
 mod generation;
+mod names;
 mod small;
 mod values;
 
@@ -13,5 +14,6 @@ pub use self::{
     chat::ChatRequest,
     completion::CompletionRequest,
     embeddings::EmbeddingsRequest,
+    names::field_names,
     small::{AbortRequest, DetokenizeRequest, TokenizeRequest},
 };

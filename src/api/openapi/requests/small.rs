@@ -35,9 +35,6 @@ pub struct TokenizedConversation {
     /// Put more around it than the chat template does.
     #[schema(default = false)]
     add_special_tokens: Option<bool>,
-    /// The first message's content is the text.
-    #[schema(default = false)]
-    disable_chat_template: Option<bool>,
     #[serde(flatten)]
     fields: TokenizeFields,
 }
