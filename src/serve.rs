@@ -118,6 +118,7 @@ fn start_computing(flags: &ServeFlags, plan: Plan) -> Result<(web::Data<Api>, Un
     let monitor = Monitor::new(Sources {
         engine: engine.clone(),
         supervisor: supervisor.clone(),
+        model: plan.model.name.clone(),
         sequences_max: plan.engine.sequences_max as u64,
         settings: plan.labels,
     });

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::{
     Api,
     admission::Place,
-    choice::{Choice, Update},
+    choice::{Choice, FinishReason, Update},
     error::ApiError,
     generation::{Generation, Prompt},
     open_requests::Entry,
@@ -18,7 +18,7 @@ use crate::{
         guide::SharedGuide,
         request::{Failure, NewRequest},
     },
-    monitor::{Monitor, Passage},
+    monitor::{Ending, Monitor, Passage},
     text::Part,
 };
 
@@ -119,6 +119,7 @@ impl Running {
         }
         let (monitor, usage) = (api.monitor.clone(), Usage::default());
         let counts_tokens = !generation.scores_only;
+        monitor.count_answers_wanted(generation.n);
         let entry = api.open.enter(id, [place.name.clone()]);
         Ok(Self { members, usage, started: None, counts_tokens, monitor, turn: 0, entry, place })
     }
@@ -186,12 +187,22 @@ impl Running {
                     self.usage.completion_tokens_details.reasoning_tokens += member.reasoning.count(&piece.parts);
                     member.passage.token(now);
                 }
-                if piece.finish.is_some() {
-                    member.passage.finished(now);
+                if let Some(finish) = piece.finish {
+                    member.passage.ended(now, ending(finish));
                 }
             }
-            Update::PromptLogprobs(_) | Update::Failed(_) => {}
+            Update::PromptLogprobs(_) => {}
+            // One that is aborted is dropped with all others, and counts as they do.
+            Update::Failed(Failure::Aborted) => {}
+            Update::Failed(_) => member.passage.ended(now, Ending::Error),
         }
+    }
+}
+
+fn ending(finish: FinishReason) -> Ending {
+    match finish {
+        FinishReason::Length => Ending::Length,
+        _ => Ending::Stop,
     }
 }
 

@@ -45,6 +45,7 @@ use self::{
 pub use self::{
     handle::{EngineHandle, RequestStream},
     ranks::{Masks, Ranks, RanksError},
+    scheduler::STEP_SIZES,
     stats::EngineStats,
 };
 

@@ -247,6 +247,8 @@ impl Play {
         });
         assert!(turns.count() < turns_max, "somebody starves");
         assert_eq!(self.scheduler.blocks().held(), 0);
+        let counts = &self.scheduler.counts;
+        assert_eq!(counts.step_sizes.iter().sum::<u64>(), counts.steps);
     }
 
     fn check_outcome(&self, request: usize) {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::scheduler::Scheduler;
+use super::scheduler::{STEP_SIZES, Scheduler};
 
 /// The engine's counters at one moment. Totals count since the start of the server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,6 +51,10 @@ pub struct EngineStats {
     pub deferrals_total: u64,
     /// Tokens in the batch of the last step.
     pub batch_tokens: u64,
+    /// Tokens in the batches of all steps.
+    pub stepped_tokens_total: u64,
+    /// How many steps had a batch of which size: up to the bound in [`STEP_SIZES`], and above the one before.
+    pub step_sizes: [u64; STEP_SIZES.len() + 1],
     /// Whether a step was published and not reported yet.
     pub steps_outstanding: bool,
     /// Since a step was last published or reported: how long the ranks have been silent, while steps are outstanding.
@@ -92,6 +96,8 @@ pub struct Board {
     finished_total: AtomicU64,
     deferrals_total: AtomicU64,
     batch_tokens: AtomicU64,
+    stepped_tokens_total: AtomicU64,
+    step_sizes: [AtomicU64; STEP_SIZES.len() + 1],
 }
 
 impl Default for Board {
@@ -122,6 +128,8 @@ impl Default for Board {
             finished_total: Default::default(),
             deferrals_total: Default::default(),
             batch_tokens: Default::default(),
+            stepped_tokens_total: Default::default(),
+            step_sizes: Default::default(),
         }
     }
 }
@@ -153,6 +161,10 @@ impl Board {
         self.finished_total.store(counts.finished, Relaxed);
         self.deferrals_total.store(counts.deferrals, Relaxed);
         self.batch_tokens.store(counts.batch_tokens, Relaxed);
+        self.stepped_tokens_total.store(counts.stepped_tokens, Relaxed);
+        for (shown, count) in self.step_sizes.iter().zip(counts.step_sizes) {
+            shown.store(count, Relaxed);
+        }
     }
 
     /// All values, each as it is at some moment during the call.
@@ -180,6 +192,8 @@ impl Board {
             failed_total: self.failed_total.load(Relaxed),
             deferrals_total: self.deferrals_total.load(Relaxed),
             batch_tokens: self.batch_tokens.load(Relaxed),
+            stepped_tokens_total: self.stepped_tokens_total.load(Relaxed),
+            step_sizes: self.step_sizes.each_ref().map(|count| count.load(Relaxed)),
             steps_outstanding,
             since_progress: Duration::from_micros(since_us),
         }

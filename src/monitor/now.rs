@@ -1,17 +1,17 @@
-//! Metrics that are true at the moment of reading: the engine's and the ranks'.
+//! Metrics that are true at the moment of reading: the engine's, and with them the ranks'.
 
 use std::{fmt, sync::Arc};
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
-    metrics::{counter::ConstCounter, gauge::ConstGauge, info::Info},
-    registry::Unit,
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info},
 };
 
+use super::ranks;
 use crate::{
-    engine::{EngineHandle, EngineStats},
-    supervisor::{RankReport, ReportedState, Supervisor},
+    engine::{EngineHandle, EngineStats, STEP_SIZES},
+    supervisor::Supervisor,
 };
 
 /// Who is asked.
@@ -20,6 +20,8 @@ pub struct Sources {
     pub engine: EngineHandle,
     /// For the ranks.
     pub supervisor: Arc<Supervisor>,
+    /// The served model's name.
+    pub model: String,
     /// Most sequences running at once.
     pub sequences_max: u64,
     /// What the server was configured to, as labels.
@@ -44,6 +46,10 @@ impl Now {
     fn cache_usage(&self) -> f64 {
         share(self.stats.blocks_used, self.stats.blocks_total)
     }
+
+    fn hit_tokens(&self) -> f64 {
+        share(self.stats.prefix_hit_tokens_total, self.stats.prefix_queried_tokens_total)
+    }
 }
 
 type Gauge = (&'static str, &'static str, fn(&Now) -> f64);
@@ -64,12 +70,16 @@ const GAUGES: &[Gauge] = &[
     ("fastdeploy:batch_size", "Sequences in the batch", |now| now.stats.running as f64),
     ("fastdeploy:max_batch_size", "Most sequences in the batch", |now| now.sequences_max as f64),
     ("fastdeploy:available_batch_size", "Free places in the batch", |now| now.batch_free() as f64),
-    ("fastdeploy:hit_token_rate", "Share of prompt tokens found in the prefix cache, 0 to 1", |now| {
-        share(now.stats.prefix_hit_tokens_total, now.stats.prefix_queried_tokens_total)
+    ("fastdeploy:hit_req_rate", "Share of sequences found in the prefix cache in part, 0 to 1", |now| {
+        share(now.stats.prefix_hits_total, now.stats.prefix_queries_total)
     }),
-    ("fastdeploy:gpu_hit_token_rate", "Share of prompt tokens found in the device's prefix cache, 0 to 1", |now| {
-        share(now.stats.prefix_hit_tokens_total, now.stats.prefix_queried_tokens_total)
-    }),
+    ("fastdeploy:hit_token_rate", "Share of prompt tokens found in the prefix cache, 0 to 1", Now::hit_tokens),
+    (
+        "fastdeploy:gpu_hit_token_rate",
+        "Share of prompt tokens found in the device's prefix cache, 0 to 1",
+        Now::hit_tokens,
+    ),
+    ("fastdeploy:cpu_hit_token_rate", "As there is no second tier of the prefix cache: 0", |_| 0.0),
     ("shardwire:kv_blocks_cached", "KV blocks whose prefix can be found again", |now| now.stats.blocks_cached as f64),
     ("shardwire:batch_tokens", "Tokens in the batch of the last step", |now| now.stats.batch_tokens as f64),
 ];
@@ -83,6 +93,10 @@ const TOTALS: &[Total] = &[
         stats.prefix_queried_tokens_total
     }),
     ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache", |stats| stats.prefix_hit_tokens_total),
+    ("fastdeploy:prefix_cpu_cache_token_num", "As there is no second tier of the prefix cache: 0", |_| 0),
+    ("fastdeploy:prefix_ssd_cache_token_num", "As there is no third tier of the prefix cache: 0", |_| 0),
+    ("fastdeploy:send_cache_failed_num", "As prefill and decode are never apart: 0", |_| 0),
+    ("shardwire:choices_deferred", "Choices put off because a guide was not ready", |stats| stats.deferrals_total),
     ("shardwire:steps", "Steps computed", |stats| stats.steps_total),
     ("shardwire:sequences_aborted", "Sequences that their clients gave up", |stats| stats.aborted_total),
     ("shardwire:sequences_failed", "Sequences that failed", |stats| stats.failed_total),
@@ -91,76 +105,62 @@ const TOTALS: &[Total] = &[
     }),
 ];
 
-type RankGauge = (&'static str, Option<Unit>, &'static str, fn(&RankReport) -> f64);
-
-const RANK_GAUGES: &[RankGauge] = &[
-    ("shardwire:rank_up", None, "1 while the rank is ready", |rank| f64::from(rank.state == ReportedState::Ready)),
-    ("shardwire:rank_step", None, "The last step taken", |rank| rank.step as f64),
-    ("shardwire:rank_last_progress", Some(Unit::Seconds), "Since the rank's loop last moved", |rank| {
-        rank.last_progress_ms as f64 / 1e3
-    }),
-    ("shardwire:rank_step_time", Some(Unit::Seconds), "Duration of the last step", |rank| rank.step_time_ms / 1e3),
-    ("shardwire:rank_load_progress", None, "Share of the weights read, 0 to 1", |rank| f64::from(rank.load_progress)),
-    ("shardwire:rank_resident_memory", Some(Unit::Bytes), "Resident memory", |rank| rank.rss_bytes as f64),
-    ("shardwire:rank_device_memory", Some(Unit::Bytes), "Memory used for weights and KV cache", |rank| {
-        rank.device_memory_bytes as f64
-    }),
-    ("shardwire:rank_kv_blocks_used", None, "KV blocks in use", |rank| rank.kv_blocks_used as f64),
-    ("shardwire:rank_kv_blocks_max", None, "KV blocks there are", |rank| rank.kv_blocks_total as f64),
-];
-
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RankLabel {
-    rank: u64,
-}
-
 impl Collector for Sources {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let now = Now { stats: self.engine.stats(), sequences_max: self.sequences_max };
         for (name, help, value) in GAUGES {
-            gauge(&mut encoder, name, help, value(&now))?;
+            self.encode_value(&mut encoder, name, help, &ConstGauge::new(value(&now)))?;
         }
         for (name, help, value) in TOTALS {
-            total(&mut encoder, name, help, value(&now.stats))?;
+            self.encode_value(&mut encoder, name, help, &ConstCounter::new(value(&now.stats)))?;
         }
-        let info = Info::new(self.settings.clone());
-        info.encode(encoder.encode_descriptor("fastdeploy:cache_config", "Settings", None, info.metric_type())?)?;
-        self.encode_ranks(&mut encoder)
+        for name in ["fastdeploy:cache_config", "vllm:cache_config"] {
+            self.encode_value(&mut encoder, name, "Settings", &Info::new(self.settings.clone()))?;
+        }
+        self.encode_value(&mut encoder, "vllm:iteration_tokens_total", "Tokens in a step", &StepSizes(&now.stats))?;
+        ranks::encode(&self.supervisor.ranks(), &mut encoder)
     }
 }
 
 impl Sources {
-    fn encode_ranks(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let report = self.supervisor.ranks();
-        gauge(encoder, "shardwire:world_size", "Ranks that share the model", report.world_size as f64)?;
-        gauge(encoder, "shardwire:epoch", "How often the group of ranks was started before", report.epoch as f64)?;
-        total(encoder, "shardwire:restarts", "Restarts of the group of ranks", report.restarts)?;
-        for (name, unit, help, value) in RANK_GAUGES {
-            let kind = ConstGauge::new(0.0).metric_type();
-            let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
-            for rank in &report.ranks {
-                ConstGauge::new(value(rank)).encode(family.encode_family(&label(rank))?)?;
-            }
+    /// One metric; with vLLM's label, if it is one of vLLM's.
+    fn encode_value(
+        &self,
+        encoder: &mut DescriptorEncoder,
+        name: &str,
+        help: &str,
+        value: &impl EncodeMetric,
+    ) -> fmt::Result {
+        let mut metric = encoder.encode_descriptor(name, help, None, value.metric_type())?;
+        match name.starts_with("vllm:") {
+            true => value.encode(metric.encode_family(&[("model_name", self.model.as_str())])?),
+            false => value.encode(metric),
         }
-        let (help, kind) = ("Tokens computed, prompt and decode", ConstCounter::new(0_u64).metric_type());
-        let mut family = encoder.encode_descriptor("shardwire:rank_tokens", help, None, kind)?;
-        for rank in &report.ranks {
-            ConstCounter::new(rank.tokens_total).encode(family.encode_family(&label(rank))?)?;
-        }
-        Ok(())
     }
 }
 
-fn label(rank: &RankReport) -> RankLabel {
-    RankLabel { rank: rank.rank as u64 }
+/// How large steps were: the engine counts, and this tells it as a histogram.
+struct StepSizes<'a>(&'a EngineStats);
+
+impl EncodeMetric for StepSizes<'_> {
+    fn encode(&self, mut encoder: MetricEncoder) -> fmt::Result {
+        let bounds = STEP_SIZES.iter().map(|&bound| bound as f64).chain([f64::INFINITY]);
+        let buckets: Vec<_> = bounds.zip(self.0.step_sizes).collect();
+        let count = self.0.step_sizes.iter().sum();
+        encoder.encode_histogram::<NoLabelSet>(self.0.stepped_tokens_total as f64, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
 }
 
-fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: f64) -> fmt::Result {
+pub(super) fn gauge(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: f64) -> fmt::Result {
     let gauge = ConstGauge::new(value);
     gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
 }
 
-fn total(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> fmt::Result {
+pub(super) fn total(encoder: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> fmt::Result {
     let counter = ConstCounter::new(value);
     counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)
 }

@@ -13,6 +13,7 @@ mod effects;
 mod embeddings;
 mod lifetime;
 mod limits;
+mod metrics;
 mod refusals;
 mod scores;
 mod streams;

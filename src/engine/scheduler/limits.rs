@@ -39,6 +39,9 @@ impl Limits {
     }
 }
 
+/// Upper bounds of the sizes by which steps are counted, tokens; one more count is for what is beyond the last.
+pub const STEP_SIZES: [u64; 13] = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384];
+
 /// What was done since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -64,6 +67,19 @@ pub struct Counts {
     pub deferrals: u64,
     /// Tokens in the last step's batch.
     pub batch_tokens: u64,
+    /// Tokens in the batches of all steps reported.
+    pub stepped_tokens: u64,
+    /// How many of those steps had a batch of which size: up to the bound in [`STEP_SIZES`], and above the one before.
+    pub step_sizes: [u64; STEP_SIZES.len() + 1],
+}
+
+impl Counts {
+    /// A step with a batch of so many tokens was reported.
+    pub fn add_step(&mut self, tokens: u64) {
+        self.steps += 1;
+        self.stepped_tokens += tokens;
+        self.step_sizes[STEP_SIZES.partition_point(|&bound| bound < tokens)] += 1;
+    }
 }
 
 /// Why a prompt of so many tokens can never be served by a cache of `tokens_max`, if it can't.

@@ -32,7 +32,7 @@ use super::{
     sequence::{RequestKey, Sequence, Urgency, as_u32},
 };
 
-pub use self::limits::{Counts, Limits, check_fits_cache};
+pub use self::limits::{Counts, Limits, STEP_SIZES, check_fits_cache};
 
 /// All sequences, the blocks they hold, and the steps on their way.
 #[derive(Debug)]

@@ -45,7 +45,7 @@ impl Scheduler {
             }
         }
         self.remove_ended();
-        self.counts.steps += 1;
+        self.counts.add_step(step.batch.iter().map(|chunk| u64::from(chunk.count)).sum());
         Ok(())
     }
 
