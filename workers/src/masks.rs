@@ -60,10 +60,16 @@ impl Masks {
         self.held.retain(|&id, _| is_running(id));
     }
 
+    /// Takes all that have come, so that the ring has room for others. [`LinkError`] if it is corrupt.
+    pub fn receive(&mut self) -> Result<(), LinkError> {
+        while self.take(Duration::ZERO)? {}
+        Ok(())
+    }
+
     /// Takes all that have come, and if some of `awaited` are still missing, waits for them as long as `grace` allows.
     /// [`LinkError`] if the ring is corrupt.
     pub fn collect(&mut self, awaited: &[Awaited], grace: impl Fn(usize) -> Grace) -> Result<(), LinkError> {
-        while self.take(Duration::ZERO)? {}
+        self.receive()?;
         let missing = self.missing(awaited);
         if missing == 0 {
             return Ok(());

@@ -140,6 +140,7 @@ impl<B: Backend> Rank<B> {
     ) -> Result<StepReport, RankError> {
         let mut report = StepReport { step: self.last_step, ..StepReport::default() };
         masks.retain(|id| self.sequences.get(id).is_ok());
+        masks.receive()?;
         let Some(hidden) = hidden else { return Ok(report) };
         let rows: Vec<u32> = wanted.sampled.iter().map(|&(_, row)| row).collect();
         let logits = if rows.is_empty() { None } else { Some(self.logits(&hidden, &rows)?) };

@@ -100,7 +100,10 @@ fn live(config: &WorkerConfig, mut ends: Ends<'_>, meeting: Arc<Segment>) -> Res
     vitals.state(RankState::Ready);
     let mut measured = Instant::now();
     loop {
-        let Some(step) = ends.steps.take(TAKE_TIMEOUT)? else { continue };
+        let Some(step) = ends.steps.take(TAKE_TIMEOUT)? else {
+            ends.masks.receive()?; // of sequences that were cancelled: whoever makes masks must not wait for room
+            continue;
+        };
         follow(&mut rank, &step, &mut ends)?;
         if measured.elapsed() >= MEMORY_INTERVAL {
             report_memory(vitals, &rank);

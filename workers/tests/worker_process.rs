@@ -13,7 +13,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use workers::KvDType;
-use workers::link::step::Step;
+use workers::link::mask::{Allowed, TokenMask};
+use workers::link::report::Outcome;
+use workers::link::step::{SequenceId, Step};
 use workers::link::vitals::{RankState, Vitals};
 use workers::link::{LinkConfig, ServerLink, sampling::Sampling};
 use workers::worker::WorkerConfig;
@@ -27,8 +29,9 @@ fn folder(model: &str) -> PathBuf {
 /// Nothing here takes longer, however busy the machine.
 const LIMIT: Duration = Duration::from_secs(90);
 
-const TESTS: [(&str, fn()); 7] = [
+const TESTS: [(&str, fn()); 8] = [
     ("processes_compute_what_the_reference_does", processes_compute_what_the_reference_does),
+    ("masks_reach_rank_0_and_are_kept_to", masks_reach_rank_0_and_are_kept_to),
     ("a_killed_rank_is_named_by_the_others", a_killed_rank_is_named_by_the_others),
     ("a_rank_lost_before_it_is_ready_is_named", a_rank_lost_before_it_is_ready_is_named),
     ("signals_are_left_to_the_server", signals_are_left_to_the_server),
@@ -158,6 +161,14 @@ impl Server {
         tokens
     }
 
+    /// What becomes of the only choice in a step.
+    fn outcome(&mut self, step: &Step) -> Outcome {
+        self.link.steps.publish(step, LIMIT).expect("the ranks take");
+        let mut report = self.link.reports.take(LIMIT).expect("a good report").expect("in time");
+        assert_eq!((report.step, report.tokens.len()), (step.number, 1));
+        report.tokens.remove(0).outcome
+    }
+
     /// Lets the workers go, as an orderly stop does.
     fn stop(self) {
         for mut worker in self.workers {
@@ -211,6 +222,29 @@ fn processes_compute_what_the_reference_does() {
         for vitals in server.link.vitals.read_all() {
             assert_eq!((vitals.load_progress, vitals.step), (1.0, steps.len() as u64));
             assert!(vitals.rss_bytes > 1 << 20 && vitals.device_memory_bytes > 0 && vitals.kv_blocks_total > 0);
+        }
+        server.stop();
+    }
+}
+
+/// Tokens 9, 10, 11 … one after the other, whatever the model would like; the fourth mask comes a step too late.
+fn masks_reach_rank_0_and_are_kept_to() {
+    for world_size in [1, 2] {
+        let mut server = Server::ready(&folder("llama3_rope"), world_size);
+        let mut script = Script::default();
+        script.start(1, &[5; 20], Sampling { guided: true, ..Sampling::default() });
+        script.run_all(20, &|_| 6);
+        for (at, mut step) in script.steps().into_iter().enumerate() {
+            let position = 20 + at as u32;
+            let (number, late) = (step.number, at == 3);
+            let mask = TokenMask { id: SequenceId(1), position, allowed: Allowed::Only(vec![9 + at as u32]) };
+            step.number += u64::from(at > 3);
+            if late {
+                assert_eq!(server.outcome(&step), Outcome::Deferred);
+                step = Step { number: number + 1, batch: step.batch, ..Step::default() };
+            }
+            server.link.masks.publish(&mask, LIMIT).expect("room");
+            assert_eq!(server.outcome(&step).token(), Some(9 + at as u32), "{world_size} ranks");
         }
         server.stop();
     }

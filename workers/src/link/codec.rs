@@ -35,9 +35,10 @@ mod tests {
 
     use super::*;
     use crate::link::{
-        report::{Logprobs, Outcome, SampledToken, StepReport},
+        mask::{Allowed, TokenMask},
+        report::{Embedding, Logprobs, Outcome, PromptLogprobs, SampledToken, StepReport},
         sampling::Sampling,
-        step::{Chunk, NewSequence, SequenceId, Step},
+        step::{Chunk, NewSequence, Pooling, SequenceId, Step},
     };
 
     fn id() -> impl Strategy<Value = SequenceId> {
@@ -50,9 +51,11 @@ mod tests {
 
     fn sampling() -> impl Strategy<Value = Sampling> {
         let lists = (any::<u32>(), list(any::<u32>()), any::<Option<u32>>());
-        (any::<[f32; 6]>(), any::<u32>(), any::<u64>(), lists).prop_map(|(floats, top_k, seed, lists)| {
+        let more = (list(any::<(u32, f32)>()), list(list(any::<u32>())), any::<bool>(), any::<Option<f32>>());
+        (any::<[f32; 6]>(), any::<u32>(), any::<u64>(), lists, more).prop_map(|(floats, top_k, seed, lists, more)| {
             let [temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty] = floats;
             let (min_tokens, stop_token_ids, logprobs) = lists;
+            let (logit_bias, bad_words, guided, confidence_threshold) = more;
             Sampling {
                 temperature,
                 top_p,
@@ -65,31 +68,36 @@ mod tests {
                 min_tokens,
                 stop_token_ids,
                 logprobs,
+                logit_bias,
+                bad_words,
+                guided,
+                confidence_threshold,
                 ..Sampling::default()
             }
         })
     }
 
     fn sequence() -> impl Strategy<Value = NewSequence> {
-        let parts = (id(), list(any::<u32>()), any::<u32>(), sampling());
-        parts.prop_map(|(id, tokens, prompt_length, sampling)| NewSequence {
+        let pooling = prop_oneof![Just(None), Just(Some(Pooling::Mean)), Just(Some(Pooling::Last))];
+        let parts = (id(), list(any::<u32>()), any::<u32>(), sampling(), pooling);
+        parts.prop_map(|(id, tokens, prompt_length, sampling, pooling)| NewSequence {
             id,
             tokens,
             prompt_length,
             sampling,
-            pooling: None,
+            pooling,
         })
     }
 
     fn chunk() -> impl Strategy<Value = Chunk> {
-        let parts = (id(), any::<u32>(), any::<u32>(), list(any::<u32>()), any::<bool>());
-        parts.prop_map(|(id, start, count, new_blocks, samples)| Chunk {
+        let parts = (id(), any::<u32>(), any::<u32>(), list(any::<u32>()), any::<bool>(), any::<(u32, u32)>());
+        parts.prop_map(|(id, start, count, new_blocks, samples, scored)| Chunk {
             id,
             start,
             count,
             new_blocks,
             samples,
-            ..Chunk::default()
+            scored: scored.0..scored.1,
         })
     }
 
@@ -98,15 +106,32 @@ mod tests {
         parts.prop_map(|(number, finished, started, batch)| Step { number, finished, started, batch })
     }
 
+    fn logprobs() -> impl Strategy<Value = Logprobs> {
+        let parts = (any::<f32>(), any::<u32>(), list(any::<(u32, f32)>()));
+        parts.prop_map(|(sampled, rank, top)| Logprobs { sampled, rank, top })
+    }
+
     fn report() -> impl Strategy<Value = StepReport> {
-        let logprobs =
-            (any::<f32>(), list(any::<(u32, f32)>())).prop_map(|(sampled, top)| Logprobs { sampled, rank: 3, top });
-        let token = (id(), any::<u32>(), prop::option::of(logprobs));
-        let token = token.prop_map(|(id, token, logprobs)| SampledToken {
-            id,
-            outcome: Outcome::Chosen { token, logprobs, confident: false },
-        });
-        (any::<u64>(), list(token)).prop_map(|(step, tokens)| StepReport { step, tokens, ..StepReport::default() })
+        let chosen = (any::<u32>(), prop::option::of(logprobs()), any::<bool>());
+        let chosen = chosen.prop_map(|(token, logprobs, confident)| Outcome::Chosen { token, logprobs, confident });
+        let outcome = prop_oneof![chosen, Just(Outcome::Deferred), Just(Outcome::NothingLeft)];
+        let token = (id(), outcome).prop_map(|(id, outcome)| SampledToken { id, outcome });
+        let scored = (id(), list(logprobs())).prop_map(|(id, entries)| PromptLogprobs { id, entries });
+        let embedding = (id(), list(any::<f32>())).prop_map(|(id, values)| Embedding { id, values });
+        let parts = (any::<u64>(), list(token), list(scored), list(embedding));
+        parts.prop_map(|(step, tokens, prompt_logprobs, embeddings)| StepReport {
+            step,
+            tokens,
+            prompt_logprobs,
+            embeddings,
+        })
+    }
+
+    fn mask() -> impl Strategy<Value = TokenMask> {
+        let only = list(any::<u32>()).prop_map(Allowed::Only);
+        let allowed = prop_oneof![Just(Allowed::All), only, list(any::<u32>()).prop_map(Allowed::Bits)];
+        let parts = (id(), any::<u32>(), allowed);
+        parts.prop_map(|(id, position, allowed)| TokenMask { id, position, allowed })
     }
 
     fn encoded(value: &impl Serialize) -> Vec<u8> {
@@ -127,9 +152,15 @@ mod tests {
         }
 
         #[test]
+        fn a_mask_survives_the_way(mask in mask()) {
+            prop_assert_eq!(decode::<TokenMask>(&encoded(&mask), "masks").unwrap(), mask);
+        }
+
+        #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
             let _ = decode::<Step>(&bytes, "steps");
             let _ = decode::<StepReport>(&bytes, "reports");
+            let _ = decode::<TokenMask>(&bytes, "masks");
         }
 
         #[test]
