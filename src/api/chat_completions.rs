@@ -88,7 +88,7 @@ fn prompt_of(api: &Api, fields: &Fields, options: &TemplateOptions) -> Result<Pr
         Some(ids) => ("prompt_token_ids", ids),
         None => ("messages", messages_ids(api, fields, options)?),
     };
-    Prompt::new(param, ids, None, &api.model)
+    Prompt::new(param, ids, None, &api.model)?.cut(fields, &api.model)
 }
 
 /// How the answer to this prompt is taken apart. Calls are looked for only where there are tools to call.

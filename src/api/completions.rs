@@ -109,7 +109,7 @@ fn prompts(api: &Api, fields: &Fields, candidates: usize) -> Result<Vec<Prompt>,
     }
     check_kinds(param, &items)?;
     let echo = fields.flag("echo")?;
-    items.into_iter().map(|item| prompt(api, param, item, echo)).collect()
+    items.into_iter().map(|item| prompt(api, param, item, echo)?.cut(fields, &api.model)).collect()
 }
 
 /// A prompt is a string or a list of ids; a list of such is several.

@@ -92,6 +92,28 @@ impl Prompt {
         }
         Ok(Self { param, ids, echo })
     }
+
+    /// The same, cut to its last tokens where `truncate_prompt_tokens` (vLLM's) says so: to that many, or at -1 to as
+    /// many as leave room for one more.
+    pub fn cut(mut self, fields: &Fields, model: &ServedModel) -> Result<Self, ApiError> {
+        const NAME: &str = "truncate_prompt_tokens";
+        let most = match fields.integer(NAME, -1..=i64::MAX)? {
+            None => return Ok(self),
+            Some(-1) => model.max_model_len - 1,
+            Some(0) => {
+                return Err(ApiError::invalid(
+                    NAME,
+                    format!("`{NAME}` must leave a token; -1 leaves all there is room for"),
+                ));
+            }
+            Some(most) => usize::try_from(most).unwrap_or(usize::MAX),
+        };
+        if self.ids.len() > most {
+            self.ids.drain(..self.ids.len() - most);
+            self.echo = self.echo.map(|_| model.text.tokenizer.decode(&self.ids, false));
+        }
+        Ok(self)
+    }
 }
 
 /// How a stream reports usage.
@@ -116,7 +138,7 @@ impl Generation {
         if logprobs.is_some() {
             check_logprobs_are_enabled("logprobs", model)?;
         }
-        let generation = Self {
+        let mut generation = Self {
             stream: stream(fields)?,
             sampling: sampling::read(fields, model, logprobs)?,
             max_tokens,
@@ -140,13 +162,25 @@ impl Generation {
             request_id: fields.get("request_id")?,
         };
         generation.check_min_tokens()?;
+        generation.end_with_the_form(model);
         Ok(generation)
     }
 
     /// Makes `grammar` the form of the answer, in the place of what the client asked for; `param` is whose fault it is.
     pub fn force(&mut self, param: &str, grammar: &Grammar, model: &ServedModel) -> Result<(), ApiError> {
         self.form = Some(structured::compile(param, grammar, model)?);
+        self.end_with_the_form(model);
         Ok(())
+    }
+
+    /// The end of a form is told by an end of sequence alone, even to who wants to ignore them.
+    fn end_with_the_form(&mut self, model: &ServedModel) {
+        let stops = &mut self.sampling.stop_token_ids;
+        if self.form.is_some() {
+            stops.extend(&model.eos_ids);
+            stops.sort_unstable();
+            stops.dedup();
+        }
     }
 
     /// With how many alternatives the prompt is to be scored, if at all.
@@ -201,6 +235,8 @@ impl Generation {
 
 fn stream(fields: &Fields) -> Result<Option<StreamOptions>, ApiError> {
     let options: Option<serde_json::Map<_, _>> = fields.get("stream_options")?;
+    // What is below one is one, as the reference has it.
+    let chunk_tokens = fields.integer("max_streaming_response_tokens", i64::MIN..=i64::MAX)?.unwrap_or(1).max(1);
     if !fields.flag("stream")? {
         return match options {
             Some(options) if !options.is_empty() => {
@@ -211,8 +247,6 @@ fn stream(fields: &Fields) -> Result<Option<StreamOptions>, ApiError> {
     }
     let given = options.is_some();
     let inner = Fields::of(options.unwrap_or_default());
-    // What is below one is one, as the reference has it.
-    let chunk_tokens = fields.integer("max_streaming_response_tokens", i64::MIN..=i64::MAX)?.unwrap_or(1).max(1);
     Ok(Some(StreamOptions {
         chunk_tokens: usize::try_from(chunk_tokens).unwrap_or(usize::MAX),
         include_usage: inner.get("include_usage")?.unwrap_or(given),

@@ -224,12 +224,6 @@ fn new_request(
     let mut sampling = generation.sampling.clone();
     sampling.seed = sampling.seed.wrapping_add(u64::from(index));
     let guide = generation.form.as_ref().map(|form| SharedGuide::new(form.guide()));
-    if guide.is_some() {
-        // The end of a grammar is told by one of these alone, even to who wants to ignore them.
-        sampling.stop_token_ids.extend(&api.model.eos_ids);
-        sampling.stop_token_ids.sort_unstable();
-        sampling.stop_token_ids.dedup();
-    }
     NewRequest {
         id: id.to_owned(),
         prompt: prompt.ids.clone(),

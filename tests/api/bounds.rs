@@ -45,6 +45,7 @@ fn rows() -> Vec<Row> {
         row(BOTH, "min_tokens", ["0", "4"], &["-1", "5", "4294967296", OVER_I64, "1.5"]),
         row(BOTH, "reasoning_max_tokens", ["0", I64_MAX], &["-1", OVER_I64, "1.5"]),
         row(BOTH, "priority", ["-9223372036854775808", I64_MAX], &[UNDER_I64, OVER_I64, "1.5"]),
+        row(BOTH, "truncate_prompt_tokens", ["-1", I64_MAX], &["-2", "0", OVER_I64, "1.5"]),
         row(BOTH, "prompt_logprobs", ["0", "20"], &["-1", "21", "1.5"]),
         Row {
             with: json!({"stream": true}),

@@ -1,6 +1,6 @@
 //! What each parameter does to the tokens that come, seen from outside.
 
-use std::{collections::HashSet, sync::mpsc, thread, time::Duration};
+use std::{collections::HashSet, sync::mpsc, thread};
 
 use serde_json::{Value, json};
 
@@ -245,4 +245,43 @@ fn a_text_that_repeats_itself_is_ended_where_that_is_wanted() {
         assert_eq!(patient.stream(COMPLETIONS, &body).len(), plain.stream(COMPLETIONS, &body).len());
     }
     assert_eq!(plain.ok(COMPLETIONS, &completion(repeating))["usage"]["completion_tokens"], 30);
+}
+
+#[test]
+fn a_prompt_is_cut_to_its_last_tokens() {
+    let server = start(&["--max-model-len", "64"]);
+    let prompt: Vec<u64> = (100..300).collect();
+    for (most, left) in [(json!(10), 10), (json!(63), 63), (json!(-1), 63)] {
+        for path in [CHAT, COMPLETIONS] {
+            let fields = json!({
+                "prompt_token_ids": prompt, "truncate_prompt_tokens": most, "max_tokens": 1, "return_token_ids": true,
+            });
+            let answer = server.ok(path, &if path == CHAT { chat(fields) } else { completion(fields) });
+            let choice = &answer["choices"][0];
+            let ids = choice["prompt_token_ids"].as_array().or(choice["message"]["prompt_token_ids"].as_array());
+            assert_eq!(json!(ids), json!(prompt[prompt.len() - left..]), "{path} {most}");
+            assert_eq!(answer["usage"]["prompt_tokens"], left);
+        }
+    }
+    let fields = json!({"prompt": "one two three", "truncate_prompt_tokens": 1, "echo": true, "max_tokens": 0});
+    let choice = server.ok(COMPLETIONS, &completion(fields))["choices"][0].clone();
+    assert!(choice["text"].as_str().is_some_and(|text| "one two three".ends_with(text) && text.len() < 8), "{choice}");
+}
+
+#[test]
+fn a_form_ends_though_ends_are_to_be_ignored() {
+    let server = start(&[]);
+    for fields in
+        [json!({}), json!({"n": 3}), json!({"best_of": 4, "n": 2}), json!({"min_tokens": 10, "max_tokens": 30})]
+    {
+        let fields = with(json!({"guided_choice": ["ab", "abc"], "ignore_eos": true, "max_tokens": 20}), fields);
+        let fields = with(fields, json!({"temperature": 1, "seed": 6}));
+        let answer = server.ok(COMPLETIONS, &completion(fields.clone()));
+        for choice in answer["choices"].as_array().expect("choices") {
+            assert!(choice["text"] == "ab" || choice["text"] == "abc", "{choice}");
+            assert_eq!(choice["finish_reason"], "stop");
+        }
+        let finish = server.stream(COMPLETIONS, &completion(with(fields, json!({"best_of": null}))));
+        assert_eq!(finish.last().expect("chunks")["choices"][0]["finish_reason"], "stop");
+    }
 }
