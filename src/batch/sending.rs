@@ -107,6 +107,11 @@ fn later(pause: Duration, answer: &Answer) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+    };
+
     use super::*;
 
     #[test]
@@ -125,5 +130,49 @@ mod tests {
         for (said, expected) in [(None, 0.5), (Some(0), 1.0), (Some(7), 7.0), (Some(100_000), 60.0)] {
             assert_eq!(later(own, &answer(said)).as_secs_f64(), expected, "{said:?}");
         }
+    }
+
+    /// A server that answers with these statuses, one connection each; its address.
+    fn server(statuses: &'static [u16]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for status in statuses {
+                let mut stream = listener.accept().unwrap().0;
+                let mut request = Vec::new();
+                // The body is the last that is sent, and it ends so.
+                while !request.ends_with(b"{}") {
+                    let mut chunk = [0; 1024];
+                    let count = stream.read(&mut chunk).unwrap();
+                    request.extend_from_slice(&chunk[..count]);
+                }
+                let head = "content-type: application/json\r\ncontent-length: 2\r\nconnection: close";
+                write!(stream, "HTTP/1.1 {status} x\r\n{head}\r\n\r\n{{}}").unwrap();
+            }
+        });
+        url
+    }
+
+    fn ask(url: &str, stopped: Receiver<()>) -> Option<News> {
+        let (requests, news) = (crossbeam::channel::never(), crossbeam::channel::bounded(1).0);
+        let (remote, limit) = (Remote::new(url, None, None).unwrap(), Duration::from_secs(600));
+        let request = Request { id: String::new(), custom_id: String::new(), path: "/v1/x", body: "{}".into() };
+        Sending { remote, limit, requests, news, stopped: Arc::new(stopped) }.ask(request)
+    }
+
+    #[test]
+    fn a_busy_server_is_asked_again() {
+        for (statuses, expected) in [(&[200][..], 200), (&[429, 500, 200], 200), (&[400], 400)] {
+            let answer = ask(&server(statuses), crossbeam::channel::never());
+            let Some(News::Answered(record)) = answer else { panic!("{statuses:?}: no answer") };
+            assert_eq!(record.response.unwrap().status_code, expected, "{statuses:?}");
+        }
+    }
+
+    #[test]
+    fn a_stopped_run_does_not_wait_for_a_busy_server() {
+        let (stop, stopped) = crossbeam::channel::bounded(0);
+        drop(stop);
+        assert!(ask(&server(&[503]), stopped).is_none());
     }
 }
