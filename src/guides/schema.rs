@@ -7,6 +7,9 @@ use super::grammar::Whitespace;
 /// The values of `format` that are enforced. All others are annotations, as JSON Schema has it.
 const FORMATS: &[&str] =
     &["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown"];
+/// Between tokens of JSON: room for a line's end and an indentation. Without a bound, small models like to write newlines
+/// until their tokens run out.
+const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{1,24}";
 /// What these fields hold is data, not schema.
 const DATA: &[&str] = &["const", "enum", "default", "examples"];
 /// Parts of a schema that are compiled alone to find the one at fault.
@@ -22,7 +25,10 @@ pub(super) fn for_library(schema: &Value, whitespace: Whitespace) -> Value {
     if let Some(fields) = schema.as_object_mut() {
         let options = fields.entry("x-guidance").or_insert_with(|| json!({}));
         if let Some(options) = options.as_object_mut() {
-            options.entry("whitespace_flexible").or_insert(json!(whitespace == Whitespace::Any));
+            let flexible = options.entry("whitespace_flexible").or_insert(json!(whitespace == Whitespace::Any));
+            if *flexible == true {
+                options.entry("whitespace_pattern").or_insert(json!(WHITESPACE));
+            }
             // `oneOf` can't be told from `anyOf` while a text grows.
             options.entry("coerce_one_of").or_insert(json!(true));
         }
@@ -124,6 +130,14 @@ mod tests {
         assert_eq!(made["properties"], json!({"a": {}, "b": {"format": "date"}, "format": {"type": "string"}}));
         assert_eq!(made["const"], schema["const"]);
         assert_eq!(made["x-guidance"], json!({"whitespace_flexible": false, "coerce_one_of": true}));
+    }
+
+    #[test]
+    fn whitespace_has_a_bound_unless_the_client_says_otherwise() {
+        let options = |schema: Value| for_library(&schema, Whitespace::Any)["x-guidance"].clone();
+        assert_eq!(options(json!({}))["whitespace_pattern"], WHITESPACE);
+        assert_eq!(options(json!({"x-guidance": {"whitespace_flexible": false}})).get("whitespace_pattern"), None);
+        assert_eq!(options(json!({"x-guidance": {"whitespace_pattern": " ?"}}))["whitespace_pattern"], " ?");
     }
 
     #[test]

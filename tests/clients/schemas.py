@@ -143,7 +143,7 @@ def main():
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 200
     schemas = Schemas(int(sys.argv[3]) if len(sys.argv) > 3 else 1)
     forms = [schemas.schema() for _ in range(count)]
-    with server(sys.argv[1], "--tensor-parallel-size", "2", "--max-num-seqs", str(PARALLEL)) as url:
+    with server(sys.argv[1], "--max-num-seqs", str(PARALLEL)) as url:
         client = openai.Client(base_url=f"{url}/v1", api_key="null", max_retries=0)
         with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
             faults = list(pool.map(lambda pair: fill(client, *pair), enumerate(forms)))
