@@ -92,6 +92,7 @@ fn understand(api: &Api, fields: &Fields) -> Result<Wanted, ApiError> {
     let longest = longest(fields, api.model.max_model_len)?;
     let shortened = |(param, mut ids): (&'static str, Vec<u32>)| {
         ids.truncate(longest);
+        check_fits(param, ids.len(), api.model.max_model_len)?;
         Prompt::new(param, ids, None, &api.model)
     };
     let (chosen, user) = (fields.get::<String>("request_id")?, fields.get::<String>("user")?);
@@ -103,13 +104,22 @@ fn understand(api: &Api, fields: &Fields) -> Result<Wanted, ApiError> {
     })
 }
 
+fn check_fits(param: &str, tokens: usize, max_model_len: usize) -> Result<(), ApiError> {
+    if tokens <= max_model_len {
+        return Ok(());
+    }
+    let message = format!(
+        "an input has {tokens} tokens, the context is {max_model_len}; `truncate_prompt_tokens` would cut it to that"
+    );
+    Err(ApiError::too_long(param, message))
+}
+
 /// How many tokens of an input are kept.
 fn longest(fields: &Fields, max_model_len: usize) -> Result<usize, ApiError> {
     match fields.integer("truncate_prompt_tokens", -1..=i64::from(u32::MAX))? {
         None => Ok(usize::MAX),
         Some(0) => Err(ApiError::invalid("truncate_prompt_tokens", "`truncate_prompt_tokens` must leave a token")),
-        // The engine wants room for one more.
-        Some(count) => Ok(usize::try_from(count).unwrap_or(max_model_len - 1)),
+        Some(count) => Ok(usize::try_from(count).unwrap_or(max_model_len)),
     }
 }
 

@@ -88,15 +88,15 @@ impl Endpoint {
 
     /// Events of 200 that are [`Body`]s of such choices.
     pub fn streams_choices<C: ToSchema>(mut self, name: &'static str) -> Self {
-        let schema = self.refer_to_body::<C>(name);
-        self.answers.insert("text/event-stream", Some(schema));
+        let data = self.refer_to_body::<C>(name);
+        self.answers.insert("text/event-stream", Some(event(data)));
         self
     }
 
     /// Events of 200, each with such an object as its `data`; `data: [DONE]` is the last.
     pub fn streams<T: ToSchema>(mut self) -> Self {
-        let schema = self.refer_to::<T>();
-        self.answers.insert("text/event-stream", Some(schema));
+        let data = self.refer_to::<T>();
+        self.answers.insert("text/event-stream", Some(event(data)));
         self
     }
 
@@ -149,6 +149,16 @@ impl Endpoint {
         }
         (operation.build(), self.schemas)
     }
+}
+
+/// A server-sent event with JSON in it. The last, `[DONE]`, is none.
+fn event(data: RefOr<Schema>) -> RefOr<Schema> {
+    let text = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .description(Some("JSON; in the last event of a stream the word [DONE]"))
+        .content_media_type("application/json")
+        .content_schema(Some(data));
+    ObjectBuilder::new().property("data", text).required("data").into()
 }
 
 /// Every request may name itself.
