@@ -207,6 +207,9 @@ pub struct ServeFlags {
         help_heading = "HTTP"
     )]
     pub api_key: Vec<String>,
+    /// Most responses of /v1/responses that are kept for clients to come back to, for a day; 0: none.
+    #[arg(long, value_name = "N", default_value_t = 1024, help_heading = "HTTP")]
+    pub max_stored_responses: u32,
     /// Most requests that each key may send in a minute (without keys: all clients together); more are answered 429.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "HTTP")]
     pub rate_limit_requests: Option<u32>,

@@ -28,7 +28,7 @@ use self::{
     plan::Plan,
 };
 use crate::{
-    api::{Accounts, Admission, Api, ApiKeys, OpenRequests, Rates},
+    api::{Accounts, Admission, Api, ApiKeys, OpenRequests, Rates, ResponseLimits, ResponseStore},
     config::ServeFlags,
     engine::Engine,
     monitor::{Monitor, Sources},
@@ -134,6 +134,10 @@ fn start_computing(flags: &ServeFlags, plan: Plan) -> Result<(web::Data<Api>, Un
         accounts: Accounts::new(keys.count(), rates),
         keys,
         open: OpenRequests::default(),
+        responses: ResponseStore::new(ResponseLimits {
+            count: flags.max_stored_responses as usize,
+            ..ResponseLimits::default()
+        }),
         text_threads: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
         settings: plan.settings,
     };

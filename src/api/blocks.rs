@@ -44,8 +44,6 @@ pub enum Change {
 pub struct Message {
     /// Its blocks; only the last can still grow.
     pub blocks: Vec<Block>,
-    /// Tokens that were spent on reasoning.
-    pub reasoning_tokens: u64,
     /// Why it ended.
     pub finish: Option<FinishReason>,
     /// The stop string that ended it.
@@ -60,11 +58,6 @@ impl Message {
     /// Takes one more piece of the sequence.
     pub fn take(&mut self, piece: &Piece) -> Vec<Change> {
         let mut changes = Vec::new();
-        // Without parts it is held back, or a marker: both belong to what is open.
-        let silent = piece.parts.is_empty() && self.open_kind() == Some(&Kind::Reasoning) && self.space.is_empty();
-        if silent || piece.parts.iter().any(|part| matches!(part, Part::Reasoning(_))) {
-            self.reasoning_tokens += 1;
-        }
         for part in &piece.parts {
             self.grow(part, &mut changes);
         }
@@ -73,6 +66,11 @@ impl Message {
             self.close(&mut changes);
         }
         changes
+    }
+
+    /// The places of the blocks that are complete.
+    pub fn closed(&self) -> std::ops::Range<usize> {
+        0..self.blocks.len() - usize::from(self.open)
     }
 
     /// Whether it calls a tool.
@@ -148,8 +146,8 @@ mod tests {
         Part::Content(text.into())
     }
 
-    /// One piece per part: changes in short, the final blocks, and how many tokens were reasoning.
-    fn run(parts: &[Part]) -> (String, Vec<(Kind, String)>, u64) {
+    /// One piece per part: changes in short, and the final blocks.
+    fn run(parts: &[Part]) -> (String, Vec<(Kind, String)>) {
         let mut message = Message::default();
         let mut changes: Vec<_> =
             parts.iter().flat_map(|part| message.take(&piece(vec![part.clone()], None))).collect();
@@ -160,7 +158,7 @@ mod tests {
             Change::Closed(index) => format!(" -{index} "),
         });
         let short = short.collect();
-        (short, message.blocks.into_iter().map(|block| (block.kind, block.text)).collect(), message.reasoning_tokens)
+        (short, message.blocks.into_iter().map(|block| (block.kind, block.text)).collect())
     }
 
     #[test]
@@ -177,13 +175,12 @@ mod tests {
             content("\n"),
             Part::Call { index: 1, name: "g".into() },
         ];
-        let (changes, blocks, reasoning_tokens) = run(&parts);
+        let (changes, blocks) = run(&parts);
         assert_eq!(changes, "+0 0:Hm 0:. -0 +1 1:\n\nYes 1:  -1 +2 2:{ 2:} -2 +3 -3 ");
         let call = |name: &str, text: &str| (Kind::Call(name.into()), text.to_owned());
         let expected =
             [(Kind::Reasoning, "Hm.".into()), (Kind::Text, "\n\nYes ".into()), call("f", "{}"), call("g", "")];
         assert_eq!(blocks, expected);
-        assert_eq!(reasoning_tokens, 2);
     }
 
     #[test]

@@ -95,6 +95,12 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message)
     }
 
+    /// No response of this id is stored.
+    pub fn unknown_response(id: &str) -> Self {
+        let message = format!("the response `{}` is not stored here, or not any more", shortened(id));
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "response_not_found", message).about("response_id")
+    }
+
     /// The path exists, but not for this method.
     pub fn method_not_allowed(method: &str, path: &str) -> Self {
         let message = format!("{} doesn't answer {}", shortened(path), shortened(method));
@@ -141,6 +147,15 @@ impl ApiError {
     /// The same, naming the parameter.
     pub fn about(mut self, param: impl Into<String>) -> Self {
         self.body.param = Some(param.into());
+        self
+    }
+
+    /// The same about `ours`, if it is about `theirs`: the parameter's name in another dialect.
+    pub fn renamed(mut self, theirs: &str, ours: &str) -> Self {
+        if self.body.param.as_deref() == Some(theirs) {
+            self.body.param = Some(ours.to_owned());
+            self.body.message = self.body.message.replace(&format!("`{theirs}`"), &format!("`{ours}`"));
+        }
         self
     }
 

@@ -33,6 +33,7 @@ mod prompt_scores;
 mod ranks;
 mod rates;
 mod request_id;
+mod responses;
 mod running;
 mod sampling;
 mod sse;
@@ -67,6 +68,7 @@ pub use self::{
     open_requests::OpenRequests,
     rates::{Accounts, Rates},
     request_id::now,
+    responses::{Limits as ResponseLimits, Store as ResponseStore},
 };
 use self::{
     admission::Place,
@@ -94,6 +96,8 @@ pub struct Api {
     pub accounts: Accounts,
     /// What is being computed.
     pub open: OpenRequests,
+    /// Responses that clients may come back to.
+    pub responses: ResponseStore,
     /// Places on the threads that read and tokenize requests.
     pub text_threads: Semaphore,
     /// Bounds.
@@ -230,6 +234,13 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(on("/v1/abort_requests", "POST", web::post().to(abort::post)))
         .service(on("/v1/messages", "POST", web::post().to(messages::post)))
         .service(on("/v1/messages/count_tokens", "POST", web::post().to(messages::count_tokens)))
+        .service(on("/v1/responses", "POST", web::post().to(responses::post)))
+        .service(
+            on("/v1/responses/{id}", "GET, DELETE", web::get().to(responses::get))
+                .route(web::delete().to(responses::delete)),
+        )
+        .service(on("/v1/responses/{id}/cancel", "POST", web::post().to(responses::cancel)))
+        .service(on("/v1/responses/{id}/input_items", "GET", web::get().to(responses::input_items)))
         .service(on("/v1/models", "GET", web::get().to(models::list)))
         .service(on("/v1/models/{name:.*}", "GET", web::get().to(models::one)))
         .service(on("/health", "GET, HEAD", reading().to(health::health)))

@@ -15,6 +15,7 @@ mod lifetime;
 mod limits;
 mod metrics;
 mod refusals;
+mod responses;
 mod scores;
 mod streams;
 mod tokens;

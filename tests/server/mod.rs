@@ -124,6 +124,13 @@ impl Server {
         (response.status().as_u16(), response.body_mut().read_to_string().expect("a text body"))
     }
 
+    /// DELETE: status and JSON body.
+    pub fn delete(&self, path: &str) -> (u16, Value) {
+        let mut response = agent().delete(self.url(path)).call().expect("the server answers");
+        let text = response.body_mut().read_to_string().expect("a text body");
+        (response.status().as_u16(), serde_json::from_str(&text).expect("a JSON body"))
+    }
+
     /// POST without a body: the status.
     pub fn post_status(&self, path: &str) -> u16 {
         agent().post(self.url(path)).send_empty().expect("the server answers").status().as_u16()

@@ -7,7 +7,7 @@ use crate::api::{error::ApiError, fields::Fields};
 
 /// What means something else in chats, or nothing here. All other fields pass as they are: those that both protocols
 /// have, and those that chats have beyond them, such as `seed` and `chat_template_kwargs`.
-const OWN: [&str; 17] = [
+const OWN: [&str; 18] = [
     "messages",
     "system",
     "tools",
@@ -23,6 +23,7 @@ const OWN: [&str; 17] = [
     "top_logprobs",
     "prompt_logprobs",
     "n",
+    "best_of",
     "user",
     "request_id",
 ];
