@@ -101,6 +101,12 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "response_not_found", message).about("response_id")
     }
 
+    /// No response of this id is stored, so that nothing can go on with it.
+    pub fn unknown_previous_response(id: &str) -> Self {
+        let message = format!("the previous response `{}` is not stored here, or not any more", shortened(id));
+        Self::bad_request("previous_response_not_found", message).about("previous_response_id")
+    }
+
     /// The path exists, but not for this method.
     pub fn method_not_allowed(method: &str, path: &str) -> Self {
         let message = format!("{} doesn't answer {}", shortened(path), shortened(method));

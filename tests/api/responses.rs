@@ -239,7 +239,7 @@ fn a_response_in_the_background_can_be_cancelled() {
     let again = server.post(&format!("{}/cancel", path(&cancelled)), &json!({}));
     assert_eq!((again.0, &again.1["status"]), (200, &json!("cancelled")));
     let next = json!({"previous_response_id": id(&deleted)});
-    assert_eq!(server.post(RESPONSES, &ask(next)).0, 404);
+    assert_eq!(server.post(RESPONSES, &ask(next)).0, 400);
 }
 
 #[test]
@@ -269,7 +269,7 @@ fn what_is_wrong_names_its_field() {
     }
     let previous = with(ask(json!({"model": "tiny"})), json!({"previous_response_id": "resp_x"}));
     let (status, answer) = server.post(RESPONSES, &previous);
-    assert_eq!((status, &answer["error"]["param"]), (404, &json!("previous_response_id")), "{answer}");
+    assert_eq!((status, &answer["error"]["code"]), (400, &json!("previous_response_not_found")), "{answer}");
     assert_eq!(server.post(RESPONSES, &ask(json!({"model": "gpt-9"}))).0, 404);
     assert_eq!(server.post_text(RESPONSES, "nonsense").0, 400);
     server.ok(RESPONSES, &ask(json!({"model": "tiny"})));

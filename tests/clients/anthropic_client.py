@@ -10,7 +10,7 @@ import sys
 import anthropic
 from openai_client import server
 
-QUESTION = dict(model="claude-sonnet-4-5", max_tokens=24, temperature=0, messages=[{"role": "user", "content": "What is the capital of France?"}])
+QUESTION = dict(model="claude-sonnet-4-5", max_tokens=24, extra_body={"temperature": 0}, messages=[{"role": "user", "content": "What is the capital of France?"}])
 WEATHER = {
     "name": "get_weather",
     "description": "The weather of a city.",
@@ -98,7 +98,7 @@ def output_keeps_to_a_schema(client):
 
 def errors_are_the_clients(client):
     """Bad requests raise the client's own exceptions, with Anthropic's words."""
-    for fields in [{"temperature": -1}, {"top_p": 2}, {"max_tokens": 0}, {"messages": []}, {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}]:
+    for fields in [{"extra_body": {"temperature": -1}}, {"extra_body": {"top_p": 2}}, {"max_tokens": 0}, {"messages": []}, {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}]:
         try:
             client.messages.create(**{**QUESTION, **fields})
         except anthropic.BadRequestError as error:

@@ -10,7 +10,9 @@ use actix_web::{
     },
     middleware::Next,
 };
+use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use crate::api::{error::ApiError, middleware::RequestName};
 
@@ -42,13 +44,31 @@ pub async fn reworded(
     })
 }
 
-/// `{"type": "error", "error": …}`, as it stands in bodies and in streams.
+/// The body of an answer that isn't a success, and of a stream's event.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AnthropicError {
+    /// `error`.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    error: AnthropicFault,
+    /// The request's name.
+    request_id: Option<String>,
+}
+
+/// What went wrong.
+#[derive(Debug, Serialize, ToSchema)]
+struct AnthropicFault {
+    /// The kind of error, for programs.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// For people: what is wrong, and what to do.
+    message: String,
+}
+
+/// An error in Anthropic's form.
 pub fn body(error: &ApiError, request_id: Option<String>) -> Value {
-    json!({
-        "type": "error",
-        "error": {"type": kind(error.status_code()), "message": error.to_string()},
-        "request_id": request_id,
-    })
+    let fault = AnthropicFault { kind: kind(error.status_code()), message: error.to_string() };
+    json!(AnthropicError { kind: "error", error: fault, request_id })
 }
 
 fn kind(status: StatusCode) -> &'static str {

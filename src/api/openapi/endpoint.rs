@@ -26,6 +26,8 @@ pub struct Endpoint {
     /// Of 200, by content type.
     answers: BTreeMap<&'static str, Option<RefOr<Schema>>>,
     failures: Vec<u16>,
+    /// The body of a failure; OpenAI's where it is none.
+    failure: Option<RefOr<Schema>>,
     /// All that the above refer to, by name.
     schemas: Vec<(String, RefOr<Schema>)>,
 }
@@ -41,15 +43,33 @@ impl Endpoint {
         Self::new(HttpMethod::Post, path, tag, summary)
     }
 
+    /// One that takes something away.
+    pub fn delete(path: &'static str, tag: &'static str, summary: &str) -> Self {
+        Self::new(HttpMethod::Delete, path, tag, summary)
+    }
+
     fn new(method: HttpMethod, path: &'static str, tag: &'static str, summary: &str) -> Self {
         let id = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '_' };
-        let verb = if method == HttpMethod::Get { "get" } else { "post" };
+        let verb = match method {
+            HttpMethod::Get => "get",
+            HttpMethod::Delete => "delete",
+            _ => "post",
+        };
         let operation = OperationBuilder::new()
             .tag(tag)
             .summary(Some(summary))
             .operation_id(Some(format!("{verb}{}", path.chars().map(id).collect::<String>())))
             .parameter(request_id());
-        Self { method, path, tag, operation, answers: BTreeMap::new(), failures: vec![401], schemas: Vec::new() }
+        Self {
+            method,
+            path,
+            tag,
+            operation,
+            answers: BTreeMap::new(),
+            failures: vec![401],
+            failure: None,
+            schemas: Vec::new(),
+        }
     }
 
     /// A part of the path.
@@ -61,6 +81,18 @@ impl Endpoint {
             .description(Some(description))
             .schema(Some(ObjectBuilder::new().schema_type(Type::String).min_length(Some(1))));
         self.operation = self.operation.parameter(part);
+        self
+    }
+
+    /// A text in the query, which may be absent.
+    pub fn query(mut self, name: &str, description: &str) -> Self {
+        let text = ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Query)
+            .required(Required::False)
+            .description(Some(description))
+            .schema(Some(ObjectBuilder::new().schema_type(Type::String)));
+        self.operation = self.operation.parameter(text);
         self
     }
 
@@ -112,6 +144,12 @@ impl Endpoint {
         self
     }
 
+    /// Failures have such a body.
+    pub fn fails_as<T: ToSchema>(mut self) -> Self {
+        self.failure = Some(self.refer_to::<T>());
+        self
+    }
+
     /// It needs a place inside and ranks that are ready: it can fail in all the ways that computing can.
     pub fn computes(self) -> Self {
         self.fails(&[404, 408, 429, 499, 500, 503])
@@ -132,7 +170,10 @@ impl Endpoint {
 
     /// The operation, and the schemas that it refers to.
     pub fn build(mut self) -> (Operation, Vec<(String, RefOr<Schema>)>) {
-        let failure = self.refer_to::<ErrorObject>();
+        let failure = match self.failure.take() {
+            Some(own) => own,
+            None => self.refer_to::<ErrorObject>(),
+        };
         let mut success =
             ResponseBuilder::new().description(if self.answers.is_empty() { "Yes" } else { "The answer" });
         for (content_type, schema) in self.answers {

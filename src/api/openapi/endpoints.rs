@@ -2,16 +2,23 @@
 
 use super::{
     Endpoint,
-    requests::{AbortRequest, ChatRequest, CompletionRequest, DetokenizeRequest, EmbeddingsRequest, TokenizeRequest},
+    answers::{AnthropicMessage, DeletedResponse, InputItems, NamedEvent, Response, TokenCount},
+    requests::{
+        AbortRequest, ChatRequest, CompletionRequest, CountTokensRequest, DetokenizeRequest, EmbeddingsRequest,
+        MessagesRequest, ResponsesRequest, TokenizeRequest,
+    },
 };
 use crate::{
-    api::{abort, chat_completions, completions, embeddings, load, models, tokenize, version},
+    api::{
+        abort, chat_completions, completions, embeddings, load, messages::error::AnthropicError, models, tokenize,
+        version,
+    },
     supervisor::RanksReport,
 };
 
 /// Every endpoint that clients may use.
 pub fn endpoints() -> Vec<Endpoint> {
-    [generating(), text(), about()].into_iter().flatten().collect()
+    [generating(), messages(), responses(), text(), about()].into_iter().flatten().collect()
 }
 
 fn generating() -> Vec<Endpoint> {
@@ -33,6 +40,50 @@ fn generating() -> Vec<Endpoint> {
         Endpoint::post("/v1/abort_requests", "server", "Ends requests that are being computed")
             .takes::<AbortRequest>()
             .answers::<abort::Answer>(),
+    ]
+}
+
+/// Anthropic's.
+fn messages() -> Vec<Endpoint> {
+    vec![
+        Endpoint::post("/v1/messages", "messages", "Goes on with a conversation, in Anthropic's form")
+            .takes::<MessagesRequest>()
+            .answers::<AnthropicMessage>()
+            .streams::<NamedEvent>()
+            .computes()
+            .fails_as::<AnthropicError>(),
+        Endpoint::post("/v1/messages/count_tokens", "messages", "How many tokens a conversation is")
+            .takes::<CountTokensRequest>()
+            .answers::<TokenCount>()
+            .fails(&[404])
+            .fails_as::<AnthropicError>(),
+    ]
+}
+
+/// Answers that can be looked up later.
+fn responses() -> Vec<Endpoint> {
+    let stored = |endpoint: Endpoint| endpoint.path_part("id", "The response's id").fails(&[404]);
+    vec![
+        Endpoint::post("/v1/responses", "responses", "Answers, and keeps the answer")
+            .takes::<ResponsesRequest>()
+            .answers::<Response>()
+            .streams::<NamedEvent>()
+            .computes(),
+        stored(Endpoint::get("/v1/responses/{id}", "responses", "A response as it is by now"))
+            .answers::<Response>()
+            .query("stream", "`true` is refused: what was told is not told again")
+            .fails(&[400]),
+        stored(Endpoint::delete("/v1/responses/{id}", "responses", "Forgets a response, and ends it"))
+            .answers::<DeletedResponse>(),
+        stored(Endpoint::post("/v1/responses/{id}/cancel", "responses", "Ends a response in the background"))
+            .answers::<Response>()
+            .fails(&[400]),
+        stored(Endpoint::get("/v1/responses/{id}/input_items", "responses", "What a response answers"))
+            .answers::<InputItems>()
+            .query("order", "`asc` or, as it is without a word, `desc`")
+            .query("after", "The id of the item before the page")
+            .query("limit", "Items of the page, 1 to 100; without a word 20")
+            .fails(&[400]),
     ]
 }
 

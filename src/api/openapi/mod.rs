@@ -4,6 +4,7 @@
 //! written; what it takes is read field by field, so that every fault can name its field, and is described by structs of
 //! its own ([`requests`]).
 
+mod answers;
 mod document;
 mod endpoint;
 mod endpoints;

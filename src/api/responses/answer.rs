@@ -1,6 +1,6 @@
 //! A response object, whole or event by event.
 
-use std::{mem, sync::Arc};
+use std::{collections::HashMap, mem, sync::Arc};
 
 use actix_web::{ResponseError, web::Bytes};
 use serde_json::{Map, Value, json};
@@ -9,6 +9,7 @@ use super::{
     items::{self, Status},
     request::Asked,
     store::Stored,
+    tools,
 };
 use crate::api::{
     Api,
@@ -35,6 +36,8 @@ pub struct Answer {
     logprobs: (Vec<Value>, Vec<Value>),
     /// Those of each closed text, by the place of its block.
     told_logprobs: Vec<(usize, Value)>,
+    /// The functions in namespaces, by their names in chats.
+    namespaces: HashMap<String, (String, String)>,
     /// The next event's number.
     number: u64,
 }
@@ -54,7 +57,9 @@ impl Answer {
             ("top_p".into(), generation.sampling.top_p.into()),
         ]);
         let names = asked.logprobs.then(|| generation.token_names(&api.model));
-        Self { api, lasting, asked, names, logprobs: Default::default(), told_logprobs: Vec::new(), number: 0 }
+        let namespaces = tools::namespaces(&lasting["tools"]);
+        let (logprobs, told_logprobs) = Default::default();
+        Self { api, lasting, asked, names, logprobs, told_logprobs, namespaces, number: 0 }
     }
 
     /// Whether nobody waits for it.
@@ -113,7 +118,9 @@ impl Answer {
         let none = json!([]);
         let logprobs = logprobs.map_or(&none, |(_, logprobs)| logprobs);
         let status = Status::of_closed(index, message);
-        items::complete(&message.blocks[index], status, logprobs, self.asked.encrypted_reasoning)
+        let mut item = items::complete(&message.blocks[index], status, logprobs, self.asked.encrypted_reasoning);
+        items::name_call(&mut item, &self.namespaces);
+        item
     }
 
     fn event(&mut self, kind: &str, mut fields: Value) -> Bytes {
@@ -133,7 +140,9 @@ impl Answer {
     }
 
     fn opened(&mut self, index: usize, block: &Block) -> Vec<Bytes> {
-        let added = json!({"output_index": index, "item": items::begun(block)});
+        let mut item = items::begun(block);
+        items::name_call(&mut item, &self.namespaces);
+        let added = json!({"output_index": index, "item": item});
         let mut events = vec![self.event("response.output_item.added", added)];
         if !matches!(block.kind, Kind::Call(_)) {
             let part = json!({"part": items::part(block, "", &json!([]))});

@@ -3,7 +3,7 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::store::Store;
+use super::{store::Store, tools};
 use crate::api::{
     conversation::{Call, Conversation},
     error::ApiError,
@@ -88,8 +88,9 @@ fn tell_one(item: &Value, conversation: &mut Conversation) -> Result<(), String>
             texts.into_iter().for_each(|text| say(conversation, text));
         }
         "function_call" => {
-            let (id, name, arguments) = (text("call_id")?, text("name")?, text("arguments")?.to_owned());
-            conversation.call(Call { id, name, arguments });
+            let name = tools::flat_name(text("namespace").ok(), text("name")?);
+            let (id, arguments) = (text("call_id")?, text("arguments")?.to_owned());
+            conversation.call(Call { id, name: &name, arguments });
         }
         "function_call_output" => {
             let output = item.get("output").ok_or(": the item needs `output`")?;

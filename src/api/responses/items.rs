@@ -1,5 +1,7 @@
 //! Blocks of a message as items of a response.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 
 use super::input;
@@ -58,6 +60,15 @@ pub fn complete(block: &Block, status: Status, logprobs: &Value, sealed: bool) -
         item["encrypted_content"] = input::seal(&block.text).into();
     }
     item
+}
+
+/// Tells a call by the names that its client gave the tool.
+pub fn name_call(item: &mut Value, namespaces: &HashMap<String, (String, String)>) {
+    let names = item["name"].as_str().and_then(|flat| namespaces.get(flat));
+    if let Some((namespace, name)) = names {
+        item["namespace"] = namespace.as_str().into();
+        item["name"] = name.as_str().into();
+    }
 }
 
 /// The only part of a text's or reasoning's content.

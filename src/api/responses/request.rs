@@ -71,7 +71,7 @@ impl Asked {
         refuse_what_is_not_supported(&given)?;
         let own = input::items(&given, store)?;
         let mut items = match given.get::<String>("previous_response_id")? {
-            Some(id) => store.conversation(&id).map_err(|error| error.about("previous_response_id"))?,
+            Some(id) => store.conversation(&id)?,
             None => Vec::new(),
         };
         let own_count = own.len();

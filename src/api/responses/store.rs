@@ -124,9 +124,9 @@ impl Store {
                 let output = response["output"].as_array().map_or(&[][..], Vec::as_slice);
                 (response["status"].clone(), items.iter().chain(output).cloned().collect())
             })
-            .ok_or_else(|| ApiError::unknown_response(id))?;
+            .ok_or_else(|| ApiError::unknown_previous_response(id))?;
         match status == "in_progress" {
-            true => Err(ApiError::invalid("response_id", "the response is still being computed")),
+            true => Err(ApiError::invalid("previous_response_id", "the response is still being computed")),
             false => Ok(items),
         }
     }

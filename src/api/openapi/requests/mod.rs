@@ -6,7 +6,9 @@ mod chat;
 mod completion;
 mod embeddings;
 mod generation;
+mod messages;
 mod names;
+mod responses;
 mod small;
 mod values;
 
@@ -14,6 +16,8 @@ pub use self::{
     chat::ChatRequest,
     completion::CompletionRequest,
     embeddings::EmbeddingsRequest,
+    messages::{CountTokensRequest, MessagesRequest},
     names::field_names,
+    responses::ResponsesRequest,
     small::{AbortRequest, DetokenizeRequest, TokenizeRequest},
 };

@@ -1,6 +1,9 @@
 //! Values that have more than one form.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 /// One text, or several.
@@ -11,6 +14,38 @@ pub enum TextOrTexts {
     Text(String),
     /// Several.
     Texts(Vec<String>),
+}
+
+/// A text, or blocks.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum BlocksOrText {
+    /// A text.
+    Text(String),
+    /// Blocks, each with its `type`.
+    Blocks(Vec<BTreeMap<String, Value>>),
+}
+
+/// A text, or items.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum ItemsOrText {
+    /// A text.
+    Text(String),
+    /// Items, each with its `type`, or a message's `role`.
+    Items(Vec<BTreeMap<String, Value>>),
+}
+
+/// Who speaks in a message of blocks.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MessageRole {
+    /// Who asks.
+    User,
+    /// The model.
+    Assistant,
+    /// Nobody: it is said to the model.
+    System,
 }
 
 /// A text, several texts, a text's token ids, or those of several texts.
