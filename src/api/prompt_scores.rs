@@ -45,7 +45,8 @@ impl PromptScores {
 
     /// A sequence's prompt: each token with its score; the first has none, as nothing is before it.
     pub fn of(&self, sequence: usize) -> impl Iterator<Item = (u32, Option<&Logprobs>)> {
-        let ids = if self.per_prompt == 0 { &[] } else { self.prompts[sequence / self.per_prompt].as_slice() };
+        let prompt = sequence.checked_div(self.per_prompt).and_then(|prompt| self.prompts.get(prompt));
+        let ids = prompt.map_or(&[] as &[u32], Vec::as_slice);
         let scores = self.scores.get(sequence).map_or(&[] as &[Logprobs], Vec::as_slice);
         ids.iter().copied().zip(std::iter::once(None).chain(scores.iter().map(Some)))
     }
