@@ -22,10 +22,10 @@ use super::{
     model::ServedModel,
     openapi::requests::ChatRequest,
     prompt_scores::PromptScores,
-    request_id,
+    request_id, structured,
 };
 use crate::{
-    guides,
+    guides::tools::{named, required},
     text::{CallFormat, FORCED_CALLS, MessageFormat, TextError, Tools},
 };
 
@@ -68,12 +68,15 @@ pub fn understand(api: &Api, fields: &Fields) -> Result<Understood, ApiError> {
     let tools = ToolUse::read(fields)?;
     match tools.force {
         Force::No => {}
-        Force::Any => generation.force("tools", &guides::tools::required(&tools.tools, tools.parallel), &api.model)?,
-        Force::One(index) => generation.force("tools", &guides::tools::named(&tools.tools[index]), &api.model)?,
+        Force::Any => generation.force("tools", &required(&tools.tools, tools.parallel), &api.model)?,
+        Force::One(index) => generation.force("tools", &named(&tools.tools[index]), &api.model)?,
     }
     let options = TemplateOptions::read(fields, &tools)?;
     let prompt = prompt_of(api, fields, &options)?;
-    generation.message = message_format(&api.model, &tools, &prompt, options.thinking);
+    let prompt_end = &prompt.ids[prompt.ids.len().saturating_sub(PROMPT_END_TOKENS)..];
+    let prompt_end = api.model.text.tokenizer.decode(prompt_end, false);
+    generation.message = message_format(&api.model, &tools, &prompt_end, options.thinking);
+    generation.thinking = structured::thinking(&generation, &api.model, &prompt_end, options.thinking)?;
     let max_tokens = generation.max_tokens_after(&prompt, None, &api.model)?;
     Ok(Understood { generation, prompt, max_tokens })
 }
@@ -92,9 +95,7 @@ fn prompt_of(api: &Api, fields: &Fields, options: &TemplateOptions) -> Result<Pr
 }
 
 /// How the answer to this prompt is taken apart. Calls are looked for only where there are tools to call.
-fn message_format(model: &ServedModel, tools: &ToolUse, prompt: &Prompt, thinking: bool) -> MessageFormat {
-    let end = &prompt.ids[prompt.ids.len().saturating_sub(PROMPT_END_TOKENS)..];
-    let prompt_end = model.text.tokenizer.decode(end, false);
+fn message_format(model: &ServedModel, tools: &ToolUse, prompt_end: &str, thinking: bool) -> MessageFormat {
     let calls = match tools.force {
         Force::No => model.tool_format.filter(|_| !tools.tools.is_empty()).map(CallFormat::Found),
         Force::Any => Some(CallFormat::Found(&FORCED_CALLS)),
@@ -102,7 +103,7 @@ fn message_format(model: &ServedModel, tools: &ToolUse, prompt: &Prompt, thinkin
     };
     MessageFormat {
         reasoning: model.reasoning,
-        thinking: model.reasoning.is_some_and(|format| format.starts_thinking(&prompt_end, thinking)),
+        thinking: model.reasoning.is_some_and(|format| format.starts_thinking(prompt_end, thinking)),
         calls,
         tools: Arc::new(Tools::of(&tools.tools)),
         one_call: !tools.parallel,

@@ -4,7 +4,8 @@ use workers::link::sampling::Sampling;
 
 use super::{error::ApiError, fields::Fields, logprobs::TokenNames, model::ServedModel, sampling, structured};
 use crate::{
-    guides::{Compiled, Grammar},
+    engine::guide::SharedGuide,
+    guides::{Compiled, Grammar, Thinking},
     text::MessageFormat,
 };
 
@@ -40,6 +41,8 @@ pub struct Generation {
     pub message: MessageFormat,
     /// The form that the answer is to have.
     pub form: Option<Compiled>,
+    /// How reasoning before it is followed, where that is needed.
+    pub thinking: Option<Thinking>,
     /// Texts that end a sequence.
     pub stop_strings: Vec<String>,
     /// Whether they and stop tokens show in the text.
@@ -150,6 +153,7 @@ impl Generation {
             reasoning_max_tokens: reasoning_max_tokens(fields, max_tokens)?,
             message: MessageFormat::default(),
             form: structured::read(fields, model)?,
+            thinking: None,
             stop_strings: stop_strings(fields)?,
             include_stop: fields.flag("include_stop_str_in_output")?,
             skip_special_tokens: fields.get("skip_special_tokens")?.unwrap_or(true),
@@ -164,6 +168,15 @@ impl Generation {
         generation.check_min_tokens()?;
         generation.end_with_the_form(model);
         Ok(generation)
+    }
+
+    /// Who says which tokens may come, for one more sequence; none: all may.
+    pub fn guide(&self) -> Option<SharedGuide> {
+        match (&self.thinking, &self.form) {
+            (Some(thinking), form) => Some(SharedGuide::new(thinking.guide(form.as_ref()))),
+            (None, Some(form)) => Some(SharedGuide::new(form.guide())),
+            (None, None) => None,
+        }
     }
 
     /// Makes `grammar` the form of the answer, in the place of what the client asked for; `param` is whose fault it is.

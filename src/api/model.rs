@@ -41,8 +41,8 @@ pub struct ServedModel {
     pub tool_format: Option<&'static ToolFormat>,
     /// Its tokenizer and chat template.
     pub text: TextModel,
-    /// Who compiles grammars for it; none where structured output is off.
-    pub guides: Option<Guides>,
+    /// Who compiles grammars for it.
+    pub guides: Guides,
 }
 
 impl ServedModel {

@@ -14,10 +14,7 @@ use super::{
     open_requests::Entry,
 };
 use crate::{
-    engine::{
-        guide::SharedGuide,
-        request::{Failure, NewRequest},
-    },
+    engine::request::{Failure, NewRequest},
     monitor::{Ending, Monitor, Passage},
     text::Part,
 };
@@ -223,7 +220,6 @@ fn new_request(
 ) -> NewRequest {
     let mut sampling = generation.sampling.clone();
     sampling.seed = sampling.seed.wrapping_add(u64::from(index));
-    let guide = generation.form.as_ref().map(|form| SharedGuide::new(form.guide()));
     NewRequest {
         id: id.to_owned(),
         prompt: prompt.ids.clone(),
@@ -232,7 +228,7 @@ fn new_request(
         max_waiting: api.settings.max_waiting,
         priority: generation.priority,
         cache_salt: generation.cache_salt.clone(),
-        guide,
+        guide: generation.guide(),
         prompt_logprobs: generation.scored_alternatives(),
         early_stop: api.settings.early_stop,
         ..NewRequest::default()

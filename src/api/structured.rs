@@ -2,10 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{error::ApiError, fields::Fields, model::ServedModel};
-use crate::guides::{
-    Compiled, Grammar, GrammarError,
-    structural_tag::{StructuralTag, Structure},
+use super::{error::ApiError, fields::Fields, generation::Generation, model::ServedModel};
+use crate::{
+    guides::{
+        Begins, Compiled, Grammar, GrammarError, Thinking,
+        structural_tag::{StructuralTag, Structure},
+    },
+    text::ReasoningFormat,
 };
 
 /// The fields of which one may be given, and how each is read. The first are FastDeploy's and OpenAI's.
@@ -39,17 +42,42 @@ pub fn read(fields: &Fields, model: &ServedModel) -> Result<Option<Compiled>, Ap
     compile(name, &grammar, model).map(Some)
 }
 
+/// How the reasoning before an answer is followed: where it has a budget, or a form is to follow it. `prompt_end` is the
+/// text of the prompt's last tokens.
+pub fn thinking(
+    generation: &Generation,
+    model: &ServedModel,
+    prompt_end: &str,
+    is_enabled: bool,
+) -> Result<Option<Thinking>, ApiError> {
+    let (budget, has_form) = (generation.reasoning_max_tokens, generation.form.is_some());
+    let format = match model.reasoning {
+        Some(format) if budget.is_some() || has_form => format,
+        // Reasoning isn't told apart here: a form is that of the whole text, and a budget goes by the usual marks.
+        None if budget.is_some() && !has_form => ReasoningFormat::usual(),
+        _ => return Ok(None),
+    };
+    let begins = match () {
+        () if format.starts_thinking(prompt_end, is_enabled) => Begins::Thinking,
+        () if is_enabled && !format.has_thought(prompt_end) => Begins::Undecided,
+        () => return Ok(None),
+    };
+    let name = if budget.is_some() { "reasoning_max_tokens" } else { "response_format" };
+    model.guides.thinking(format, begins, budget).map(Some).map_err(|error| fault(name, &error))
+}
+
 /// A grammar against the model's vocabulary; what is wrong with it is the fault of the parameter `name`.
 pub fn compile(name: &str, grammar: &Grammar, model: &ServedModel) -> Result<Compiled, ApiError> {
-    let Some(guides) = &model.guides else {
-        let message = "structured output is off; the server must be started without --guided-decoding-backend off";
-        return Err(ApiError::invalid(name, message));
-    };
-    guides.compile(grammar).map_err(|error| match error {
+    model.guides.compile(grammar).map_err(|error| fault(name, &error))
+}
+
+fn fault(name: &str, error: &GrammarError) -> ApiError {
+    match error {
         GrammarError::Refused(message) => ApiError::invalid(name, format!("`{name}`: {message}")),
+        GrammarError::Off => ApiError::invalid(name, error.to_string()),
         GrammarError::Busy => ApiError::unavailable(error.to_string()),
         GrammarError::NoVocabulary(_) => ApiError::internal(error.to_string()),
-    })
+    }
 }
 
 /// The one field that asks for a form, and what for.

@@ -6,6 +6,9 @@ pub enum GrammarError {
     /// The client's fault: it is wrong, too large, or asks for what can't be promised. One line that tells where.
     #[error("{0}")]
     Refused(String),
+    /// The client's, where it may not ask for any: the server was started so.
+    #[error("structured output is off; the server was started with --guided-decoding-backend off")]
+    Off,
     /// Nobody's: other grammars that take long are being compiled; later there is room.
     #[error("too many large grammars are being compiled; try again")]
     Busy,

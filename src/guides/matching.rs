@@ -23,6 +23,12 @@ impl Matching {
         self.matcher.get_or_insert_with(|| self.grammar.matcher.deep_clone())
     }
 
+    /// Whether a token could come now.
+    pub(super) fn accepts(&mut self, token: u32) -> Result<bool, GuideError> {
+        let valid = self.matcher().validate_tokens(&[token]);
+        valid.map(|count| count == 1).map_err(|error| GuideError(one_line(&error.to_string())))
+    }
+
     /// Nothing may follow but the end.
     fn is_complete(&mut self) -> bool {
         matches!(self.matcher().stop_reason(), StopReason::NoExtension | StopReason::EndOfSentence)

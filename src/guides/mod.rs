@@ -15,6 +15,7 @@ pub mod grammar;
 pub mod matching;
 mod schema;
 pub mod structural_tag;
+pub mod thinking;
 pub mod tools;
 pub mod vocabulary;
 
@@ -28,14 +29,24 @@ use llguidance::Matcher;
 use self::{compiling::Compilers, vocabulary::Vocabulary};
 use crate::{
     engine::guide::{Guide, GuideError},
-    text::Tokenizer,
+    text::{ReasoningFormat, Tokenizer},
 };
 
 pub use self::{
     error::GrammarError,
     grammar::{Grammar, Whitespace},
     matching::Matching,
+    thinking::{Begins, Thinking},
 };
+
+/// What the command line says of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether requests may ask for a form.
+    pub is_on: bool,
+    /// How JSON is laid out.
+    pub whitespace: Whitespace,
+}
 
 /// Compiles grammars for one model. The vocabulary is prepared when the first grammar comes.
 pub struct Guides {
@@ -43,7 +54,7 @@ pub struct Guides {
     /// The model's number of tokens.
     vocabulary_size: usize,
     eos_ids: Vec<u32>,
-    whitespace: Whitespace,
+    settings: Settings,
     vocabulary: OnceLock<Result<Arc<Vocabulary>, String>>,
     compilers: Compilers,
 }
@@ -57,14 +68,17 @@ pub struct Compiled {
 
 impl Guides {
     /// For a model with so many tokens, of which `eos_ids` end a text.
-    pub fn new(tokenizer: Arc<Tokenizer>, vocabulary_size: usize, eos_ids: &[u32], whitespace: Whitespace) -> Self {
+    pub fn new(tokenizer: Arc<Tokenizer>, vocabulary_size: usize, eos_ids: &[u32], settings: Settings) -> Self {
         let (eos_ids, vocabulary, compilers) = (eos_ids.to_vec(), OnceLock::new(), Compilers::default());
-        Self { tokenizer, vocabulary_size, eos_ids, whitespace, vocabulary, compilers }
+        Self { tokenizer, vocabulary_size, eos_ids, settings, vocabulary, compilers }
     }
 
     /// Compiles a grammar; milliseconds for usual ones, at most some seconds. Not for threads that others wait for.
     pub fn compile(&self, grammar: &Grammar) -> Result<Compiled, GrammarError> {
-        let (vocabulary, whitespace, grammar) = (self.vocabulary()?, self.whitespace, grammar.clone());
+        if !self.settings.is_on {
+            return Err(GrammarError::Off);
+        }
+        let (vocabulary, whitespace, grammar) = (self.vocabulary()?, self.settings.whitespace, grammar.clone());
         self.compilers.run(move || {
             let compiled = compile(&vocabulary, &grammar, whitespace)?;
             // Some grammars turn out to be empty only when they are followed.
@@ -72,6 +86,16 @@ impl Guides {
             compiled.guide().allowed().map_err(empty)?;
             Ok(compiled)
         })
+    }
+
+    /// How to follow reasoning that `begins` so, with at most `budget` tokens.
+    pub fn thinking(
+        &self,
+        format: &'static ReasoningFormat,
+        begins: Begins,
+        budget: Option<u32>,
+    ) -> Result<Thinking, GrammarError> {
+        Ok(Thinking { vocabulary: self.vocabulary()?, tokenizer: self.tokenizer.clone(), format, begins, budget })
     }
 
     /// The model's tokens by their bytes.

@@ -18,33 +18,43 @@ fn guides(model: &str, whitespace: Whitespace) -> Guides {
     let tokenizer = Arc::new(Tokenizer::from_folder(&crate::fixtures::golden("models").join(model)).unwrap());
     let eos = tokenizer.eos().unwrap();
     // A vocabulary that is padded, as many models' are.
-    Guides::new(tokenizer.clone(), tokenizer.vocab_size() + 77, &[eos], whitespace)
+    Guides::new(tokenizer.clone(), tokenizer.vocab_size() + 77, &[eos], Settings { is_on: true, whitespace })
 }
 
 /// The text of a random walk through what is allowed, to its end.
-fn walk(guides: &Guides, compiled: &Compiled, seed: u64) -> String {
-    let mut guide = compiled.guide();
+fn walk(guides: &Guides, mut guide: impl Guide, seed: u64) -> String {
+    let ids = steps(guides, &mut guide, seed, |_| false);
+    guides.tokenizer.decode(&ids, false)
+}
+
+/// The tokens of such a walk, to the end or until `is_enough`.
+fn steps(guides: &Guides, guide: &mut impl Guide, seed: u64, is_enough: impl Fn(&[u32]) -> bool) -> Vec<u32> {
     let (mut ids, mut state) = (Vec::new(), seed);
+    let text = |ids: &[u32]| guides.tokenizer.decode(ids, false);
     for step in 0..STEPS_MAX {
-        let allowed =
-            guide.allowed().unwrap_or_else(|error| panic!("{error} after {:?}", guides.tokenizer.decode(&ids, true)));
-        let choices: Vec<_> = (0..guides.vocabulary_size as u32).filter(|&id| allowed.contains(id)).collect();
-        // The end is taken with a good chance where it is allowed: the walk shall not be long.
-        let ends = guides.eos_ids.iter().any(|id| choices.contains(id));
+        if is_enough(&ids) {
+            return ids;
+        }
+        let allowed = guide.allowed().unwrap_or_else(|error| panic!("{error} after {:?}", text(&ids)));
+        let (ends, others): (Vec<u32>, Vec<u32>) = (0..guides.vocabulary_size as u32)
+            .filter(|&id| allowed.contains(id))
+            .partition(|id| guides.eos_ids.contains(id));
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let random = (state >> 33) as usize;
-        if ends && (random % 3 == 0 || step > STEPS_MAX / 2) {
-            return guides.tokenizer.decode(&ids, true);
+        // An end is taken with a good chance, that the walk may not be long.
+        if others.is_empty()
+            || (!ends.is_empty() && allowed != Allowed::All && (random % 3 == 0 || step > STEPS_MAX / 2))
+        {
+            assert!(!ends.is_empty(), "nothing may follow {:?}", text(&ids));
+            return ids;
         }
-        let choices: Vec<_> = choices.into_iter().filter(|id| !guides.eos_ids.contains(id)).collect();
-        let Some(&id) = choices.get(random % choices.len().max(1)) else {
-            return guides.tokenizer.decode(&ids, true);
-        };
-        assert!((id as usize) < guides.tokenizer.vocab_size(), "padding was allowed");
+        let id = others[random % others.len()];
+        let is_padding = id as usize >= guides.tokenizer.vocab_size();
+        assert!(!is_padding || allowed == Allowed::All, "padding was allowed");
         ids.push(id);
         guide.take(id).unwrap();
     }
-    panic!("no end after {:?}", guides.tokenizer.decode(&ids, true));
+    panic!("no end after {:?}", text(&ids));
 }
 
 /// Every walk, under every tokenizer, ends with a text that `fits`.
@@ -53,7 +63,7 @@ fn check(grammar: &Grammar, fits: impl Fn(&str) -> bool) {
         let guides = guides(model, Whitespace::Compact);
         let compiled = guides.compile(grammar).unwrap_or_else(|error| panic!("{grammar:?}: {error}"));
         for seed in 0..WALKS {
-            let text = walk(&guides, &compiled, seed);
+            let text = walk(&guides, compiled.guide(), seed);
             assert!(fits(&text), "{model}, {seed}: {text:?} for {grammar:?}");
         }
     }
@@ -164,6 +174,49 @@ fn at_the_end_only_the_end_is_allowed() {
     assert_eq!(guide.allowed(), Ok(Allowed::Only(guides.eos_ids.clone())));
     guide.take(guides.eos_ids[0]).unwrap();
     assert_eq!(guide.allowed(), Ok(Allowed::Only(guides.eos_ids.clone())));
+}
+
+#[test]
+fn reasoning_is_cut_at_its_budget_and_followed_by_the_form() {
+    let choices = ["yes", "no"];
+    let form = Grammar::Choice(choices.map(String::from).to_vec());
+    let format = ReasoningFormat::named("qwen3").unwrap();
+    for model in ["llama3_rope", "ernie45", "qwen3"] {
+        let guides = guides(model, Whitespace::Any);
+        let form = guides.compile(&form).unwrap();
+        for (seed, budget) in (0..WALKS).zip([0, 1, 5, 20].into_iter().cycle()) {
+            let guide = guides.thinking(format, Begins::Thinking, Some(budget)).unwrap().guide(Some(&form));
+            let text = walk(&guides, guide, seed);
+            let (_, answer) = text.split_once("</think>").unwrap_or_else(|| panic!("{text:?}"));
+            assert!(choices.contains(&answer), "{model}: {text:?}");
+
+            let is_enough = |ids: &[u32]| guides.tokenizer.decode(ids, false).contains("</think>");
+            let mut guide = guides.thinking(format, Begins::Thinking, Some(budget)).unwrap().guide(None);
+            let ids = steps(&guides, &mut guide, seed, is_enough);
+            // The mark is one token or spelled in several.
+            assert!(ids.len() <= budget as usize + "</think>".len() + 1, "{model}: {ids:?}");
+            assert_eq!(guide.allowed(), Ok(Allowed::All));
+        }
+    }
+}
+
+#[test]
+fn a_model_that_may_think_either_thinks_or_answers() {
+    let guides = guides("llama3_rope", Whitespace::Any);
+    let form = guides.compile(&Grammar::Choice(vec!["<yes>".into(), "no".into()])).unwrap();
+    let thinking = guides.thinking(ReasoningFormat::usual(), Begins::Undecided, Some(3)).unwrap();
+    let (mut thought, mut answered) = (0, 0);
+    for seed in 0..60 {
+        let text = walk(&guides, thinking.guide(Some(&form)), seed);
+        let answer = match text.trim_start().strip_prefix("<think>") {
+            Some(rest) => rest.split_once("</think>").unwrap_or_else(|| panic!("{text:?}")).1,
+            None => &text,
+        };
+        assert!(["<yes>", "no"].contains(&answer), "{text:?}");
+        thought += usize::from(answer != text);
+        answered += usize::from(answer == text);
+    }
+    assert!(thought > 0 && answered > 0, "{thought} thought, {answered} answered");
 }
 
 #[test]

@@ -54,7 +54,13 @@ impl Vocabulary {
         words.iter().any(|&word| word != 0).then_some(words)
     }
 
-    /// All tokens with a meaning.
+    /// All tokens with a meaning, ascending.
+    pub fn ids(&self) -> impl Iterator<Item = u32> {
+        let is_known = |id: &u32| self.known[*id as usize / 32] >> (id % 32) & 1 == 1;
+        (0..self.known.len() as u32 * 32).filter(is_known)
+    }
+
+    /// The same as bits.
     pub fn known(&self) -> &[u32] {
         &self.known
     }

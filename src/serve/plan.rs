@@ -21,7 +21,7 @@ use crate::{
     config::{ComputeType, Device, GuidedDecodingBackend, KvCacheType, PoolingKind, ServeFlags},
     default_model,
     engine::EngineConfig,
-    guides::{Guides, Whitespace},
+    guides::{self, Guides, Whitespace},
     supervisor::{ModelSizes, SupervisorConfig},
     text::{ReasoningFormat, TextModel, TextOverrides, ToolFormat},
 };
@@ -209,11 +209,11 @@ fn served_model(
     }
 }
 
-fn guides(flags: &ServeFlags, checkpoint: &Checkpoint, text: &TextModel, eos_ids: &[u32]) -> Option<Guides> {
-    let whitespace = if flags.guided_decoding_disable_any_whitespace { Whitespace::Compact } else { Whitespace::Any };
-    let vocabulary = checkpoint.config().vocab_size;
+fn guides(flags: &ServeFlags, checkpoint: &Checkpoint, text: &TextModel, eos_ids: &[u32]) -> Guides {
     let is_on = flags.guided_decoding_backend != GuidedDecodingBackend::Off;
-    is_on.then(|| Guides::new(text.tokenizer.clone(), vocabulary, eos_ids, whitespace))
+    let whitespace = if flags.guided_decoding_disable_any_whitespace { Whitespace::Compact } else { Whitespace::Any };
+    let settings = guides::Settings { is_on, whitespace };
+    Guides::new(text.tokenizer.clone(), checkpoint.config().vocab_size, eos_ids, settings)
 }
 
 fn settings(flags: &ServeFlags) -> Settings {

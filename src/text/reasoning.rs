@@ -63,6 +63,16 @@ impl ReasoningFormat {
         REASONING_FORMATS.iter().find(|format| format.names.contains(&name.as_str()))
     }
 
+    /// What most models write.
+    pub fn usual() -> &'static Self {
+        &THINK
+    }
+
+    /// Whether the prompt ends with reasoning that is over: the model is to answer at once.
+    pub fn has_thought(&self, prompt_end: &str) -> bool {
+        self.close.iter().any(|mark| prompt_end.trim_end().ends_with(mark))
+    }
+
     /// Whether this is gpt-oss's, where every part of a message has a channel.
     pub fn is_harmony(&self) -> bool {
         self.names[0] == "gpt-oss"
