@@ -12,7 +12,7 @@ use std::{mem, sync::Arc};
 use self::{flow::Flow, harmony::Harmony, markers::Found, parts::Parts};
 use super::{
     reasoning::ReasoningFormat,
-    tool_calls::{CallKind, CallReader, Read, ToolFormat, Tools},
+    tool_calls::{CallKind, CallReader, FORCED_CALLS, Read, ToolFormat, Tools},
 };
 
 /// A step of a message's growth.
@@ -81,9 +81,14 @@ impl MessageFormat {
         !special_token.trim().is_empty() && (in_harmony || marks.iter().any(|(mark, _)| mark.contains(special_token)))
     }
 
+    /// Whether its channels are read. Where calls are forced it is only asked for the marks around reasoning.
     fn is_harmony(&self) -> bool {
-        let calls = matches!(self.calls, Some(CallFormat::Found(format)) if format.kind == CallKind::Harmony);
-        calls || self.reasoning.is_some_and(ReasoningFormat::is_harmony)
+        match &self.calls {
+            Some(CallFormat::Arguments(_)) => false,
+            Some(CallFormat::Found(format)) if std::ptr::eq(*format, &FORCED_CALLS) => false,
+            Some(CallFormat::Found(format)) if format.kind == CallKind::Harmony => true,
+            _ => self.reasoning.is_some_and(ReasoningFormat::is_harmony),
+        }
     }
 
     fn marks(&self) -> Vec<(&'static str, Mark)> {
@@ -380,10 +385,9 @@ impl Marked {
             if called {
                 parts.end_call();
             }
-            self.leave_call(thinking && !called, &no_call, parts);
-            if !called {
-                self.write(&markers::without(&text, &self.marks), parts);
-            }
+            // A mark may begin in what the reader took and end in what it left.
+            let rest = if called { no_call } else { no_call + &text };
+            self.leave_call(thinking && !called, &rest, parts);
         }
         let held = mem::take(&mut self.held);
         self.write(&held, parts);

@@ -154,7 +154,7 @@ mod tests {
         let given = TextOverrides { chat_template: Some("{{ messages[0].content + '' }}"), ..TextOverrides::default() };
         assert_eq!(load(given).unwrap().chat_prompt(&messages, &ChatOptions::default()).unwrap(), [39, 72]);
         let own_template = |text: &str| ChatOptions { template: Some(text.into()), ..ChatOptions::default() };
-        assert_eq!(model.chat_prompt(&messages, &own_template("{{ messages[0].content[0].text }}")), Ok(vec![39, 72]));
+        assert_eq!(model.chat_prompt(&messages, &own_template("{{ messages[0].content }}")), Ok(vec![39, 72]));
         let error = model.chat_prompt(&messages, &own_template("{% if %}")).unwrap_err();
         assert!(matches!(error, TextError::Template { .. }) && error.is_client_fault(), "{error}");
         let elsewhere = TextOverrides { tokenizer: Some(&own), ..TextOverrides::default() };

@@ -146,7 +146,7 @@ mod tests {
             let specials = |ids: &[u32]| ids.iter().filter(|&&id| open.tokenizer.is_special(id)).count();
             assert_eq!(specials(&without), specials(&prompt(&open, "plain")), "{model}");
             assert!(specials(&with) > specials(&without), "{model}");
-            assert_eq!(open.tokenizer.decode(&without, false), open.tokenizer.decode(&with, false), "{model}");
+            assert!(open.tokenizer.decode(&without, false).contains(typed), "{model}");
         }
     }
 }

@@ -288,6 +288,14 @@ mod tests {
     }
 
     #[test]
+    fn special_tokens_that_are_needed_stay_in_the_text() {
+        let tokenizer = Tokenizer::from_folder(&fixture("llama3_rope")).unwrap();
+        let mut detokenizer = Detokenizer::new(&tokenizer, true).keeping(|special| special == "<|im_start|>");
+        let text: String = [1016, 39, 1017, 72].map(|token| detokenizer.push(token)).concat();
+        assert_eq!(text + &detokenizer.finish(), "<|im_start|>Hi");
+    }
+
+    #[test]
     fn a_text_beyond_the_bound_is_refused() {
         let tokenizer = Tokenizer::from_folder(&fixture("llama3_rope")).unwrap();
         let error = tokenizer.encode(&"a".repeat(TEXT_BYTES_MAX + 1), false).unwrap_err();

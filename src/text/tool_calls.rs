@@ -38,6 +38,8 @@ pub struct ToolFormat {
 pub enum CallKind {
     /// `{"name": …, "arguments": {…}}`, several in a row or in a list; `parameters` means the same.
     Json,
+    /// The same, in a list that the mark has opened.
+    JsonList,
     /// A name, then its arguments as JSON: `name{…}`.
     Headed(Header),
     /// Arguments between marks, each for itself.
@@ -82,7 +84,7 @@ pub static TOOL_FORMATS: &[ToolFormat] = &[
         ..JSON
     },
     ToolFormat { names: &["jamba", "hunyuan-a13b"], open: &["<tool_calls>"], around: &["</tool_calls>"], ..JSON },
-    ToolFormat { names: &["phi4-mini-json"], open: &["functools"], ..JSON },
+    ToolFormat { names: &["phi4-mini-json"], open: &["functools["], kind: CallKind::JsonList, ..JSON },
     ToolFormat { names: &["longcat"], open: &["<longcat_tool_call>"], around: &["</longcat_tool_call>"], ..JSON },
     ToolFormat {
         names: &["mistral"],
@@ -248,6 +250,7 @@ impl ToolFormat {
         let only = (bare && !std::ptr::eq(self, &FORCED_CALLS)).then(|| tools.clone());
         match self.kind {
             CallKind::Json | CallKind::Harmony => Box::new(JsonReader::new(only)),
+            CallKind::JsonList => Box::new(JsonReader::in_list()),
             CallKind::Headed(header) => Box::new(HeadedReader::new(header)),
             CallKind::Elements(marks) => Box::new(MarkedReader::new(marks, tools.clone())),
             CallKind::Pythonic => Box::new(PythonicReader::new(only)),

@@ -78,6 +78,10 @@ fn rows() -> Vec<(&'static str, Value, &'static str, &'static str)> {
         invalid(CHAT, json!({"return_token_ids": "yes"}), "return_token_ids"),
         invalid(COMPLETIONS, json!({"prompt": vec!["a"; 9], "n": 128}), "prompt"),
         invalid(COMPLETIONS, json!({"prompt": vec!["a"; 9], "best_of": 128}), "prompt"),
+        invalid(CHAT, json!({"metadata": {"raw_request": false}}), "metadata"),
+        invalid(CHAT, json!({"tool_choice": "perhaps"}), "tool_choice"),
+        invalid(CHAT, json!({"tools": [{"type": "function", "function": {"name": "no spaces"}}]}), "tools"),
+        invalid(CHAT, json!({"parallel_tool_calls": 1}), "parallel_tool_calls"),
     ]
 }
 

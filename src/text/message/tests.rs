@@ -289,6 +289,9 @@ fn what_is_no_call_is_content_and_shows_no_marker() {
         ("deepseek-v31", "<｜tool▁call▁begin｜> {}", "{}", &[]),
         ("mistral", "[TOOL_CALLS][TOOL_CALLS]now{}", "", &[("now", "{}")]),
         ("pythonic", "[weather(1)]", "1)]", &[("weather", "{")]),
+        ("phi4-mini-json", "import functools\n", "import functools\n", &[]),
+        ("hermes", "<tool_call>{\"name\": \"f\", \"arguments\": {}, \"arguments\": {}}", "", &[("f", "{}")]),
+        ("minimax-m2", "<invoke name=\"now<invoke name=\"", "now", &[]),
         ("pythonic", "[]", "[]", &[]),
     ] {
         check(&format("", name), text, "", content, calls);
@@ -323,6 +326,9 @@ fn all_content_can_be_one_calls_arguments() {
     let format = MessageFormat { calls, ..format("deepseek-r1", "") };
     check(&format, "hm</think>\n {\"city\": \"<think>\"} ", "hm", "", &[("weather", "{\"city\": \"<think>\"} ")]);
     check(&format, "hm", "hm", "", &[]);
+    let channels = MessageFormat { reasoning: ReasoningFormat::named("gpt-oss"), thinking: false, ..format };
+    let text = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>{}";
+    check(&channels, text, "hm", "", &[("weather", "{}")]);
 }
 
 #[test]

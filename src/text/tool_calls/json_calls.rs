@@ -85,6 +85,11 @@ impl JsonReader {
         }
     }
 
+    /// A reader behind the bracket that opens a list.
+    pub fn in_list() -> Self {
+        Self { in_list: true, ..Self::new(None) }
+    }
+
     fn take(&mut self, character: char, parts: &mut Parts) -> Took {
         match mem::replace(&mut self.state, State::Outside) {
             State::Outside => self.outside(character),
@@ -142,6 +147,8 @@ impl JsonReader {
     /// What a key stands for. Without a mark, an object with other keys is an ordinary answer.
     fn field(&self, key: &str) -> Option<Field> {
         match key {
+            // What was handed on is not changed by what comes behind it.
+            _ if self.called => Some(Field::Other),
             "\"name\"" => Some(Field::Name),
             "\"arguments\"" | "\"parameters\"" => Some(Field::Arguments),
             "\"function\"" => Some(Field::Function),
