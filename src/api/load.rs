@@ -31,7 +31,11 @@ pub struct Route {
 pub fn routes(endpoints: &[super::openapi::Endpoint]) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::new();
     for endpoint in endpoints.iter().filter(|endpoint| endpoint.path.starts_with("/v1")) {
-        let method = if endpoint.method == HttpMethod::Get { "GET" } else { "POST" };
+        let method = match endpoint.method {
+            HttpMethod::Get => "GET",
+            HttpMethod::Delete => "DELETE",
+            _ => "POST",
+        };
         match routes.iter_mut().find(|route| route.path == endpoint.path) {
             Some(route) => route.methods.push(method),
             None => routes.push(Route { path: endpoint.path, methods: vec![method], tags: vec![endpoint.tag] }),

@@ -55,6 +55,9 @@ pub struct ConversationFields {
     /// Token ids, used instead of `messages`.
     #[schema(min_items = 1)]
     prompt_token_ids: Option<Vec<u32>>,
+    /// Keep so many of the prompt's tokens, the last; -1 is as many as leave room for one more.
+    #[schema(minimum = -1)]
+    truncate_prompt_tokens: Option<i64>,
     /// End with the beginning of an answer.
     #[schema(default = true)]
     add_generation_prompt: Option<bool>,

@@ -29,6 +29,9 @@ pub struct CompletionRequest {
     /// Of so many sequences the `n` best are answered.
     #[schema(minimum = 1, maximum = 128)]
     best_of: Option<u32>,
+    /// Keep so many of the prompt's tokens, the last; -1 is as many as leave room for one more.
+    #[schema(minimum = -1)]
+    truncate_prompt_tokens: Option<i64>,
     /// FastDeploy's: fields that count where the body is silent. A text is refused.
     suffix: Option<BTreeMap<String, Value>>,
 }

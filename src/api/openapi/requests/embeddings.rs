@@ -20,6 +20,9 @@ pub enum EmbeddingsRequest {
 pub struct EmbeddedTexts {
     /// One text, or several.
     input: TextsOrTokens,
+    /// Keep so many tokens of each text, the first; -1 is as many as fit.
+    #[schema(minimum = -1)]
+    truncate_prompt_tokens: Option<i32>,
     #[serde(flatten)]
     fields: EmbeddingsFields,
 }
@@ -45,9 +48,6 @@ pub struct EmbeddingsFields {
     /// So many numbers of each vector; at most the model's hidden size.
     #[schema(minimum = 1)]
     dimensions: Option<u32>,
-    /// Keep so many tokens of each text, the first; -1 is as many as fit.
-    #[schema(minimum = -1)]
-    truncate_prompt_tokens: Option<i32>,
     /// Scale vectors to the length 1.
     #[schema(default = true)]
     normalize: Option<bool>,
