@@ -14,6 +14,9 @@ pub struct GenerationFields {
     /// The model; with --served-model-name it must be that name, or `default`.
     #[schema(example = "default")]
     model: Option<String>,
+    /// Of the prompt, only this many of its last tokens are used; -1: as many as leave room for one more. Not 0.
+    #[schema(minimum = -1)]
+    truncate_prompt_tokens: Option<i64>,
     /// Answer by server-sent events.
     #[schema(default = false)]
     stream: Option<bool>,
