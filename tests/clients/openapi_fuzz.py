@@ -18,7 +18,7 @@ from serving import server
 TINY_MODEL = pathlib.Path(__file__).parents[1] / "fixtures/golden/models/llama3_rope"
 REQUESTS_MIN = 2000
 SECONDS_MAX = 420
-EXAMPLES_PER_OPERATION = 140
+EXAMPLES_PER_OPERATION = 80
 CHECKS = [
     "not_a_server_error",
     "status_code_conformance",

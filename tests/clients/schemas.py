@@ -139,6 +139,13 @@ def fill(client, number, schema):
     return None
 
 
+def told(number, schema, fault):
+    """Whether there is a fault; it is shown."""
+    if fault:
+        print(f"schema {number}: {json.dumps(schema)}\n  {fault}", file=sys.stderr, flush=True)
+    return fault is not None
+
+
 def main():
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 200
     schemas = Schemas(int(sys.argv[3]) if len(sys.argv) > 3 else 1)
@@ -146,11 +153,8 @@ def main():
     with server(sys.argv[1], "--max-num-seqs", str(PARALLEL)) as url:
         client = openai.Client(base_url=f"{url}/v1", api_key="null", max_retries=0)
         with concurrent.futures.ThreadPoolExecutor(PARALLEL) as pool:
-            faults = list(pool.map(lambda pair: fill(client, *pair), enumerate(forms)))
-    for number, fault in enumerate(faults):
-        if fault:
-            print(f"schema {number}: {json.dumps(forms[number])}\n  {fault}", file=sys.stderr)
-    bad = sum(fault is not None for fault in faults)
+            faults = pool.map(lambda pair: fill(client, *pair), enumerate(forms))
+            bad = sum(told(number, forms[number], fault) for number, fault in enumerate(faults))
     print(f"{count - bad} of {count} random schemas are filled as they ask")
     sys.exit(bad > 0)
 
