@@ -29,7 +29,7 @@ CHECKS = [
 
 
 def fuzz(url, report):
-    """Runs schemathesis; its exit code."""
+    """Runs schemathesis, which leaves notes where it runs; its exit code."""
     command = [
         str(pathlib.Path(sys.executable).with_name("schemathesis")), "run", f"{url}/openapi.json",
         "--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing",
@@ -37,7 +37,7 @@ def fuzz(url, report):
         "--request-timeout", "60", "--continue-on-failure", "--no-shrink", "--suppress-health-check", "all",
         "--warnings", "off", "--report", "json", "--report-json-path", str(report),
     ]  # fmt: skip
-    return subprocess.run(command, timeout=SECONDS_MAX, check=False).returncode
+    return subprocess.run(command, timeout=SECONDS_MAX, check=False, cwd=report.parent).returncode
 
 
 def serves(url):
