@@ -374,6 +374,51 @@ fn a_prompt_seen_before_is_found_up_to_its_last_token() {
 }
 
 #[test]
+fn a_prompt_is_found_by_those_of_its_salt_only() {
+    let prompt = [1, 2, 3, 4, 5, 6];
+    let salted = |salt: Option<&str>| NewRequest { cache_salt: salt.map(str::to_owned), ..request(&prompt, 3) };
+    let mut play = play(50, 20, &[salted(Some("a"))]);
+    play.finish();
+    for (id, salt, start) in [(2, None, 0), (3, Some("b"), 0), (4, Some("a"), 4), (5, None, 4)] {
+        arrive(&mut play, salted(salt));
+        assert_eq!(next_chunks(&mut play), [(id, start, 6)], "{salt:?}");
+        play.finish();
+    }
+}
+
+#[test]
+fn the_urgent_are_admitted_first_and_give_way_last() {
+    let urgent = |priority, token| NewRequest { priority, ..request(&[token; 3], 6) };
+    let mut play = play(4, 20, &[urgent(7, 1), urgent(-7, 2)]);
+    assert_eq!(next_chunks(&mut play), [(1, 0, 3), (2, 0, 3)]);
+    assert_eq!(play.heard.iter().map(Vec::len).collect::<Vec<_>>(), [0, 0]);
+    assert_eq!(next_chunks(&mut play), [(1, 3, 4), (2, 3, 4)]);
+    assert_eq!(next_chunks(&mut play), [(1, 4, 5)], "the second to come runs on, the first gave way");
+    assert_eq!((play.scheduler.counts.preemptions, play.scheduler.waiting()), (1, 1));
+    arrive(&mut play, urgent(8, 3));
+    play.finish();
+    (0..3).for_each(|index| play.check_outcome(index));
+    assert_eq!(play.last_started.len(), 3);
+}
+
+#[test]
+fn a_choice_without_its_mask_is_put_off_and_made_again() {
+    let mut play = play(50, 20, &[]);
+    play.world.late = vec![1];
+    play.make(Move::Arrive(Box::new(Asked { request: request(&[1, 2, 3], 2), guided: true })));
+    arrive(&mut play, request(&[4, 5, 6], 4));
+    play.turn();
+    assert_eq!((play.scheduler.counts.deferrals, play.held.len()), (1, 1));
+    assert_eq!(next_chunks(&mut play), [(2, 3, 4)], "the other goes on");
+    play.scheduler.release(RequestKey(0));
+    play.held.clear();
+    assert!(play.scheduler.schedule());
+    let step = play.scheduler.last_step().expect("a step");
+    let chunks: Vec<_> = step.batch.iter().map(|chunk| (chunk.id.0, chunk.start, chunk.count)).collect();
+    assert_eq!(chunks, [(1, 2, 1), (2, 4, 1)], "its last token again");
+}
+
+#[test]
 fn a_frame_has_a_bound_though_cached_tokens_take_no_budget() {
     let prompt: Vec<_> = (1..10).collect();
     let mut play = play(50, 20, &[request(&prompt, 3)]);

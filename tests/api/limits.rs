@@ -108,16 +108,34 @@ fn more_requests_than_places_are_told_to_come_back() {
 
 #[test]
 fn waiting_too_long_is_a_timeout() {
-    let server = start(&["--max-waiting-time", "1", "--max-num-seqs", "1"]);
-    let frozen = freeze(&server);
-    let first = send(&server, COMPLETIONS, "connection: close\r\n", &completion(json!({})));
-    wait_for("the first to run", || (running(&server) > 0.0).then_some(()));
-    for stream in [false, true] {
-        let (status, answer) = server.post(CHAT, &chat(json!({"stream": stream})));
-        assert_eq!((status, &answer["error"]["type"]), (408, &json!("timeout_error")), "{answer}");
+    for limits in
+        [["--max-waiting-time", "1", "--scheduler-ttl", "-1"], ["--scheduler-ttl", "1", "--max-waiting-time", "9"]]
+    {
+        let server = start(&[&limits[..], &["--max-num-seqs", "1"]].concat());
+        let frozen = freeze(&server);
+        let first = send(&server, COMPLETIONS, "connection: close\r\n", &completion(json!({})));
+        wait_for("the first to run", || (running(&server) > 0.0).then_some(()));
+        for stream in [false, true] {
+            let (status, answer) = server.post(CHAT, &chat(json!({"stream": stream})));
+            assert_eq!((status, &answer["error"]["type"]), (408, &json!("timeout_error")), "{answer}");
+        }
+        drop(frozen);
+        assert!(answer(first).starts_with("http/1.1 200 "));
     }
+}
+
+#[test]
+fn a_full_queue_is_too_many_requests() {
+    let server = start(&["--scheduler-max-size", "1", "--max-num-seqs", "1"]);
+    let frozen = freeze(&server);
+    let inside = [1, 2].map(|_| send(&server, COMPLETIONS, "connection: close\r\n", &completion(json!({}))));
+    wait_for("one to wait", || (server.metric("fastdeploy:num_requests_waiting") > 0.0).then_some(()));
+    let (status, refusal) = server.post(CHAT, &chat(json!({})));
+    assert_eq!((status, &refusal["error"]["type"]), (429, &json!("rate_limit_error")), "{refusal}");
     drop(frozen);
-    assert!(answer(first).starts_with("http/1.1 200 "));
+    for request in inside {
+        assert!(answer(request).starts_with("http/1.1 200 "));
+    }
 }
 
 #[test]

@@ -10,6 +10,8 @@ use crate::{
     start,
 };
 
+const EMBEDDINGS: &str = "/v1/embeddings";
+
 /// A family of metrics, as the text tells it.
 #[derive(Debug, Default)]
 struct FamilyText {
@@ -195,9 +197,10 @@ struct Told {
 
 impl Told {
     fn add(&mut self, usage: &Value) {
-        let count = |name: &str| usage[name].as_u64().unwrap_or_else(|| panic!("no {name} in {usage}"));
-        self.prompt_tokens += count("prompt_tokens");
-        self.completion_tokens += count("completion_tokens");
+        let count = |name: &str| usage[name].as_u64();
+        self.prompt_tokens += count("prompt_tokens").unwrap_or_else(|| panic!("{usage}"));
+        // Embeddings have none.
+        self.completion_tokens += count("completion_tokens").unwrap_or(0);
         self.cached_tokens += usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0);
     }
 }
@@ -226,6 +229,8 @@ fn load() -> Vec<(&'static str, Value)> {
         (COMPLETIONS, completion(json!({"stop": ["e", "a", "i", "o"], "max_tokens": 40}))),
         (COMPLETIONS, completion(json!({"max_tokens": 1}))),
         (COMPLETIONS, completion(json!({"prompt": [1, 2, 3], "min_tokens": 5, "max_tokens": 8}))),
+        (COMPLETIONS, completion(json!({"prompt_logprobs": 2, "logprobs": 1}))),
+        (EMBEDDINGS, json!({"input": ["The sky is", "blue today"]})),
     ]
 }
 
@@ -233,10 +238,15 @@ fn load() -> Vec<(&'static str, Value)> {
 fn what_is_counted_is_what_clients_are_told() {
     let server = start(&["--served-model-name", "tiny"]);
     let mut told = Told::default();
-    let mut answers = 0;
+    let (mut answers, mut pooled) = (0, 0);
     for (path, body) in load() {
         let answer = server.ok(path, &body);
         told.add(&answer["usage"]);
+        if path == EMBEDDINGS {
+            answers += answer["data"].as_array().expect("vectors").len();
+            pooled += 1;
+            continue;
+        }
         // In pieces too; best_of can't be told in pieces.
         if body["best_of"].is_null() {
             let mut body = body.clone();
@@ -261,7 +271,7 @@ fn what_is_counted_is_what_clients_are_told() {
     assert_eq!(sum("fastdeploy:request_success", "_total"), answers as f64);
     assert_eq!(sum("fastdeploy:request_generation_tokens", "_sum"), told.completion_tokens as f64);
     assert_eq!(sum("vllm:iteration_tokens_total", "_count"), sum("shardwire:steps", "_total"));
-    assert_eq!(sum("vllm:request_params_n", "_count"), sum("fastdeploy:requests_number", "_total"));
+    assert_eq!(sum("vllm:request_params_n", "_count"), sum("fastdeploy:requests_number", "_total") - f64::from(pooled));
 }
 
 #[test]
