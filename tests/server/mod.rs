@@ -165,10 +165,14 @@ impl Server {
         reader.lines().map_while(Result::ok).filter_map(|line| line.strip_prefix("data: ").map(str::to_owned))
     }
 
-    /// One sample of /metrics by its full name, labels included.
+    /// One sample of /metrics by its full name, labels included; vLLM's `model_name` may be left out where it stands alone.
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").1;
-        let line = text.lines().find(|l| l.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+        let is_it = |rest: &str| match rest.strip_prefix("{model_name=\"") {
+            Some(label) => label.split_once("\"} ").is_some_and(|(model, _)| !model.contains('"')),
+            None => rest.starts_with(' '),
+        };
+        let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(is_it));
         line.and_then(|l| l.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("no metric {name} in\n{text}"))
     }
 
