@@ -8,7 +8,7 @@ Starts the server itself (the default model) and ends with exit code 0 if everyt
 import sys
 
 import anthropic
-from openai_client import server
+from serving import server
 
 QUESTION = dict(model="claude-sonnet-4-5", max_tokens=24, extra_body={"temperature": 0}, messages=[{"role": "user", "content": "What is the capital of France?"}])
 WEATHER = {

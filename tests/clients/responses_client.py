@@ -10,7 +10,7 @@ import sys
 import time
 
 import openai
-from openai_client import server
+from serving import server
 
 QUESTION = dict(model="default", input="What is the capital of France?", max_output_tokens=24, temperature=0)
 WEATHER = {

@@ -20,6 +20,7 @@ use super::{
     chat_completions::{self, Understood},
     error::ApiError,
     fields::Fields,
+    openapi::requests::MessagesRequest,
     telling,
 };
 
@@ -33,7 +34,7 @@ pub async fn post(api: web::Data<Api>, request: HttpRequest, body: web::Payload)
 }
 
 fn prepare(api: &Arc<Api>, body: &[u8]) -> Result<Prepared<Answer>, ApiError> {
-    let given = Fields::read(body)?;
+    let given = Fields::read(body)?.described_by::<MessagesRequest>();
     if given.integer("max_tokens", 1..=i64::MAX)?.is_none() {
         return Err(ApiError::missing("max_tokens"));
     }
@@ -53,7 +54,7 @@ pub async fn count_tokens(
     let body = api.body(&request, body).await?;
     let counting = api.clone();
     let count = move || {
-        let chat = request::to_chat(Fields::read(&body)?)?;
+        let chat = request::to_chat(Fields::read(&body)?.described_by::<MessagesRequest>())?;
         counting.model.check_name(&chat)?;
         Ok(chat_completions::prompt(&counting, &chat)?.ids.len())
     };

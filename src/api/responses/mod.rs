@@ -23,6 +23,7 @@ use super::{
     chat_completions::{self, Understood},
     error::ApiError,
     fields::Fields,
+    openapi::requests::ResponsesRequest,
     telling,
 };
 
@@ -39,7 +40,8 @@ pub async fn post(api: web::Data<Api>, request: HttpRequest, body: web::Payload)
 }
 
 fn prepare(api: &Arc<Api>, body: &[u8]) -> Result<Prepared<Answer>, ApiError> {
-    let asked = Asked::read(Fields::read(body)?, &api.responses)?;
+    let given = Fields::read(body)?.described_by::<ResponsesRequest>();
+    let asked = Asked::read(given, &api.responses)?;
     let understood = chat_completions::understand(api, &asked.chat).map_err(request::in_our_words)?;
     let Understood { generation, prompt, max_tokens } = understood;
     let id = format!("resp_{:032x}", rand::random::<u128>());

@@ -31,6 +31,8 @@ pub struct MessagesRequest {
     /// 0 and -1 are off.
     #[schema(minimum = -1)]
     top_k: Option<i64>,
+    /// Variables of the template; `enable_thinking` among them counts where `thinking` is absent.
+    chat_template_kwargs: Option<BTreeMap<String, Value>>,
     /// Without effect.
     metadata: Option<BTreeMap<String, Value>>,
 }

@@ -56,6 +56,18 @@ pub struct ResponsesRequest {
     reasoning: Option<BTreeMap<String, Value>>,
     /// Your own texts, in the response again.
     metadata: Option<BTreeMap<String, String>>,
+    /// `auto` or `disabled`; nothing is ever left out.
+    truncation: Option<String>,
+    /// In the response again.
+    max_tool_calls: Option<i64>,
+    /// In the response again.
+    prompt_cache_key: Option<String>,
+    /// In the response again.
+    safety_identifier: Option<String>,
+    /// Refused.
+    conversation: Option<Value>,
+    /// Refused.
+    prompt: Option<Value>,
     /// The end user, in the response again.
     user: Option<String>,
 }
