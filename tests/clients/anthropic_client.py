@@ -10,7 +10,7 @@ import sys
 import anthropic
 from serving import server
 
-QUESTION = dict(model="claude-sonnet-4-5", max_tokens=24, extra_body={"temperature": 0}, messages=[{"role": "user", "content": "What is the capital of France?"}])
+QUESTION = dict(model="default", max_tokens=24, extra_body={"temperature": 0}, messages=[{"role": "user", "content": "What is the capital of France?"}])
 WEATHER = {
     "name": "get_weather",
     "description": "The weather of a city.",
