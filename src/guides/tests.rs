@@ -121,6 +121,27 @@ fn a_text_fits_its_expression_choice_or_grammar() {
     });
 }
 
+/// The same language in both notations; the second has no recursion, and needs it to be seen as a whole.
+#[test]
+fn gbnf_is_understood() {
+    let sums = "root ::= term (\"+\" term)*\nterm ::= [0-9]{1,3} |\n \"(\" root \")\" # nested\n";
+    check(&Grammar::Text(sums.into()), |text| {
+        let closed = text.matches('(').count() == text.matches(')').count();
+        closed && text.chars().all(|letter| "0123456789+()".contains(letter)) && !text.is_empty()
+    });
+    let ambiguous = "root ::= a a? \"ab\" | \"\\u4f60\"\na ::= \"a\" | [^\\x00-\\uffff] | \"aa\"";
+    let guides = guides("llama3_rope", Whitespace::Any);
+    let compiled = guides.compile(&Grammar::Text(ambiguous.into())).unwrap();
+    for text in ["aab", "aaab", "aaaaab", "你", "😀ab"] {
+        let mut guide = compiled.guide();
+        for id in guides.tokenizer.encode(text, false).unwrap() {
+            assert!(guide.allowed().unwrap().contains(id), "{text}");
+            guide.take(id).unwrap();
+        }
+        assert!(guide.allowed().unwrap().contains(guides.eos_ids[0]), "{text}");
+    }
+}
+
 #[test]
 fn forced_calls_are_calls() {
     let tools = [
