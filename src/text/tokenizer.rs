@@ -112,7 +112,7 @@ impl Tokenizer {
     /// The tokens of a text in which no added token counts, however it is spelled.
     pub(crate) fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TextError> {
         let plain = self.plain.get_or_init(|| without_added_tokens(&self.inner)).as_ref();
-        let plain = plain.map_err(|reason| not_tokenized(reason))?;
+        let plain = plain.map_err(not_tokenized)?;
         let encode = |text: &str| {
             let encoding = catch_unwind(AssertUnwindSafe(|| plain.encode_fast(text, false)));
             let encoding = encoding.map_err(|_| not_tokenized("the tokenizer gave up on it"))?;
