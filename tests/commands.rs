@@ -185,7 +185,8 @@ fn a_killed_batch_goes_on_where_it_ended() {
     let mut found: Vec<_> =
         batch.records().iter().map(|record| record["custom_id"].as_str().expect("a name").to_owned()).collect();
     let mut expected = names.clone();
-    (found.sort(), expected.sort());
+    found.sort();
+    expected.sort();
     assert_eq!(found, expected, "each request is answered once");
 }
 
