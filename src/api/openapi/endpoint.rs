@@ -8,11 +8,14 @@ use utoipa::{
         Content, HttpMethod, Ref, RefOr, Required, Response, ResponseBuilder, Schema, Type,
         path::{Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn},
         request_body::RequestBodyBuilder,
-        schema::ObjectBuilder,
+        schema::{AnyOfBuilder, ObjectBuilder},
     },
 };
 
 use crate::api::{answer::Body, error::ErrorObject};
+
+/// The `data` of a stream's last event.
+const END_OF_STREAM: &str = "[DONE]";
 
 /// A path and a method, and all there is to know about them.
 pub struct Endpoint {
@@ -192,14 +195,16 @@ impl Endpoint {
     }
 }
 
-/// A server-sent event with JSON in it. The last, `[DONE]`, is none.
-fn event(data: RefOr<Schema>) -> RefOr<Schema> {
-    let text = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .description(Some("JSON; in the last event of a stream the word [DONE]"))
+/// A server-sent event: JSON, the answer's next piece or an error; or the word that ends a stream.
+fn event(piece: RefOr<Schema>) -> RefOr<Schema> {
+    let failure = Ref::from_schema_name(ErrorObject::name());
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let json = text()
         .content_media_type("application/json")
-        .content_schema(Some(data));
-    ObjectBuilder::new().property("data", text).required("data").into()
+        .content_schema(Some(Schema::from(AnyOfBuilder::new().item(piece).item(failure).build())));
+    let end = text().enum_values(Some([END_OF_STREAM])).description(Some("The last event of a stream"));
+    let data = AnyOfBuilder::new().item(end).item(json);
+    ObjectBuilder::new().property("data", data).required("data").into()
 }
 
 /// Every request may name itself.
