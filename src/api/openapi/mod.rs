@@ -27,9 +27,9 @@ pub struct Description {
     pub routes: Vec<Route>,
 }
 
-impl Description {
+impl Default for Description {
     /// Of this server.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let json = document().to_json().unwrap_or_else(|error| Value::from(error.to_string()).to_string());
         Self { json: json.into(), routes: load::routes(&endpoints()) }
     }
