@@ -18,6 +18,7 @@ mod refusals;
 mod responses;
 mod scores;
 mod streams;
+mod structured;
 mod tokens;
 
 use nix::{
