@@ -87,7 +87,7 @@ fn regex(expression: &str) -> Result<TopLevelGrammar, GrammarError> {
 fn unanchored(expression: &str) -> &str {
     let expression = expression.strip_prefix('^').unwrap_or(expression);
     match expression.strip_suffix('$') {
-        Some(before) if backslashes_at_end(before) % 2 == 0 => before,
+        Some(before) if backslashes_at_end(before).is_multiple_of(2) => before,
         _ => expression,
     }
 }

@@ -43,7 +43,7 @@ fn steps(guides: &Guides, guide: &mut impl Guide, seed: u64, is_enough: impl Fn(
         let random = (state >> 33) as usize;
         // An end is taken with a good chance, that the walk may not be long.
         if others.is_empty()
-            || (!ends.is_empty() && allowed != Allowed::All && (random % 3 == 0 || step > STEPS_MAX / 2))
+            || (!ends.is_empty() && allowed != Allowed::All && (random.is_multiple_of(3) || step > STEPS_MAX / 2))
         {
             assert!(!ends.is_empty(), "nothing may follow {:?}", text(&ids));
             return ids;

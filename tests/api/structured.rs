@@ -154,7 +154,7 @@ fn what_is_asked_wrongly_names_its_parameter() {
         (json!({"guided_choice": []}), "guided_choice", "at least one"),
         (json!({"guided_choice": ["a", 1]}), "guided_choice", "list of strings"),
         (json!({"guided_grammar": "root ::= x"}), "guided_grammar", "line 1"),
-        (json!({"guided_grammar": "start: \"a\"\n  | x"}), "guided_grammar", "line 2, column"),
+        (json!({"guided_grammar": "start: \"a\"\n  | x"}), "guided_grammar", "unknown name: \"x\""),
         (json!({"structural_tag": {"structures": [{"begin": "a"}], "triggers": ["a"]}}), "structural_tag", "[0]"),
         (json!({"structured_outputs": {}}), "structured_outputs", "one of"),
         (json!({"structured_outputs": {"json": {}, "regex": "a"}}), "structured_outputs", "both"),
