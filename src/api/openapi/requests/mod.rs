@@ -1,6 +1,6 @@
 //! The bodies of requests, as far as they can be told by types and bounds. Nothing is ever read into these structs:
 //! endpoints take fields one by one ([`Fields`](crate::api::fields::Fields)), so that every fault can name its field.
-#![allow(dead_code, reason = "they are described, not made")]
+#![allow(dead_code, clippy::large_enum_variant, reason = "they are described, not made")]
 
 mod chat;
 mod completion;
