@@ -24,13 +24,13 @@ pub struct Wanted {
     pub chunks: usize,
     /// The sequences that get a token, and the flat row of each that it comes from.
     pub sampled: Vec<(SequenceId, u32)>,
-    /// Parts of prompts whose tokens are to be rated.
+    /// Parts of prompts whose tokens are to be scored.
     pub scored: Vec<Scored>,
     /// Chunks of sequences that become one vector.
     pub pooled: Vec<Pooled>,
 }
 
-/// A part of a prompt whose tokens are to be rated.
+/// A part of a prompt whose tokens are to be scored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scored {
     /// Whose prompt.

@@ -1,7 +1,7 @@
 //! One rank's share of the work: it follows the steps, computes its shard of the model, and learns what was sampled.
 
 mod choose;
-mod rate;
+mod prompts;
 
 use std::time::Instant;
 

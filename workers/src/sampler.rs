@@ -94,7 +94,7 @@ impl Sampler {
     }
 
     /// Log-probabilities of a `token` that is given, and of the `count` most likely ones, by its logits `[vocabulary]`.
-    pub fn rate(&self, logits: &[f32], token: usize, count: usize) -> Result<Logprobs, SamplerError> {
+    pub fn score(&self, logits: &[f32], token: usize, count: usize) -> Result<Logprobs, SamplerError> {
         check_finite(logits)?;
         Ok(logprobs::of(logits, token, count))
     }

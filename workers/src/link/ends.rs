@@ -1,4 +1,4 @@
-//! The typed ends of the two rings: what goes in is a value, what comes out is a checked one.
+//! The typed ends of the rings: what goes in is a value, what comes out is a checked one.
 
 use std::{marker::PhantomData, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Prompts that are rated or pooled, against the reference.
+//! Prompts that are scored or pooled, against the reference.
 
 use kernels::dtype::DType;
 use serde_json::Value;

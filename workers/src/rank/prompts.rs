@@ -1,4 +1,4 @@
-//! What a prompt's own hidden states are wanted for: rating its tokens, or pooling it into one vector.
+//! What a prompt's own hidden states are wanted for: scoring its tokens, or pooling it into one vector.
 
 use kernels::Backend;
 
@@ -11,7 +11,7 @@ use crate::models::HiddenStates;
 /// Rows that go through norm and head at once: the logits of a whole prompt would be gigabytes.
 const ROWS_MAX: usize = 64;
 
-/// One prompt token to rate.
+/// One prompt token to score.
 #[derive(Clone, Copy)]
 struct Target {
     id: SequenceId,
@@ -22,7 +22,7 @@ struct Target {
 }
 
 impl<B: Backend> Rank<B> {
-    /// Log-probabilities of prompt tokens, given those before. All ranks compute the logits, rank 0 rates.
+    /// Log-probabilities of prompt tokens, given those before. All ranks compute the logits, rank 0 reads them.
     pub(super) fn score(
         &mut self,
         scored: &[Scored],
@@ -34,20 +34,25 @@ impl<B: Backend> Rank<B> {
             let rows: Vec<u32> = targets.iter().map(|target| target.row).collect();
             let logits = self.logits(hidden, &rows)?;
             if self.reports {
-                self.rate(targets, &self.device.to_host(&logits)?, &mut reports)?;
+                self.read_scores(targets, &self.device.to_host(&logits)?, &mut reports)?;
             }
         }
         Ok(reports)
     }
 
-    fn rate(&mut self, targets: &[Target], logits: &[f32], reports: &mut Vec<PromptLogprobs>) -> Result<(), RankError> {
+    fn read_scores(
+        &mut self,
+        targets: &[Target],
+        logits: &[f32],
+        reports: &mut Vec<PromptLogprobs>,
+    ) -> Result<(), RankError> {
         let vocab_size = self.sequences.limits().vocab_size;
         for (&Target { id, position, .. }, row) in targets.iter().zip(logits.chunks_exact(logits.len() / targets.len()))
         {
             let sequence = self.sequences.get(id)?;
             let next = sequence.tokens[position as usize + 1];
             let alternatives = sequence.sampling.prompt_alternatives as usize;
-            let entry = self.sampler.rate(&row[..vocab_size], next as usize, alternatives);
+            let entry = self.sampler.score(&row[..vocab_size], next as usize, alternatives);
             let entry = entry.map_err(|source| RankError::Sampler { id, source })?;
             match reports.last_mut().filter(|report| report.id == id) {
                 Some(report) => report.entries.push(entry),
