@@ -2,14 +2,14 @@
 
 pub(crate) mod flow;
 mod harmony;
-pub(crate) mod markers;
+pub(crate) mod marks;
 pub(crate) mod parts;
 #[cfg(test)]
 mod tests;
 
 use std::{mem, sync::Arc};
 
-use self::{flow::Flow, harmony::Harmony, markers::Found, parts::Parts};
+use self::{flow::Flow, harmony::Harmony, marks::Found, parts::Parts};
 use super::{
     reasoning::ReasoningFormat,
     tool_calls::{CallKind, CallReader, FORCED_CALLS, Read, ToolFormat, Tools},
@@ -107,10 +107,10 @@ impl MessageFormat {
     }
 }
 
-/// Takes a growing text apart. What could still become a marker is held back until that is known.
+/// Takes a growing text apart. What could still become a mark is held back until that is known.
 ///
-/// What the parts join to doesn't depend on how the text was cut into pieces, and no marker of the format shows in
-/// content or reasoning. White space beside a marker belongs to the marker. A text that begins like a call and turns out
+/// What the parts join to doesn't depend on how the text was cut into pieces, and no mark of the format shows in
+/// content or reasoning. White space beside a mark belongs to the mark. A text that begins like a call and turns out
 /// to be none is content.
 #[derive(Debug)]
 pub struct MessageParser {
@@ -173,7 +173,7 @@ impl MessageParser {
     }
 }
 
-/// What a marker means.
+/// What a mark means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mark {
     /// Reasoning begins.
@@ -229,7 +229,7 @@ impl Marked {
             held: String::new(),
             back: String::new(),
             content: Flow::default(),
-            reasoning: Flow::behind_marker(),
+            reasoning: Flow::behind_mark(),
         }
     }
 
@@ -269,13 +269,13 @@ impl Marked {
 
     /// Reads one stretch of text or one mark; none where more text is needed.
     fn read_text(&mut self, rest: &str, last: bool, parts: &mut Parts) -> Option<usize> {
-        match markers::next(rest, &self.marks, last) {
+        match marks::next(rest, &self.marks, last) {
             Found::Unknown => None,
             Found::Text(length) => {
                 self.write(&rest[..length], parts);
                 Some(length)
             }
-            Found::Marker(index) => {
+            Found::Mark(index) => {
                 self.mark(self.meanings[index], parts);
                 Some(self.marks[index].len())
             }
@@ -317,7 +317,7 @@ impl Marked {
             self.write(&rest[..space], parts);
             return Some(space);
         }
-        match (markers::next(rest, &self.marks, last), &self.calls) {
+        match (marks::next(rest, &self.marks, last), &self.calls) {
             (Found::Text(_), Some(CallFormat::Arguments(name))) => {
                 parts.call(name);
                 self.place = Place::Arguments;
@@ -373,7 +373,7 @@ impl Marked {
     /// A call ends the reasoning that it stands in; what is no call belongs to what was before it.
     fn leave_call(&mut self, thinking: bool, no_call: &str, parts: &mut Parts) {
         self.place = if thinking { Place::Thinking } else { Place::Answer };
-        self.write(&markers::without(no_call, &self.marks), parts);
+        self.write(&marks::without(no_call, &self.marks), parts);
     }
 
     fn finish(&mut self, parts: &mut Parts) {

@@ -6,7 +6,7 @@
 use std::mem;
 
 use super::{
-    markers::{self, Found},
+    marks::{self, Found},
     parts::Parts,
 };
 
@@ -54,13 +54,13 @@ impl Harmony {
         let text = mem::take(&mut self.held);
         let mut rest = text.as_str();
         while !parts.is_over(calls_max) {
-            match markers::next(rest, &MARKS, last) {
+            match marks::next(rest, &MARKS, last) {
                 Found::Unknown => break,
                 Found::Text(length) => {
                     self.text(&rest[..length], parts);
                     rest = &rest[length..];
                 }
-                Found::Marker(index) => {
+                Found::Mark(index) => {
                     self.mark(MARKS[index], parts);
                     rest = &rest[MARKS[index].len()..];
                 }
@@ -80,7 +80,7 @@ impl Harmony {
                 let fits = text.char_indices().map(|(at, _)| at).find(|&at| at >= room).unwrap_or(text.len());
                 header.push_str(&text[..fits]);
                 if fits < text.len() {
-                    parts.content(markers::without(&mem::take(header), &MARKS));
+                    parts.content(marks::without(&mem::take(header), &MARKS));
                     parts.content(text[fits..].to_owned());
                     self.place = Place::Answer;
                 }
@@ -143,7 +143,7 @@ impl Harmony {
         match mem::replace(&mut self.place, Place::Answer) {
             // A header that breaks off says nothing; a text that never was one is the answer.
             Place::Header(header) if !header.contains(CHANNEL) && header.trim() != "assistant" => {
-                parts.content(markers::without(&header, &MARKS));
+                parts.content(marks::without(&header, &MARKS));
             }
             Place::Header(_) | Place::Analysis | Place::Answer => {}
             place @ Place::Call { .. } => {

@@ -270,7 +270,7 @@ fn calls_are_read_in_every_format() {
 }
 
 #[test]
-fn what_is_no_call_is_content_and_shows_no_marker() {
+fn what_is_no_call_is_content_and_shows_no_mark() {
     for (name, text, content, calls) in [
         ("hermes", "a <tool_call> b </tool_call> c", "a b c", &[][..]),
         ("hermes", "<tool_call>{\"nam\": 1}</tool_call>", "{\"nam\": 1}", &[]),
@@ -403,7 +403,7 @@ fn all_formats() -> Vec<MessageFormat> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// However a text is cut, the message is the same, and none of its text shows a marker.
+    /// However a text is cut, the message is the same, and none of its text shows a mark.
     #[test]
     fn any_cutting_gives_the_same(
         (format, words) in prop::sample::select(all_formats()).prop_flat_map(|format| {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{CallReader, Read, Tools, tools::ValueKind};
 use crate::text::message::{
-    markers::{self, Found},
+    marks::{self, Found},
     parts::Parts,
 };
 
@@ -162,7 +162,7 @@ impl CallReader for MarkedReader {
         let mut at = 0;
         loop {
             let expected = self.expected();
-            match markers::next(&text[at..], &expected, false) {
+            match marks::next(&text[at..], &expected, false) {
                 Found::Unknown => return Read::More(at),
                 Found::Text(length) => {
                     // One character at a time, so that what is no call shows at the same place however the text is cut.
@@ -173,7 +173,7 @@ impl CallReader for MarkedReader {
                     }
                     at += length;
                 }
-                Found::Marker(index) => {
+                Found::Mark(index) => {
                     let mark = expected[index];
                     if matches!(&self.state, State::Name(name) if name.trim().is_empty()) && mark != self.marks.name_end
                     {
