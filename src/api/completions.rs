@@ -24,7 +24,7 @@ use super::{
 
 /// Completion length where nothing is said.
 const MAX_TOKENS_DEFAULT: u32 = 16;
-/// Most sequences of one request: prompts times `n`.
+/// Most sequences of one request: prompts times `best_of`, or `n` where that is absent.
 const SEQUENCES_MAX: usize = 1024;
 
 /// Answers one request with one or many prompts.
@@ -168,8 +168,7 @@ pub struct Completion {
     offsets: Vec<usize>,
 }
 
-/// A choice of a whole answer. All keys are written, as in FastDeploy.
-/// A sequence of a whole answer.
+/// A sequence of a whole answer. All keys are written, as in FastDeploy.
 #[derive(Serialize, ToSchema)]
 #[schema(as = CompletionChoice)]
 pub struct WholeChoice {

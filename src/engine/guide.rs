@@ -10,7 +10,7 @@ use workers::link::mask::Allowed;
 /// Follows one sequence and says, before each choice, what may be chosen. It sees generated tokens only, each once and in
 /// order. Both calls may take milliseconds: they are made on threads of their own, while the ranks compute.
 pub trait Guide: Send {
-    /// The next generated token. It was allowed, unless it was chosen before a restart of the guide's own rules.
+    /// The next generated token, one of those that were allowed.
     fn take(&mut self, token: u32) -> Result<(), GuideError>;
 
     /// The tokens that may come now. At least one, of those below the model's vocabulary.

@@ -1,7 +1,8 @@
 //! What a client may ask of the form of an answer: a JSON schema, a regular expression, a list of choices, a grammar.
 //!
 //! [`grammar`] says what is wanted, [`tools`] what a forced call of a tool looks like; [`Guides`] compiles it against the
-//! model's [`vocabulary`], and [`matching`] follows it, one sequence each, as the engine's [`Guide`].
+//! model's [`vocabulary`], and [`matching`] follows it, one sequence each, as the engine's [`Guide`]; [`thinking`] goes
+//! before it where a model reasons first.
 //!
 //! [`Guide`]: crate::engine::guide::Guide
 

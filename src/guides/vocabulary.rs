@@ -11,6 +11,10 @@ use crate::text::Tokenizer;
 const TOKEN_BYTES_MAX: usize = 1000;
 /// The tree's nodes are counted in 22 bits.
 const BYTES_MAX: usize = 1 << 22;
+/// Bounds a grammar's memory: a state has 1 to 2 kB.
+const LEXER_STATES_MAX: usize = 50_000;
+/// Bounds the work of compiling: symbols in productions.
+const GRAMMAR_SIZE_MAX: usize = 200_000;
 
 /// Tokens by their bytes, and who makes parsers for them. Costs some 100 ms and some MB for 150,000 tokens.
 pub struct Vocabulary {
@@ -101,11 +105,6 @@ fn factory(words: &[Vec<u8>], eos: &[u32]) -> Result<ParserFactory, String> {
     limits.max_grammar_size = GRAMMAR_SIZE_MAX;
     Ok(factory)
 }
-
-/// Bounds a grammar's memory: a state has 1 to 2 kB.
-const LEXER_STATES_MAX: usize = 50_000;
-/// Bounds the work of compiling: symbols in productions.
-const GRAMMAR_SIZE_MAX: usize = 200_000;
 
 /// Groups of tokens that are mostly allowed or forbidden together, looked at once for each group: what stands in JSON
 /// strings, and space.
