@@ -1,7 +1,9 @@
 //! Shardwire decides here: text in, text out, and which tokens next. No tensor is ever seen in this crate.
 //!
 //! A request's way: [`api`] (HTTP) → [`text`] (template, tokens) → [`engine`] (schedule, publish, collect, deliver) and
-//! back. [`supervisor`] keeps the worker processes alive beside it, [`monitor`] counts, [`config`] names every flag.
+//! back; [`guides`] keeps answers to a form. [`supervisor`] keeps the worker processes alive beside it, [`monitor`] counts,
+//! [`config`] names every flag. [`batch`], [`chat`], [`top`] and [`collect_env`] are commands beside [`serve`]; the first
+//! three ask a [`remote`] server, perhaps an [`own_server`].
 
 #![forbid(unsafe_code)]
 
