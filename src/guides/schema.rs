@@ -7,9 +7,9 @@ use super::grammar::Whitespace;
 /// The values of `format` that are enforced. All others are annotations, as JSON Schema has it.
 const FORMATS: &[&str] =
     &["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "unknown"];
-/// Between tokens of JSON: room for a line's end and an indentation. Without a bound, small models like to write newlines
-/// until their tokens run out.
-const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{1,24}";
+/// Between tokens of JSON: a line's end and an indentation, or a space or two. Without a bound, small models like to write
+/// newlines and tabs until their tokens run out.
+const WHITESPACE: &str = r"\r?\n(\x20{0,32}|\x09{0,8})|\x20{1,2}";
 /// What these fields hold is data, not schema.
 const DATA: &[&str] = &["const", "enum", "default", "examples"];
 /// Parts of a schema that are compiled alone to find the one at fault.
