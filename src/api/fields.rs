@@ -11,6 +11,22 @@ use super::{error::ApiError, openapi::requests::field_names};
 /// Longest part of a message that may hold what was sent, characters.
 const FAULT_CHARS_MAX: usize = 300;
 
+/// Fields that no dialect passes to chats as they are.
+const NEVER_PASSED: [&str; 12] = [
+    "messages",
+    "tools",
+    "tool_choice",
+    "metadata",
+    "stream_options",
+    "logprobs",
+    "top_logprobs",
+    "prompt_logprobs",
+    "n",
+    "best_of",
+    "user",
+    "request_id",
+];
+
 /// A JSON object, and another whose entries count where the first is silent. `null` is the same as absent.
 #[derive(Debug, Default)]
 pub struct Fields {
@@ -51,6 +67,15 @@ impl Fields {
     /// The object itself.
     pub fn into_body(self) -> Map<String, Value> {
         self.body
+    }
+
+    /// A dialect's fields as a chat's; those of `chat` were put into its words before. All others pass as they are (those that
+    /// both protocols have, and those that chats have beyond them, such as `seed` and `chat_template_kwargs`), but for what
+    /// means something else in chats, or nothing in the dialect: some in every dialect, and its `own`.
+    pub fn into_chat(self, mut chat: Map<String, Value>, own: &[&str]) -> Fields {
+        let passes = |name: &str| !NEVER_PASSED.contains(&name) && !own.contains(&name);
+        chat.extend(self.into_body().into_iter().filter(|(name, _)| passes(name)));
+        Fields::of(chat)
     }
 
     /// Lets the entries of the field `name`, an object, stand in for fields that are absent.

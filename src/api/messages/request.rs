@@ -5,28 +5,8 @@ use serde_json::{Map, Value, json};
 use super::{content, tools};
 use crate::api::{error::ApiError, fields::Fields};
 
-/// What means something else in chats, or nothing here. All other fields pass as they are: those that both protocols
-/// have, and those that chats have beyond them, such as `seed` and `chat_template_kwargs`.
-const OWN: [&str; 18] = [
-    "messages",
-    "system",
-    "tools",
-    "tool_choice",
-    "stop_sequences",
-    "stop",
-    "thinking",
-    "output_config",
-    "metadata",
-    "cache_control",
-    "stream_options",
-    "logprobs",
-    "top_logprobs",
-    "prompt_logprobs",
-    "n",
-    "best_of",
-    "user",
-    "request_id",
-];
+/// What this dialect alone has, and chats in other words or not at all.
+const OWN: [&str; 6] = ["system", "stop_sequences", "stop", "thinking", "output_config", "cache_control"];
 
 /// The fields of the chat that is meant.
 pub fn to_chat(given: Fields) -> Result<Fields, ApiError> {
@@ -44,12 +24,7 @@ pub fn to_chat(given: Fields) -> Result<Fields, ApiError> {
     }
     thinking(&given, &mut chat)?;
     output(&given, &mut chat)?;
-    for (name, value) in given.into_body() {
-        if !OWN.contains(&name.as_str()) {
-            chat.insert(name, value);
-        }
-    }
-    Ok(Fields::of(chat))
+    Ok(given.into_chat(chat, &OWN))
 }
 
 /// Without a word about it, Anthropic's models don't think aloud.

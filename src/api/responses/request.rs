@@ -5,18 +5,13 @@ use serde_json::{Map, Value, json};
 use super::{input, store::Store, tools};
 use crate::api::{conversation::Conversation, error::ApiError, fields::Fields};
 
-/// What means something else in chats, or nothing here. All other fields pass as they are: those that both protocols
-/// have, and those that chats have beyond them, such as `seed` and `chat_template_kwargs`.
-const OWN: [&str; 24] = [
+/// What this dialect alone has, and chats in other words or not at all.
+const OWN: [&str; 12] = [
     "input",
     "instructions",
-    "messages",
-    "tools",
-    "tool_choice",
     "text",
     "reasoning",
     "include",
-    "metadata",
     "max_output_tokens",
     "max_tokens",
     "max_completion_tokens",
@@ -24,14 +19,6 @@ const OWN: [&str; 24] = [
     "background",
     "previous_response_id",
     "truncation",
-    "stream_options",
-    "logprobs",
-    "top_logprobs",
-    "prompt_logprobs",
-    "n",
-    "best_of",
-    "user",
-    "request_id",
 ];
 
 /// What the response repeats as it was sent, and what it says where nothing was.
@@ -173,12 +160,7 @@ fn to_chat(given: Fields, items: &[Value], logprobs: bool) -> Result<Fields, Api
         chat.insert("logprobs".into(), true.into());
         chat.extend(given.raw("top_logprobs").map(|count| ("top_logprobs".to_owned(), count.clone())));
     }
-    for (name, value) in given.into_body() {
-        if !OWN.contains(&name.as_str()) {
-            chat.insert(name, value);
-        }
-    }
-    Ok(Fields::of(chat))
+    Ok(given.into_chat(chat, &OWN))
 }
 
 /// The effort is told to the template, where it knows such a thing; none at all turns thinking off.
