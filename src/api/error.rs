@@ -169,11 +169,6 @@ impl ApiError {
     pub fn to_json(&self) -> serde_json::Value {
         serde_json::json!({ "error": self.body })
     }
-
-    /// Whether the fault is ours rather than the client's.
-    pub fn is_ours(&self) -> bool {
-        self.status == StatusCode::INTERNAL_SERVER_ERROR
-    }
 }
 
 /// What a client sent, cut to a length that is fit for a message.

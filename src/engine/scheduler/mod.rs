@@ -95,6 +95,7 @@ impl Scheduler {
     }
 
     /// Whether there's nothing to compute and nothing to wait for.
+    #[cfg(test)]
     pub fn has_no_work(&self) -> bool {
         self.running.is_empty() && self.waiting.is_empty() && self.in_flight.is_empty()
     }
