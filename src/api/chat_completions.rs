@@ -1,5 +1,6 @@
 //! `POST /v1/chat/completions`.
 
+mod message;
 mod template_options;
 mod tools;
 pub mod wording;
