@@ -6,6 +6,19 @@ use actix_web::http::{Method, Uri, header::HeaderName};
 /// How long a browser may remember what it was told, seconds.
 const REMEMBERED_S: usize = 600;
 
+/// What of our answers' headers a page may read beside those that it always may.
+const EXPOSED: [&str; 9] = [
+    "retry-after",
+    "www-authenticate",
+    "x-request-id",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
+];
+
 /// A list of names, or `*` for any.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Allowed {
@@ -71,7 +84,7 @@ pub fn headers(text: &str) -> Result<Allowed, String> {
 impl CorsPolicy {
     /// The policy at work. What isn't allowed is answered all the same, but a browser won't show it to the page.
     pub fn middleware(&self) -> Cors {
-        let cors = Cors::default().block_on_origin_mismatch(false).expose_any_header().max_age(REMEMBERED_S);
+        let cors = Cors::default().block_on_origin_mismatch(false).expose_headers(EXPOSED).max_age(REMEMBERED_S);
         let cors = match &self.origins {
             Allowed::Any if self.credentials => cors.allow_any_origin(),
             Allowed::Any => cors.allow_any_origin().send_wildcard(),

@@ -97,6 +97,8 @@ fn pages_of_other_origins_may_ask() {
     // A page must be able to read refusals, too.
     let refused = ask(&server, "POST", CHAT, &[("origin", "https://example.org")], &chat(json!({})));
     assert_eq!((refused.status().as_u16(), header(&refused, "access-control-allow-origin")), (401, Some("*")));
+    let exposed = header(&refused, "access-control-expose-headers").expect("headers that a page may read");
+    assert!(exposed.to_lowercase().contains("x-request-id"), "{exposed}");
 }
 
 #[test]

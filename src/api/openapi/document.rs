@@ -3,14 +3,19 @@
 use utoipa::openapi::{
     Components, InfoBuilder, OpenApi, OpenApiBuilder, OpenApiVersion, PathItem, Paths,
     security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
+    tag::Tag,
 };
 
 use super::endpoints;
 
 /// The description of this server's protocol.
 pub fn document() -> OpenApi {
-    let (mut paths, mut components) = (Paths::new(), keys());
+    let (mut paths, mut components, mut tags) = (Paths::new(), keys(), Vec::<Tag>::new());
     for endpoint in endpoints() {
+        // Paths are sorted by their names; tags tell in which order people read.
+        if tags.iter().all(|tag| tag.name != endpoint.tag) {
+            tags.push(Tag::new(endpoint.tag));
+        }
         let (path, method) = (endpoint.path, endpoint.method.clone());
         let (operation, schemas) = endpoint.build();
         let item = paths.paths.entry(path.to_owned()).or_insert_with(PathItem::default);
@@ -28,6 +33,7 @@ pub fn document() -> OpenApi {
         .paths(paths)
         .components(Some(components))
         .security(Some(either))
+        .tags(Some(tags))
         .build()
 }
 
