@@ -6,6 +6,7 @@
 //! Everything here is synchronous and may take long for a long prompt: callers run it on a bounded set of blocking
 //! threads, never on the HTTP executor.
 
+mod apart;
 pub mod detokenizer;
 pub mod error;
 pub mod gguf_vocabulary;
@@ -93,18 +94,11 @@ impl TextModel {
 
     /// The text of a conversation as the model reads it.
     pub fn chat_text(&self, messages: &Value, options: &ChatOptions) -> Result<String, TextError> {
-        let own = match &options.template {
-            Some(text) => Some(ChatTemplate::of_request(text, self.template.as_ref())?),
-            None => None,
-        };
-        let template = own.as_ref().or(self.template.as_ref()).ok_or(TextError::NoTemplate)?;
-        let messages = messages::for_template(messages, template.content_style())?;
-        match (template.render(&messages, options), messages::with_empty_contents(&messages)) {
-            (Err(TextError::NotRendered { .. } | TextError::Refused { .. }), Some(filled)) => {
-                template.render(&filled, options)
-            }
-            (rendered, _) => rendered,
+        if let Some(text) = &options.template {
+            let special_tokens = self.template.as_ref().map(|template| template.special_tokens().clone());
+            return apart::render(text, special_tokens.unwrap_or_default(), messages, options);
         }
+        self.template.as_ref().ok_or(TextError::NoTemplate)?.render_conversation(messages, options)
     }
 
     /// The tokens of a plain prompt, with the special tokens (usually a BOS) that the model puts around a text.

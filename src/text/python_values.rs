@@ -1,7 +1,11 @@
 //! Values written as Python writes them. Chat templates are made for Jinja on Python, and a model has seen what that
 //! wrote: `True`, not `true`; `1e-05`, not `1e-5`.
 
+use std::cell::Cell;
+
 use minijinja::value::{Value, ValueKind};
+
+use super::tokenizer::TEXT_BYTES_MAX;
 
 /// How JSON is laid out: the arguments of `json.dumps` that templates use.
 #[derive(Debug, Clone)]
@@ -35,7 +39,7 @@ pub fn to_json(value: &Value, layout: &JsonLayout) -> Result<String, String> {
 pub fn to_text(value: &Value) -> String {
     match value.as_str() {
         Some(text) => text.into(),
-        None => repr(value, 0),
+        None => repr(value, 0, &Cell::new(TEXT_BYTES_MAX)),
     }
 }
 
@@ -52,6 +56,9 @@ impl JsonWriter<'_> {
     fn write(&mut self, value: &Value) -> Result<(), String> {
         if self.depth > DEPTH_MAX {
             return Err(format!("values nested deeper than {DEPTH_MAX} can't be written as JSON"));
+        }
+        if self.out.len() > TEXT_BYTES_MAX {
+            return Err(format!("a value takes more than {TEXT_BYTES_MAX} bytes as JSON"));
         }
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
@@ -178,11 +185,14 @@ fn float_text(float: f64) -> String {
 }
 
 /// `repr(value)`.
-fn repr(value: &Value, depth: usize) -> String {
-    if depth > DEPTH_MAX {
+fn repr(value: &Value, depth: usize, left: &Cell<usize>) -> String {
+    // A value that holds another twice, which holds a third twice, is small but endless when written.
+    let cost = 1 + value.as_str().map_or(0, str::len);
+    if depth > DEPTH_MAX || left.get() < cost {
         return "...".into();
     }
-    let inner = |value: &Value| repr(value, depth + 1);
+    left.set(left.get() - cost);
+    let inner = |value: &Value| repr(value, depth + 1, left);
     match value.kind() {
         ValueKind::Undefined => String::new(),
         ValueKind::None => "None".into(),

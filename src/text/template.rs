@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 
 use super::{
     TextError,
-    messages::ContentStyle,
+    messages::{self, ContentStyle},
     python_values::{JsonLayout, to_json, to_text},
     strftime::strftime,
     tokenizer::TEXT_BYTES_MAX,
@@ -24,8 +24,10 @@ use super::{
 
 /// What a rendering may use up: about one per instruction and per 64 bytes of intermediate text.
 const FUEL: u64 = 20_000_000;
+/// The same for a template that a request brings.
+const REQUEST_FUEL: u64 = 2_000_000;
 /// Longest template that a request may bring, bytes.
-const REQUEST_TEMPLATE_BYTES_MAX: usize = 256 << 10;
+const REQUEST_TEMPLATE_BYTES_MAX: usize = 64 << 10;
 const DEFAULT: &str = "chat_template";
 const TOOL_USE: &str = "chat_template for tools";
 
@@ -81,7 +83,10 @@ pub struct TemplateTexts {
 impl ChatTemplate {
     /// Compiles; an error is the template's fault and names its line.
     pub fn compile(texts: TemplateTexts) -> Result<Self, TextError> {
-        let mut environment = environment()?;
+        Self::compile_in(environment()?, texts)
+    }
+
+    fn compile_in(mut environment: Environment<'static>, texts: TemplateTexts) -> Result<Self, TextError> {
         let mut add = |name, text: &str| {
             environment.add_template_owned(name, without_generation_tags(text)).map_err(TextError::model)
         };
@@ -95,21 +100,40 @@ impl ChatTemplate {
         Ok(template)
     }
 
-    /// Compiles a request's own template; it knows the special tokens of the model's, and what it may cost is bounded as
-    /// that is. What is wrong with it is the client's fault.
-    pub fn of_request(text: &str, models: Option<&Self>) -> Result<Self, TextError> {
+    /// Compiles a request's own template, given the special tokens of the model's. What is wrong with it is the client's
+    /// fault. It may not use the filters that make long texts of short ones at one step.
+    pub fn of_request(text: &str, special_tokens: BTreeMap<String, String>) -> Result<Self, TextError> {
         let fault = |message: String| TextError::Template { message };
         if text.len() > REQUEST_TEMPLATE_BYTES_MAX {
             return Err(fault(format!("it has {} bytes, at most {REQUEST_TEMPLATE_BYTES_MAX} are read", text.len())));
         }
-        let special_tokens = models.map(|template| template.special_tokens.clone()).unwrap_or_default();
         let texts = TemplateTexts { default: text.to_owned(), tool_use: None, special_tokens };
-        Self::compile(texts).map_err(|error| fault(error.to_string()))
+        let mut environment = environment()?;
+        environment.set_fuel(Some(REQUEST_FUEL));
+        for filter in ["format", "indent"] {
+            environment.remove_filter(filter);
+        }
+        Self::compile_in(environment, texts).map_err(|error| fault(error.to_string()))
     }
 
     /// Whether the template reads `content` as a list of parts, too.
     pub fn content_style(&self) -> ContentStyle {
         self.content_style
+    }
+
+    pub(super) fn special_tokens(&self) -> &BTreeMap<String, String> {
+        &self.special_tokens
+    }
+
+    /// The text of a conversation whose messages are laid out as this template reads them.
+    pub fn render_conversation(&self, messages: &Json, options: &ChatOptions) -> Result<String, TextError> {
+        let messages = messages::for_template(messages, self.content_style())?;
+        match (self.render(&messages, options), messages::with_empty_contents(&messages)) {
+            (Err(TextError::NotRendered { .. } | TextError::Refused { .. }), Some(filled)) => {
+                self.render(&filled, options)
+            }
+            (rendered, _) => rendered,
+        }
     }
 
     /// The text of a conversation. `messages` go to the template as they are.
