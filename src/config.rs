@@ -169,6 +169,9 @@ pub struct ServeFlags {
     /// JSON that is asked for has no white space between its tokens.
     #[arg(long, help_heading = "Model")]
     pub guided_decoding_disable_any_whitespace: bool,
+    /// Let requests bring a chat template: a program, which can cost seconds and memory. For clients that are trusted.
+    #[arg(long, help_heading = "Model")]
+    pub trust_request_chat_template: bool,
     /// Allow requests to ask for log-probabilities.
     #[arg(long, help_heading = "Model")]
     pub enable_logprob: bool,

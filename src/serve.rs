@@ -123,6 +123,7 @@ fn start_computing(flags: &ServeFlags, plan: Plan) -> Result<(web::Data<Api>, Un
         settings: plan.labels,
     });
     rt::spawn(throughput::log(engine.clone()));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let keys = ApiKeys::new(flags.api_key.clone());
     let rates = Rates { requests: flags.rate_limit_requests, tokens: flags.rate_limit_tokens };
     let api = Api {
@@ -138,7 +139,8 @@ fn start_computing(flags: &ServeFlags, plan: Plan) -> Result<(web::Data<Api>, Un
             count: flags.max_stored_responses as usize,
             ..ResponseLimits::default()
         }),
-        text_threads: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
+        text_threads: Semaphore::new(cores),
+        form_threads: Semaphore::new(cores),
         settings: plan.settings,
     };
     Ok((web::Data::new(api), fate))

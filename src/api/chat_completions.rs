@@ -88,6 +88,12 @@ pub fn prompt(api: &Api, fields: &Fields) -> Result<Prompt, ApiError> {
 }
 
 fn prompt_of(api: &Api, fields: &Fields, options: &TemplateOptions) -> Result<Prompt, ApiError> {
+    if options.chat.template.is_some() && !api.model.trusts_templates {
+        // A template is a program: it can cost seconds and memory.
+        let message = "a chat template of the request's own needs a server that was started with \
+                       --trust-request-chat-template";
+        return Err(ApiError::invalid("chat_template", message));
+    }
     let (param, ids) = match fields.token_ids("prompt_token_ids", api.model.vocabulary)? {
         Some(ids) => ("prompt_token_ids", ids),
         None => ("messages", messages_ids(api, fields, options)?),

@@ -100,6 +100,8 @@ pub struct Api {
     pub responses: ResponseStore,
     /// Places on the threads that read and tokenize requests.
     pub text_threads: Semaphore,
+    /// The same for requests that may ask for a form: a grammar can take seconds, for which nobody else shall wait.
+    pub form_threads: Semaphore,
     /// Bounds.
     pub settings: Settings,
 }
@@ -165,7 +167,9 @@ impl Api {
         let place = self.enter(request)?;
         let body = self.body(request, body).await?;
         let api = self.clone();
-        let Prepared { id, generation, prompts, wording } = self.on_text_thread(move || prepare(&api, &body)).await?;
+        let places = if may_ask_for_form(&body) { &self.form_threads } else { &self.text_threads };
+        let prepared = self.on_thread_of(places, move || prepare(&api, &body)).await?;
+        let Prepared { id, generation, prompts, wording } = prepared;
         tracing::debug!(id, request = place.name, prompts = prompts.len(), n = generation.n, "request");
         let running = running::Running::submit(self, &id, &generation, &prompts, place)?;
         Ok(Started { running, stream: generation.stream, wording })
@@ -210,10 +214,24 @@ impl Api {
         &self,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let _place = self.text_threads.acquire().await.map_err(|_| ApiError::unavailable("it is shutting down"))?;
+        self.on_thread_of(&self.text_threads, work).await
+    }
+
+    async fn on_thread_of<T: Send + 'static>(
+        &self,
+        places: &Semaphore,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let _place = places.acquire().await.map_err(|_| ApiError::unavailable("it is shutting down"))?;
         let panicked = |_| ApiError::internal("the request broke the server's own rules; this is a bug");
         web::block(work).await.map_err(panicked)?
     }
+}
+
+/// Whether a body, not read yet, may ask for an answer in a form, in any dialect. One that hides a name behind escapes may.
+fn may_ask_for_form(body: &[u8]) -> bool {
+    const SIGNS: [&str; 5] = ["guided_", "format", "structur", "tool_choice", "\\u"];
+    std::str::from_utf8(body).is_ok_and(|body| SIGNS.iter().any(|sign| body.contains(sign)))
 }
 
 /// All endpoints, for actix's `App::configure`.

@@ -31,6 +31,8 @@ pub struct ServedModel {
     pub sampling_defaults: Sampling,
     /// `--default-max-tokens`.
     pub default_max_tokens: Option<u32>,
+    /// Whether requests may bring a chat template.
+    pub trusts_templates: bool,
     /// Whether requests may ask for log-probabilities.
     pub logprobs_enabled: bool,
     /// And with how many alternatives at most.

@@ -16,7 +16,7 @@ use super::error::GrammarError;
 /// The library descends into a grammar as deep as it is nested; the bounds on a grammar's size keep that within this stack.
 const STACK_BYTES: usize = 256 << 20;
 /// A client is answered after this, even if its grammar isn't ready.
-const COMPILE_TIME_MAX: Duration = Duration::from_secs(10);
+const COMPILE_TIME_MAX: Duration = Duration::from_secs(5);
 /// Threads that work on after their client was answered. A thread can't be ended from outside.
 const LEFT_BEHIND_MAX: usize = 2;
 

@@ -10,9 +10,6 @@ use crate::{
     text::{ReasoningFormat, Tokenizer},
 };
 
-/// White space that may stand before a model's reasoning, in bytes.
-const LEADING_SPACE_MAX: usize = 2;
-
 /// How a model's reasoning is to be followed.
 #[derive(Clone)]
 pub struct Thinking {
@@ -145,11 +142,8 @@ impl Reasoned {
         };
         let vocabulary = &self.thinking.vocabulary;
         bits.resize(vocabulary.known().len(), 0);
-        let opens = |id: &u32| {
-            let text = [&self.tail, self.thinking.bytes(*id)].concat();
-            let written = text.trim_ascii_start();
-            text.len() - written.len() <= LEADING_SPACE_MAX && may_open(self.thinking.format, written)
-        };
+        // No white space before the mark: if no mark followed it, it would be the answer's, which it may not fit.
+        let opens = |id: &u32| may_open(self.thinking.format, &[&self.tail, self.thinking.bytes(*id)].concat());
         for id in vocabulary.ids().filter(opens).chain(ends) {
             bits[id as usize / 32] |= 1 << (id % 32);
         }

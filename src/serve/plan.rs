@@ -199,6 +199,7 @@ fn served_model(
         hidden_size: checkpoint.config().hidden_size,
         sampling_defaults: ServedModel::sampling_defaults(advice),
         default_max_tokens: flags.default_max_tokens,
+        trusts_templates: flags.trust_request_chat_template,
         logprobs_enabled: flags.enable_logprob,
         logprobs_max: flags.max_logprobs,
         reasoning: flags.reasoning_parser.as_deref().and_then(ReasoningFormat::named),

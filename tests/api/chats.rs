@@ -167,17 +167,24 @@ fn calls_can_be_forced_whatever_the_format() {
 
 #[test]
 fn a_request_may_bring_its_template() {
-    let server = start(&[]);
+    let refused = start(&[]).post(CHAT, &chat(json!({"chat_template": "{{ messages[0].content }}"})));
+    assert_eq!((refused.0, &refused.1["error"]["param"]), (400, &json!("chat_template")), "{}", refused.1);
+
+    let server = start(&["--trust-request-chat-template"]);
     let ids = |fields: Value| {
         let body = chat(with(json!({"return_token_ids": true}), fields));
         server.ok(CHAT, &body)["choices"][0]["message"]["prompt_token_ids"].clone()
     };
     let content = json!([{"role": "user", "content": "Hi"}]);
     assert_eq!(ids(json!({"messages": content, "chat_template": "{{ messages[0].content }}"})), json!([39, 72]));
-    for wrong in ["{% if %}", "{{ 1 + [] }}", &"x".repeat(300_000)] {
+    let deep = format!("{{{{ {}1 }}}}", "-".repeat(60_000));
+    for wrong in ["{% if %}", "{{ 1 + [] }}", &"x".repeat(300_000), "{{ '%99999999d'|format(1) }}"] {
         let (status, answer) = server.post(CHAT, &chat(json!({"chat_template": wrong})));
         assert_eq!((status, &answer["error"]["param"]), (400, &json!("chat_template")), "{answer}");
     }
+    // Whatever becomes of it, the server lives on.
+    server.post(CHAT, &chat(json!({"chat_template": deep})));
+    server.ok(CHAT, &chat(json!({})));
 }
 
 #[test]
