@@ -147,9 +147,12 @@ fn plainly(logits: &[f32], sampling: &Sampling, tokens: &[u32], prompt_length: u
         score -= if count > 0.0 { f64::from(sampling.presence_penalty) } else { 0.0 };
         let ends_word = |word: &Vec<u32>| word.last() == Some(&id) && generated.ends_with(&word[..word.len() - 1]);
         let banned = sampling.bad_words.iter().any(ends_word) || !allowed.contains(id);
-        if banned { 0.0 } else { (score / f64::from(sampling.temperature)).exp() }
+        if banned { f64::NEG_INFINITY } else { score / f64::from(sampling.temperature) }
     };
-    let weights: Vec<f64> = (0..logits.len()).map(score).collect();
+    let scores: Vec<f64> = (0..logits.len()).map(score).collect();
+    // Biases and penalties multiply to exponents that not even this type can raise to.
+    let greatest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.into_iter().map(|score| (score - greatest).exp()).collect();
     let total: f64 = weights.iter().sum();
     weights.into_iter().map(|weight| weight / total).collect()
 }
