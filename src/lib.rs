@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod apart;
 pub mod api;
 pub mod batch;
 pub mod chat;

@@ -9,7 +9,6 @@
 #[cfg(test)]
 mod tests;
 
-mod compiling;
 mod error;
 mod gbnf;
 pub mod grammar;
@@ -23,12 +22,14 @@ pub mod vocabulary;
 use std::{
     fmt,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use llguidance::Matcher;
 
-use self::{compiling::Compilers, vocabulary::Vocabulary};
+use self::vocabulary::Vocabulary;
 use crate::{
+    apart::{Apart, Bounds, Unfinished},
     engine::guide::{Guide, GuideError},
     text::{ReasoningFormat, Tokenizer},
 };
@@ -49,6 +50,9 @@ pub struct Settings {
     pub whitespace: Whitespace,
 }
 
+/// The library descends into a grammar as deep as it is nested; the bounds on a grammar's size keep that within this stack.
+const COMPILING: Bounds = Bounds { stack_bytes: 256 << 20, time_max: Duration::from_secs(5), overdue_max: 2 };
+
 /// Compiles grammars for one model. The vocabulary is prepared when the first grammar comes.
 pub struct Guides {
     tokenizer: Arc<Tokenizer>,
@@ -57,7 +61,7 @@ pub struct Guides {
     eos_ids: Vec<u32>,
     settings: Settings,
     vocabulary: OnceLock<Result<Arc<Vocabulary>, String>>,
-    compilers: Compilers,
+    compiling: Apart,
 }
 
 /// A grammar ready to be followed, any number of times.
@@ -70,8 +74,8 @@ pub struct Compiled {
 impl Guides {
     /// For a model with so many tokens, of which `eos_ids` end a text.
     pub fn new(tokenizer: Arc<Tokenizer>, vocabulary_size: usize, eos_ids: &[u32], settings: Settings) -> Self {
-        let (eos_ids, vocabulary, compilers) = (eos_ids.to_vec(), OnceLock::new(), Compilers::default());
-        Self { tokenizer, vocabulary_size, eos_ids, settings, vocabulary, compilers }
+        let (eos_ids, vocabulary, compiling) = (eos_ids.to_vec(), OnceLock::new(), Apart::new("grammar", COMPILING));
+        Self { tokenizer, vocabulary_size, eos_ids, settings, vocabulary, compiling }
     }
 
     /// Compiles a grammar; milliseconds for usual ones, at most some seconds. Not for threads that others wait for.
@@ -80,12 +84,22 @@ impl Guides {
             return Err(GrammarError::Off);
         }
         let (vocabulary, whitespace, grammar) = (self.vocabulary()?, self.settings.whitespace, grammar.clone());
-        self.compilers.run(move || {
+        let compiled = self.compiling.run(move || {
             let compiled = compile(&vocabulary, &grammar, whitespace)?;
             // Some grammars turn out to be empty only when they are followed.
             let empty = |error: GuideError| GrammarError::refused(format!("no text fits it ({error})"));
             compiled.guide().allowed().map_err(empty)?;
             Ok(compiled)
+        });
+        compiled.unwrap_or_else(|unfinished| {
+            Err(match unfinished {
+                Unfinished::Busy | Unfinished::NoThread(_) => GrammarError::Busy,
+                Unfinished::Late => {
+                    let seconds = COMPILING.time_max.as_secs();
+                    GrammarError::refused(format!("it takes more than {seconds} s to compile"))
+                }
+                Unfinished::Panicked => GrammarError::refused("it is beyond what can be compiled"),
+            })
         })
     }
 

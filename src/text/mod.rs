@@ -6,7 +6,6 @@
 //! Everything here is synchronous and may take long for a long prompt: callers run it on a bounded set of blocking
 //! threads, never on the HTTP executor.
 
-mod apart;
 pub mod detokenizer;
 pub mod error;
 pub mod gguf_vocabulary;
@@ -16,6 +15,7 @@ mod pieces;
 mod pre_tokenizer;
 mod python_values;
 pub mod reasoning;
+mod request_template;
 mod seal;
 pub mod stop_strings;
 mod strftime;
@@ -34,7 +34,7 @@ use std::{path::Path, sync::Arc};
 use serde_json::Value;
 use workers::weights::Checkpoint;
 
-use self::seal::Seal;
+use self::{request_template::RequestTemplates, seal::Seal};
 
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
@@ -54,6 +54,7 @@ pub struct TextModel {
     pub template: Option<ChatTemplate>,
     /// Whether special tokens that are spelled out in what users, tools and the system say count as such.
     pub special_tokens_in_content: bool,
+    request_templates: RequestTemplates,
 }
 
 /// What the command line puts in place of the checkpoint's own files.
@@ -77,7 +78,8 @@ impl TextModel {
             None => found.compile()?,
         };
         let special_tokens_in_content = !overrides.no_special_tokens_in_content;
-        Ok(Self { tokenizer: Arc::new(tokenizer), template, special_tokens_in_content })
+        let (tokenizer, request_templates) = (Arc::new(tokenizer), RequestTemplates::default());
+        Ok(Self { tokenizer, template, special_tokens_in_content, request_templates })
     }
 
     /// The tokens of a conversation: rendered by the template, then tokenized without adding special tokens (the
@@ -96,7 +98,8 @@ impl TextModel {
     pub fn chat_text(&self, messages: &Value, options: &ChatOptions) -> Result<String, TextError> {
         if let Some(text) = &options.template {
             let special_tokens = self.template.as_ref().map(|template| template.special_tokens().clone());
-            return apart::render(text, special_tokens.unwrap_or_default(), messages, options);
+            let special_tokens = special_tokens.unwrap_or_default();
+            return self.request_templates.render(text, special_tokens, messages, options);
         }
         self.template.as_ref().ok_or(TextError::NoTemplate)?.render_conversation(messages, options)
     }

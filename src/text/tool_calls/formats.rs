@@ -5,6 +5,16 @@ use super::{CallKind, ElementMarks, Header, ToolFormat};
 /// What most formats have in common.
 const JSON: ToolFormat = ToolFormat { names: &[], open: &[], around: &[], bare: &[], kind: CallKind::Json };
 
+/// `<function=name><parameter=key>value</parameter></function>`.
+const FUNCTION_MARKS: ElementMarks = ElementMarks {
+    name_end: ">",
+    key_open: "<parameter=",
+    key_end: ">",
+    value_open: None,
+    value_end: "</parameter>",
+    call_end: "</function>",
+};
+
 /// What a forced call is written as, whatever the model's own format: a list of objects.
 pub static FORCED_CALLS: ToolFormat = ToolFormat { names: &["json"], bare: &['[', '{'], ..JSON };
 
@@ -86,28 +96,14 @@ pub static TOOL_FORMATS: &[ToolFormat] = &[
         names: &["qwen3-coder", "qwen3-xml", "nemotron-v3"],
         open: &["<function="],
         around: &["<tool_call>", "</tool_call>", "</function>", "</parameter>"],
-        kind: CallKind::Elements(ElementMarks {
-            name_end: ">",
-            key_open: "<parameter=",
-            key_end: ">",
-            value_open: None,
-            value_end: "</parameter>",
-            call_end: "</function>",
-        }),
+        kind: CallKind::Elements(FUNCTION_MARKS),
         ..JSON
     },
     ToolFormat {
         names: &["seed-oss"],
         open: &["<function="],
         around: &["<seed:tool_call>", "</seed:tool_call>", "</function>", "</parameter>"],
-        kind: CallKind::Elements(ElementMarks {
-            name_end: ">",
-            key_open: "<parameter=",
-            key_end: ">",
-            value_open: None,
-            value_end: "</parameter>",
-            call_end: "</function>",
-        }),
+        kind: CallKind::Elements(FUNCTION_MARKS),
         ..JSON
     },
     ToolFormat {
