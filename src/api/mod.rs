@@ -49,6 +49,7 @@ use std::{
 
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, guard, http::header, web};
 use futures_util::StreamExt;
+use serde::Serialize;
 use tokio::sync::Semaphore;
 use workers::link::step::Pooling;
 
@@ -173,6 +174,18 @@ impl Api {
         tracing::debug!(id, request = place.name, prompts = prompts.len(), n = generation.n, "request");
         let running = running::Running::submit(self, &id, &generation, &prompts, place)?;
         Ok(Started { running, stream: generation.stream, wording })
+    }
+
+    /// The whole life of a request that needs no rank, from its body to what is told.
+    async fn answer_on_text_thread<T: Serialize + Send + 'static>(
+        self: &Arc<Self>,
+        request: &HttpRequest,
+        body: web::Payload,
+        answer: fn(&Api, &[u8]) -> Result<T, ApiError>,
+    ) -> Result<HttpResponse, ApiError> {
+        let body = self.body(request, body).await?;
+        let api = self.clone();
+        Ok(HttpResponse::Ok().json(self.on_text_thread(move || answer(&api, &body)).await?))
     }
 
     /// Lets a request in that is to be computed: counted, and within the bounds of the server and of its key.

@@ -37,11 +37,8 @@ pub struct Text {
 
 /// The tokens of a text or of a conversation.
 pub async fn tokenize(api: web::Data<Api>, request: HttpRequest, body: web::Payload) -> Result<HttpResponse, ApiError> {
-    let body = api.body(&request, body).await?;
-    let own = api.clone();
-    let answer =
-        api.on_text_thread(move || tokens(&own, &Fields::read(&body)?.described_by::<TokenizeRequest>())).await?;
-    Ok(HttpResponse::Ok().json(answer))
+    let answer = |api: &_, body: &_| tokens(api, &Fields::read(body)?.described_by::<TokenizeRequest>());
+    api.answer_on_text_thread(&request, body, answer).await
 }
 
 /// The text of tokens.
@@ -50,11 +47,8 @@ pub async fn detokenize(
     request: HttpRequest,
     body: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let body = api.body(&request, body).await?;
-    let own = api.clone();
-    let answer =
-        api.on_text_thread(move || text(&own, &Fields::read(&body)?.described_by::<DetokenizeRequest>())).await?;
-    Ok(HttpResponse::Ok().json(answer))
+    let answer = |api: &_, body: &_| text(api, &Fields::read(body)?.described_by::<DetokenizeRequest>());
+    api.answer_on_text_thread(&request, body, answer).await
 }
 
 fn tokens(api: &Api, fields: &Fields) -> Result<Tokens, ApiError> {

@@ -51,12 +51,10 @@ pub async fn count_tokens(
     request: HttpRequest,
     body: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let body = api.body(&request, body).await?;
-    let counting = api.clone();
-    let count = move || {
-        let chat = request::to_chat(Fields::read(&body)?.described_by::<MessagesRequest>())?;
-        counting.model.check_name(&chat)?;
-        Ok(chat_completions::prompt(&counting, &chat)?.ids.len())
+    let count = |api: &Api, body: &_| {
+        let chat = request::to_chat(Fields::read(body)?.described_by::<MessagesRequest>())?;
+        api.model.check_name(&chat)?;
+        Ok(json!({"input_tokens": chat_completions::prompt(api, &chat)?.ids.len()}))
     };
-    Ok(HttpResponse::Ok().json(json!({"input_tokens": api.on_text_thread(count).await?})))
+    api.answer_on_text_thread(&request, body, count).await
 }
