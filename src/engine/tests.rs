@@ -45,6 +45,8 @@ fn config() -> EngineConfig {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Behaviour {
     Work,
+    /// The same, and no choice is made before a mask has come.
+    WaitForMasks,
     /// Takes steps and never reports.
     Hang,
     /// Reports a step that it was not given.
@@ -77,6 +79,11 @@ impl FakeRanks {
     fn compute(&mut self, step: &Step) -> StepReport {
         if step.batch.iter().any(|chunk| chunk.samples) {
             std::thread::sleep(Duration::from_millis(1)); // Guides that are quick are in time.
+            let start = Instant::now();
+            while self.behaviour == Behaviour::WaitForMasks && self.masks.waiting.lock().expect("whole").is_empty() {
+                assert!(start.elapsed() < PATIENCE, "no mask came");
+                std::thread::yield_now();
+            }
         }
         for TokenMask { id, position, allowed } in self.masks.waiting.lock().expect("nobody panics").drain(..) {
             self.model.masks.insert(id, (position, allowed));
@@ -433,7 +440,7 @@ fn masks_go_to_the_group_that_they_were_asked_for() {
     world.until(|engine| engine.stats().steps_outstanding);
     world.engine.group_down("rank 0 was killed".into());
     assert!(matches!(follow(stream).last(), Some(Event::Failed(Failure::RanksLost(_)))));
-    let ranks = FakeRanks::new(Behaviour::Work, BLOCKS);
+    let ranks = FakeRanks::new(Behaviour::WaitForMasks, BLOCKS);
     let second = ranks.masks.clone();
     world.engine.group_up(ranks, BLOCKS);
     let_go.send(()).expect("it waits");
