@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::choice::{FinishReason, Piece};
+use super::{
+    choice::{FinishReason, Piece},
+    request_id,
+};
 use crate::text::Part;
 
 /// What a block is.
@@ -121,7 +124,7 @@ impl Message {
     fn open(&mut self, kind: Kind, changes: &mut Vec<Change>) {
         self.close(changes);
         self.open = true;
-        self.blocks.push(Block { kind, text: String::new(), key: format!("{:032x}", rand::random::<u128>()) });
+        self.blocks.push(Block { kind, text: String::new(), key: request_id::make("", None, None) });
         changes.push(Change::Opened(self.blocks.len() - 1));
     }
 

@@ -14,7 +14,7 @@ use super::{
     best_of,
     choice::{FinishReason, Piece},
     error::ApiError,
-    fields::{Fields, token_ids},
+    fields::{Fields, separate, token_ids},
     generation::{Generation, N_MAX, Prompt, logprobs_count},
     logprobs::{self, CompletionLogprobs, TokenNames},
     openapi::requests::CompletionRequest,
@@ -110,15 +110,6 @@ fn prompts(api: &Api, fields: &Fields, candidates: usize) -> Result<Vec<Prompt>,
     check_kinds(param, &items)?;
     let echo = fields.flag("echo")?;
     items.into_iter().map(|item| prompt(api, param, item, echo)?.cut(fields, &api.model)).collect()
-}
-
-/// A prompt is a string or a list of ids; a list of such is several.
-fn separate(given: &Value) -> Vec<&Value> {
-    match given {
-        Value::Array(list) if list.first().is_some_and(|first| first.is_number()) => vec![given],
-        Value::Array(list) => list.iter().collect(),
-        one => vec![one],
-    }
 }
 
 fn check_kinds(param: &str, items: &[&Value]) -> Result<(), ApiError> {

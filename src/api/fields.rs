@@ -147,6 +147,15 @@ impl Fields {
     }
 }
 
+/// The prompts in a field: one is a string or a list of token ids; a list of such is several.
+pub fn separate(given: &Value) -> Vec<&Value> {
+    match given {
+        Value::Array(list) if list.first().is_some_and(Value::is_number) => vec![given],
+        Value::Array(list) => list.iter().collect(),
+        one => vec![one],
+    }
+}
+
 /// The token ids that `value` lists, each below `vocabulary`.
 pub fn token_ids(name: &str, value: &Value, vocabulary: usize) -> Result<Vec<u32>, ApiError> {
     let fault = |what: String| ApiError::invalid(name, format!("`{name}` {what}"));

@@ -4,7 +4,7 @@ use actix_web::{HttpResponse, web};
 use serde::Serialize;
 use utoipa::{ToSchema, openapi::HttpMethod};
 
-use super::{Api, openapi::Description};
+use super::{Api, openapi::DESCRIPTION};
 
 /// The endpoints, and how busy they are.
 #[derive(Serialize, ToSchema)]
@@ -46,7 +46,7 @@ pub fn routes(endpoints: &[super::openapi::Endpoint]) -> Vec<Route> {
 }
 
 /// Answers both.
-pub async fn get(api: web::Data<Api>, description: web::Data<Description>) -> HttpResponse {
-    let routes = description.routes.clone();
+pub async fn get(api: web::Data<Api>) -> HttpResponse {
+    let routes = DESCRIPTION.routes.clone();
     HttpResponse::Ok().json(Load { routes, server_load: api.admission.inside() })
 }

@@ -253,7 +253,6 @@ pub fn routes(config: &mut web::ServiceConfig) {
         web::resource(path).route(route).default_service(web::to(move |request| wrong_method(request, methods)))
     };
     config
-        .app_data(web::Data::new(openapi::Description::default()))
         .service(on("/v1/chat/completions", "POST", web::post().to(chat_completions::post)))
         .service(on("/v1/completions", "POST", web::post().to(completions::post)))
         .service(on("/v1/embeddings", "POST", web::post().to(embeddings::post)))

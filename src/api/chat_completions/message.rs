@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::text::Part;
+use crate::{api::request_id, text::Part};
 
 /// What the assistant said.
 #[derive(Serialize, ToSchema)]
@@ -137,7 +137,7 @@ fn extend(calls: &mut Vec<ToolCall>, part: &Part) {
 }
 
 fn call_id() -> String {
-    format!("chatcmpl-tool-{:032x}", rand::random::<u128>())
+    request_id::make("chatcmpl-tool-", None, None)
 }
 
 #[cfg(test)]

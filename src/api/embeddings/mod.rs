@@ -19,7 +19,7 @@ use super::{
     admission::Place,
     chat_completions,
     error::ApiError,
-    fields::{Fields, token_ids},
+    fields::{Fields, separate, token_ids},
     generation::Prompt,
     openapi::requests::EmbeddingsRequest,
     request_id,
@@ -131,10 +131,7 @@ fn inputs(api: &Api, fields: &Fields) -> Result<Vec<(&'static str, Vec<u32>)>, A
             None => Err(ApiError::missing("input")),
         };
     };
-    let items = match input {
-        Value::Array(list) if !list.first().is_some_and(Value::is_number) => list.iter().collect(),
-        one => vec![one],
-    };
+    let items = separate(input);
     if items.is_empty() || items.len() > INPUTS_MAX {
         return Err(ApiError::invalid("input", format!("`input` must have 1 to {INPUTS_MAX} texts")));
     }

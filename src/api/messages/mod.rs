@@ -21,7 +21,7 @@ use super::{
     error::ApiError,
     fields::Fields,
     openapi::requests::MessagesRequest,
-    telling,
+    request_id, telling,
 };
 
 /// Answers one conversation.
@@ -40,7 +40,7 @@ fn prepare(api: &Arc<Api>, body: &[u8]) -> Result<Prepared<Answer>, ApiError> {
     }
     let chat = request::to_chat(given)?;
     let Understood { generation, prompt, max_tokens } = chat_completions::understand(api, &chat)?;
-    let id = format!("msg_{:032x}", rand::random::<u128>());
+    let id = request_id::make("msg_", None, None);
     let wording = Answer::new(id.clone(), api.model.name.clone());
     Ok(Prepared { id, generation, prompts: vec![(prompt, max_tokens)], wording })
 }

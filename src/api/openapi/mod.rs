@@ -10,6 +10,8 @@ mod endpoint;
 mod endpoints;
 pub mod requests;
 
+use std::sync::LazyLock;
+
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::Value;
 
@@ -20,24 +22,26 @@ pub use self::{document::document, endpoint::Endpoint, endpoints::endpoints};
 /// The page: it fetches the description and shows it, and needs nothing from elsewhere.
 const PAGE: &str = include_str!("page.html");
 
-/// The description, made once by each thread that speaks HTTP.
+/// The description of this server, made when it is first asked for.
+pub static DESCRIPTION: LazyLock<Description> = LazyLock::new(Description::make);
+
+/// The description.
 pub struct Description {
     json: web::Bytes,
     /// The same in short.
     pub routes: Vec<Route>,
 }
 
-impl Default for Description {
-    /// Of this server.
-    fn default() -> Self {
+impl Description {
+    fn make() -> Self {
         let json = document().to_json().unwrap_or_else(|error| Value::from(error.to_string()).to_string());
         Self { json: json.into(), routes: load::routes(&endpoints()) }
     }
 }
 
 /// Answers the description.
-pub async fn get(description: web::Data<Description>) -> HttpResponse {
-    HttpResponse::Ok().content_type("application/json").body(description.json.clone())
+pub async fn get() -> HttpResponse {
+    HttpResponse::Ok().content_type("application/json").body(DESCRIPTION.json.clone())
 }
 
 /// Answers the page.

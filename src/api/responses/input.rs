@@ -8,6 +8,7 @@ use crate::api::{
     conversation::{Call, Conversation},
     error::ApiError,
     fields::Fields,
+    request_id,
 };
 
 /// Items of one page of a list where nothing is said, and at most.
@@ -55,11 +56,11 @@ fn message(role: &str, text: &str) -> Value {
 fn identified(mut item: Value) -> Value {
     if !item.get("id").is_some_and(Value::is_string) {
         let prefix = match item["type"].as_str() {
-            Some("message") => "msg",
-            Some("reasoning") => "rs",
-            _ => "fc",
+            Some("message") => "msg_",
+            Some("reasoning") => "rs_",
+            _ => "fc_",
         };
-        item["id"] = format!("{prefix}_{:032x}", rand::random::<u128>()).into();
+        item["id"] = request_id::make(prefix, None, None).into();
     }
     item
 }

@@ -24,7 +24,7 @@ use super::{
     error::ApiError,
     fields::Fields,
     openapi::requests::ResponsesRequest,
-    telling,
+    request_id, telling,
 };
 
 pub use self::store::{Limits, Store};
@@ -44,7 +44,7 @@ fn prepare(api: &Arc<Api>, body: &[u8]) -> Result<Prepared<Answer>, ApiError> {
     let asked = Asked::read(given, &api.responses)?;
     let understood = chat_completions::understand(api, &asked.chat).map_err(request::in_our_words)?;
     let Understood { generation, prompt, max_tokens } = understood;
-    let id = format!("resp_{:032x}", rand::random::<u128>());
+    let id = request_id::make("resp_", None, None);
     let wording = Answer::new(api.clone(), id.clone(), asked, &generation);
     Ok(Prepared { id, generation, prompts: vec![(prompt, max_tokens)], wording })
 }
