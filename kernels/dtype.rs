@@ -88,14 +88,17 @@ pub enum KvDType {
     F16,
     /// bfloat16.
     BF16,
+    /// 8-bit integers, with one f32 scale for each token's key and each token's value of a head.
+    Int8,
 }
 
 impl KvDType {
-    /// Bytes of one element.
-    pub const fn bytes(self) -> usize {
+    /// Bytes of one head's key, or value, of one token.
+    pub const fn row_bytes(self, head_dim: usize) -> usize {
         match self {
-            KvDType::F32 => 4,
-            KvDType::F16 | KvDType::BF16 => 2,
+            KvDType::F32 => 4 * head_dim,
+            KvDType::F16 | KvDType::BF16 => 2 * head_dim,
+            KvDType::Int8 => head_dim + size_of::<f32>(),
         }
     }
 }

@@ -257,6 +257,9 @@ pub struct ServeFlags {
     /// How many worker processes share the model (also written -tp).
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64), help_heading = "Ranks")]
     pub tensor_parallel_size: u32,
+    /// Hand a mixture's experts out whole, some to each rank, rather than split each of them by its width.
+    #[arg(long, help_heading = "Ranks")]
+    pub enable_expert_parallel: bool,
     /// CPU threads of a rank; absent: cores ÷ ranks.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Ranks")]
     pub threads_per_rank: Option<u32>,

@@ -9,7 +9,7 @@ mod cpu;
 mod dequantize;
 mod formats;
 
-pub(crate) use cpu::decode;
+pub(crate) use cpu::{Place, Product, Rows, decode};
 pub use dequantize::dequantize;
 
 #[cfg(test)]

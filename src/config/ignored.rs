@@ -18,7 +18,6 @@ const IGNORED: &[(&str, Takes, &str)] = &[
     ("disable-custom-all-reduce", Nothing, "there is only one all-reduce per device"),
     ("dynamic-load-weight", Nothing, "weights can't be replaced while running"),
     ("enable-chunked-prefill", Nothing, "prompts are always computed in chunks"),
-    ("enable-expert-parallel", Nothing, "experts are split along their width"),
     ("enable-mm", Nothing, "only text is served"),
     ("engine-worker-queue-port", Value, "processes here are joined by private shared memory, not ports"),
     ("graph-optimization-config", Value, "graphs need no configuration here"),

@@ -10,7 +10,7 @@ use workers::{
     KvDType,
     layers::Shard,
     link::step::Pooling,
-    models::{self, ModelConfig, kv_shape},
+    models::{self, ModelConfig, WeightOptions, kv_shape},
     weights::Checkpoint,
     worker::WorkerConfig,
 };
@@ -47,12 +47,12 @@ impl Plan {
     pub fn of(flags: &ServeFlags) -> Result<Self, String> {
         let mut warnings = Vec::new();
         check_device(flags)?;
-        let kv_dtype = kv_dtype(flags)?;
+        let kv_dtype = kv_dtype(flags);
         warn_of_what_is_missing(flags, &mut warnings);
         let path = model_path(flags.model.as_deref())?;
         let checkpoint = Checkpoint::open(&path).map_err(one_line)?;
         let ranks = flags.tensor_parallel_size as usize;
-        models::check(&checkpoint, ranks).map_err(one_line)?;
+        models::check(&checkpoint, ranks, weight_options(flags)).map_err(one_line)?;
         let overrides = TextOverrides {
             tokenizer: flags.tokenizer.as_deref(),
             chat_template: flags.chat_template.as_deref(),
@@ -86,13 +86,18 @@ fn check_device(flags: &ServeFlags) -> Result<(), String> {
     }
 }
 
-fn kv_dtype(flags: &ServeFlags) -> Result<KvDType, String> {
+fn kv_dtype(flags: &ServeFlags) -> KvDType {
     match flags.kv_cache_dtype {
-        KvCacheType::Auto | KvCacheType::F32 => Ok(KvDType::F32),
-        KvCacheType::F16 => Ok(KvDType::F16),
-        KvCacheType::Bf16 => Ok(KvDType::BF16),
-        KvCacheType::Int8 => Err("--kv-cache-dtype int8 is not supported yet; use f16 or bf16".into()),
+        KvCacheType::Auto | KvCacheType::F32 => KvDType::F32,
+        KvCacheType::F16 => KvDType::F16,
+        KvCacheType::Bf16 => KvDType::BF16,
+        KvCacheType::Int8 => KvDType::Int8,
     }
+}
+
+/// How ranks take weights.
+fn weight_options(flags: &ServeFlags) -> WeightOptions {
+    WeightOptions { whole_experts: flags.enable_expert_parallel }
 }
 
 fn warn_of_what_is_missing(flags: &ServeFlags, warnings: &mut Vec<String>) {
@@ -253,6 +258,7 @@ fn supervisor(
         worker: WorkerConfig {
             rank: 0,
             world_size: flags.tensor_parallel_size as usize,
+            weights: weight_options(flags),
             epoch: 0,
             link: String::new(),
             model: path,

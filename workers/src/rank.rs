@@ -65,7 +65,7 @@ impl<B: Backend> Rank<B> {
     pub fn load(device: B, config: &WorkerConfig, progress: &mut dyn FnMut(f32)) -> Result<Self, LoadError> {
         let checkpoint = Checkpoint::open(&config.model)?;
         let shard = Shard { rank: config.rank, world_size: config.world_size };
-        let options = LoadOptions { max_model_len: config.max_model_len };
+        let options = LoadOptions { max_model_len: config.max_model_len, weights: config.weights };
         let model = models::load(&device, &checkpoint, shard, options, progress)?;
         let cache_shape = cache_shape(&checkpoint, shard, config)?;
         let limits = Limits {

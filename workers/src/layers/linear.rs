@@ -28,7 +28,7 @@ pub(crate) struct Part {
 impl<M: Memory> ColumnParallel<M> {
     /// Takes this rank's outputs of every part.
     pub(crate) fn load(
-        source: &mut Source<M>,
+        source: &Source<M>,
         parts: &[Part],
         inputs: usize,
         bias: bool,
@@ -43,6 +43,16 @@ impl<M: Memory> ColumnParallel<M> {
         }
         let weight = source.weight(weights)?;
         Ok(Self { weight, bias: bias.then(|| source.upload(&biases)).transpose()? })
+    }
+
+    /// Takes all outputs of one matrix, on every rank.
+    pub(crate) fn whole(
+        source: &Source<M>,
+        name: &str,
+        (outputs, inputs): (usize, usize),
+        bias: bool,
+    ) -> std::result::Result<Self, LoadError> {
+        Self::load(source, &[Part { name: name.into(), outputs, own: 0..outputs }], inputs, bias)
     }
 
     /// `[rows, own outputs]` from `x [rows, inputs]`.
@@ -65,14 +75,14 @@ pub(crate) struct RowParallel<M: Memory> {
 impl<M: Memory> RowParallel<M> {
     /// Takes columns `own` of the matrix `name`, `outputs × inputs` in the whole model.
     pub(crate) fn load(
-        source: &mut Source<M>,
+        source: &Source<M>,
         name: &str,
         (outputs, inputs): (usize, usize),
         own: Range<usize>,
         bias: bool,
     ) -> std::result::Result<Self, LoadError> {
         let whole = source.matrix(&format!("{name}.weight"), outputs, inputs)?;
-        let weight = source.weight(vec![source.columns(&whole, own)])?;
+        let weight = source.weight(vec![whole.column_range(own)])?;
         let bias = match bias {
             true => Some(source.vector(&format!("{name}.bias"), outputs, 0..outputs)?),
             false => None,
@@ -86,8 +96,16 @@ impl<M: Memory> RowParallel<M> {
     where
         M: Backend,
     {
-        let mut sum = device.matmul(x, &self.weight, self.bias.as_ref())?;
+        let mut sum = self.partial(device, x)?;
         device.all_reduce(&mut sum)?;
         Ok(sum)
+    }
+
+    /// This rank's part of the sum, for who adds more to it before the ranks meet.
+    pub(crate) fn partial(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
+    where
+        M: Backend,
+    {
+        device.matmul(x, &self.weight, self.bias.as_ref())
     }
 }

@@ -12,14 +12,13 @@ mod fixtures;
 mod ranks;
 mod reference;
 mod smollm2;
-mod written;
 
 use std::path::Path;
 
 use fixtures::golden;
-use ranks::{Rank, Sequence, Wanted, on_ranks, step_all};
+use ranks::{Rank, Ranks, Sequence, Wanted, on_ranks, step_all};
 use reference::{Golden, Greedy, Tolerance};
-use workers::weights::Checkpoint;
+use workers::{models::WeightOptions, weights::Checkpoint};
 
 const TOLERANCE: Tolerance = Tolerance { logit: 1e-3, logprob: 2e-3, margin: 5e-3 };
 
@@ -81,27 +80,28 @@ fn chunked(rank: &mut Rank, golden: &Golden, length: usize) -> Vec<Vec<f32>> {
     rows
 }
 
-fn check_model(path: &Path, golden_json: &str, world_size: usize) {
+fn check_model(path: &Path, golden_json: &str, ranks: impl Into<Ranks>) {
+    let ranks = ranks.into();
     let checkpoint = Checkpoint::open(path).unwrap();
     let (path, golden) = (path.display(), Golden::read(golden_json));
     let prompts: Vec<usize> = golden.cases.iter().map(|case| case.prompt_ids.len()).collect();
-    let alone = on_ranks(&checkpoint, world_size, TOKENS_MAX, |rank| alone(rank, &golden));
-    let together = on_ranks(&checkpoint, world_size, TOKENS_MAX, |rank| together(rank, &golden));
-    assert!(alone == together, "{path} on {world_size} ranks: a batch changes the bits");
-    let chunked = on_ranks(&checkpoint, world_size, TOKENS_MAX, |rank| chunked(rank, &golden, 64));
+    let alone = on_ranks(&checkpoint, ranks, TOKENS_MAX, |rank| alone(rank, &golden));
+    let together = on_ranks(&checkpoint, ranks, TOKENS_MAX, |rank| together(rank, &golden));
+    assert!(alone == together, "{path} on {ranks:?}: a batch changes the bits");
+    let chunked = on_ranks(&checkpoint, ranks, TOKENS_MAX, |rank| chunked(rank, &golden, 64));
     let mut at = 0;
     let mut whole = Vec::new();
     for (case, prompt) in golden.cases.iter().zip(&prompts) {
         whole.extend(alone[at..at + prompt].iter().cloned());
         at += prompt + case.greedy.ids.len();
     }
-    assert!(whole == chunked, "{path} on {world_size} ranks: chunks change the bits");
-    check_chats(&checkpoint, &golden, world_size);
+    assert!(whole == chunked, "{path} on {ranks:?}: chunks change the bits");
+    check_chats(&checkpoint, &golden, ranks);
 }
 
-fn check_chats(checkpoint: &Checkpoint, golden: &Golden, world_size: usize) {
+fn check_chats(checkpoint: &Checkpoint, golden: &Golden, ranks: Ranks) {
     for chat in &golden.chat {
-        on_ranks(checkpoint, world_size, TOKENS_MAX, |rank| {
+        on_ranks(checkpoint, ranks, TOKENS_MAX, |rank| {
             let mut sequence = Sequence::new(&chat.prompt_ids);
             let row = rank.step(&mut [(&mut sequence, chat.prompt_ids.len())], Wanted::LastRows).remove(0).remove(0);
             continued(rank, &chat.name, sequence, row, &chat.greedy)
@@ -112,6 +112,14 @@ fn check_chats(checkpoint: &Checkpoint, golden: &Golden, world_size: usize) {
 fn check_folder(name: &str, world_sizes: &[usize]) {
     for &world_size in world_sizes {
         check_model(&golden(&format!("models/{name}")), &format!("models/{name}/golden.json"), world_size);
+    }
+}
+
+/// The same with experts handed out whole.
+fn check_experts(name: &str, world_sizes: &[usize]) {
+    for &world_size in world_sizes {
+        let ranks = Ranks { world_size, weights: WeightOptions { whole_experts: true } };
+        check_model(&golden(&format!("models/{name}")), &format!("models/{name}/golden.json"), ranks);
     }
 }
 
@@ -139,6 +147,66 @@ fn ernie45() {
 }
 
 #[test]
+fn mistral_swa() {
+    check_folder("mistral_swa", &[1, 2, 3, 4]);
+}
+
+#[test]
+fn ernie45_moe() {
+    check_folder("ernie45_moe", &[1, 2, 3, 4]);
+    check_experts("ernie45_moe", &[2, 3]);
+}
+
+#[test]
+fn qwen2() {
+    check_folder("qwen2", &[1, 2, 3, 4]);
+}
+
+#[test]
+fn qwen2_yarn() {
+    check_folder("qwen2_yarn", &[1, 2, 4]);
+}
+
+#[test]
+fn qwen3_moe() {
+    check_folder("qwen3_moe", &[1, 2, 3, 4]);
+    check_experts("qwen3_moe", &[2, 3]);
+}
+
+#[test]
+fn deepseek_v3() {
+    check_folder("deepseek_v3", &[1, 2, 3, 4]);
+    check_experts("deepseek_v3", &[2, 3]);
+}
+
+#[test]
+fn deepseek_v3_yarn() {
+    check_folder("deepseek_v3_yarn", &[1, 2, 4]);
+}
+
+#[test]
+fn glm4() {
+    check_folder("glm4", &[1, 2, 3, 4]);
+}
+
+#[test]
+fn glm4_moe() {
+    check_folder("glm4_moe", &[1, 2, 3, 4, 8]);
+    check_experts("glm4_moe", &[2, 3]);
+}
+
+#[test]
+fn gemma3_text() {
+    check_folder("gemma3_text", &[1, 2, 3, 4]);
+}
+
+#[test]
+fn gpt_oss() {
+    check_folder("gpt_oss", &[1, 2, 3, 4, 8]);
+    check_experts("gpt_oss", &[2, 3]);
+}
+
+#[test]
 fn qwen3() {
     check_folder("qwen3", &[1, 2, 3, 4]);
 }
@@ -151,16 +219,6 @@ fn gguf_q8_0() {
 #[test]
 fn gguf_mixed() {
     check_gguf("llama_mixed", &[1, 2, 4, 8]);
-}
-
-/// The families that the golden set has no GGUF file of, and the way Llama 3's scaling travels in one.
-#[test]
-fn gguf_of_every_family() {
-    for (model, name) in [("llama3_rope", "llama"), ("ernie45", "ernie4_5"), ("qwen3", "qwen3")] {
-        let (_folder, path) = written::as_gguf(model, name);
-        check_model(&path, &format!("models/{model}/golden.json"), 1);
-        check_model(&path, &format!("models/{model}/golden.json"), 2);
-    }
 }
 
 /// transformers 5 writes the same settings differently.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use kernels::DType;
 
-use super::{Cursor, LoadError, Metadata, TensorInfo, TensorTable};
+use super::{Cursor, Elements, LoadError, Metadata, TensorInfo, TensorTable};
 
 /// The most tensors a file may have; a model of 126 layers has a thousand.
 const TENSORS_MAX: u64 = 1 << 16;
@@ -89,7 +89,7 @@ fn entry<'a>(path: &Path, cursor: &mut Cursor<'a>) -> Result<(&'a str, TensorInf
     shape.reverse();
     let dtype = dtype(cursor.u32().map_err(corrupt)?).map_err(|fault| LoadError::tensor(path, name, fault))?;
     let offset = usize::try_from(cursor.u64().map_err(corrupt)?).unwrap_or(usize::MAX);
-    Ok((name, TensorInfo { dtype, shape, offset }))
+    Ok((name, TensorInfo { elements: Elements::Weights(dtype), shape, offset }))
 }
 
 /// Makes the offset count from the beginning of the file, and checks that the bytes are there.
@@ -98,7 +98,7 @@ fn place(tensor: &mut TensorInfo, data: usize, alignment: usize, file_bytes: usi
         return Err(format!("its offset {} is not a multiple of {alignment}", tensor.offset));
     }
     let bytes =
-        tensor.bytes().ok_or_else(|| format!("its shape {:?} does not suit {:?}", tensor.shape, tensor.dtype))?;
+        tensor.bytes().ok_or_else(|| format!("its shape {:?} does not suit {:?}", tensor.shape, tensor.elements))?;
     let begin = data.checked_add(tensor.offset);
     let end = begin.and_then(|begin| begin.checked_add(bytes)).filter(|end| *end <= file_bytes);
     match (begin, end) {
