@@ -7,10 +7,12 @@
 #[allow(unsafe_code, reason = "threads write disjoint outputs")]
 mod cpu;
 mod dequantize;
+mod e4m3;
 mod formats;
 
 pub(crate) use cpu::decode;
 pub use dequantize::dequantize;
+pub use e4m3::{E4M3_MAX, decode_e4m3, encode_e4m3};
 
 #[cfg(test)]
 use crate::{
