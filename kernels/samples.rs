@@ -26,6 +26,11 @@ impl Samples {
         (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
+    /// Bell-shaped about 0, as weights are: twelve uniform ones summed have variance 4.
+    pub(crate) fn bell(&mut self) -> f32 {
+        (0..12).map(|_| self.float()).sum()
+    }
+
     pub(crate) fn floats(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.float()).collect()
     }
