@@ -1,8 +1,9 @@
 //! How fast linear layers are, per storage format: decode (one row of `x`) in GB/s of weights, prefill (512 rows) in
 //! GFLOP/s, on the shapes of a small Llama. `cargo run --release -p shardwire-kernels --example matmul_speed -- 2`
 //! (the arguments are the number of threads, how many copies of each weight to go through (few fit in the caches), and
-//! the names of formats, else all are measured: `-- 2 30 bf16 wint4`). Each figure is the best of many products, so that a
-//! busy machine does little harm. For formats that weights are quantized to, how long that takes on one thread as well.
+//! the names of formats, else all are measured: `-- 2 30 bf16 wint4`). Each figure is the best of many products, so
+//! that a busy machine does little harm. For formats that weights are quantized to, how long that takes on one thread
+//! as well.
 
 use std::{sync::Arc, time::Instant};
 

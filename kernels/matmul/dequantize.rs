@@ -1,6 +1,6 @@
 //! What stored weights stand for, one at a time: the plain meaning of every [`DType`], against which the fast texts are
-//! checked. Layouts and formulas of the formats named as in ggml are ggml's (`ggml-common.h`, `ggml-quants.c`); all products
-//! are rounded as there. Those of our own are described at [`DType`].
+//! checked. Layouts and formulas of the formats named as in ggml are ggml's (`ggml-common.h`, `ggml-quants.c`); all
+//! products are rounded as there. Those of our own are described at [`DType`].
 
 use half::{bf16, f16};
 
@@ -121,7 +121,8 @@ fn third(bytes: &[u8], i: usize) -> u8 {
     ((u16::from(rest) * 3) >> 8) as u8
 }
 
-/// Half of the power of two that an exponent of eight bits (e8m0) stands for, so that even the least one is a number of f32.
+/// Half of the power of two that an exponent of eight bits (e8m0) stands for, so that even the least one is a number of
+/// f32.
 pub(super) fn half_e8m0(exponent: u8) -> f32 {
     // 2⁻¹²⁸ and 2⁻¹²⁷ are subnormal.
     f32::from_bits(if exponent < 2 { 0x20_0000 << exponent } else { u32::from(exponent - 1) << 23 })

@@ -1,5 +1,5 @@
-//! FP8 numbers with four bits of exponent and three of mantissa, without infinities: e4m3fn of Micikevicius et al. 2022,
-//! "FP8 Formats for Deep Learning".
+//! FP8 numbers with four bits of exponent and three of mantissa, without infinities: e4m3fn of Micikevicius et al.
+//! 2022, "FP8 Formats for Deep Learning".
 
 /// The greatest of them.
 pub const E4M3_MAX: f32 = 448.0;
@@ -18,7 +18,8 @@ const fn power_of_two(exponent: i32) -> f32 {
     f32::from_bits(((exponent + 127) as u32) << 23)
 }
 
-/// The code of the nearest number, of the even one where two are as near; beyond ±448, the code of ±448.
+/// The code of the nearest number, of the even one where two are as near; beyond ±448, the code of ±448. So it is for
+/// not-a-number, which no weight should be.
 #[inline]
 pub fn encode_e4m3(value: f32) -> u8 {
     const LEAST_NORMAL: f32 = power_of_two(-6);
@@ -27,7 +28,8 @@ pub fn encode_e4m3(value: f32) -> u8 {
         // Steps of 2⁻⁹ from zero on; eight of them are the least normal number, and have its code.
         (magnitude * power_of_two(9)).round_ties_even() as u8
     } else {
-        // Adds half of the last place that stays (a little less where that is even), then cuts; a carry is the next exponent.
+        // Adds half of the last place that stays (a little less where that is even), then cuts; a carry is the next
+        // exponent.
         let bits = magnitude.to_bits();
         let rounded = bits + 0x7_ffff + (bits >> 20 & 1);
         ((rounded >> 20) - ((127 - 7) << 3)) as u8
@@ -64,8 +66,14 @@ mod tests {
 
     #[test]
     fn saturates() {
-        for (value, code) in [(448.1, 0x7e), (-1e30, 0xfe), (f32::INFINITY, 0x7e), (f32::MIN_POSITIVE, 0), (-0.0, 0x80)]
-        {
+        for (value, code) in [
+            (448.1, 0x7e),
+            (-1e30, 0xfe),
+            (f32::INFINITY, 0x7e),
+            (f32::MIN_POSITIVE, 0),
+            (-0.0, 0x80),
+            (f32::NAN, 0x7e),
+        ] {
             assert_eq!(encode_e4m3(value), code, "{value}");
         }
     }

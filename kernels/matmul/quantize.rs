@@ -20,8 +20,8 @@ pub const fn is_quantizable(dtype: DType) -> bool {
     }
 }
 
-/// Appends `values` as `dtype` stores a row: each as near as the format's scale allows, for 4 bits with the scale and zero
-/// point that were found best. The same values give the same bytes on every machine.
+/// Appends `values` as `dtype` stores a row: each as near as the format's scale allows, for 4 bits with the scale and
+/// zero point that were found best. The same values give the same bytes on every machine.
 ///
 /// Values are finite, which is the caller's to check: others give some block, in F16 and BF16 themselves. Scales that
 /// f16 can't hold become its greatest.
@@ -48,8 +48,8 @@ pub fn quantize(dtype: DType, values: &[f32], to: &mut Vec<u8>) {
     }
 }
 
-/// The scale with which the greatest of `values` becomes the greatest FP8 number: that of a block, or of many that share one
-/// (128 rows × 128 columns).
+/// The scale with which the greatest of `values` becomes the greatest FP8 number: that of a block, or of many that
+/// share one (128 rows × 128 columns).
 pub fn f8_scale(values: &[f32]) -> f32 {
     greatest(values) / E4M3_MAX
 }

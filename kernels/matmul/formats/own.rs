@@ -66,8 +66,8 @@ impl Format for F8E4M3 {
     }
 
     /// The four bits of exponent and three of mantissa become the lowest of f32's exponent and the highest of its
-    /// mantissa. That is the value times 2⁻¹²⁰ (biases 7 and 127), for subnormal numbers too; a power of two is taken back
-    /// without rounding, apart from the scale, which with it could overflow.
+    /// mantissa. That is the value times 2⁻¹²⁰ (biases 7 and 127), for subnormal numbers too; a power of two is taken
+    /// back without rounding, apart from the scale, which with it could overflow.
     #[inline(always)]
     fn group<S: Simd>(simd: S, block: &[u8], &scale: &S::F, group: usize) -> [S::F; 4] {
         let (bits, power) = (simd.splat_int(!0x7800_0000 & !0xf_ffff), simd.splat(f32::from_bits((120 + 127) << 23)));
@@ -82,8 +82,8 @@ impl Format for F8E4M3 {
     }
 }
 
-/// Of a block of 4-bit weights, `scale` and `−scale · zero point`. Exact, as are a weight's product and sum: a half times
-/// an integer up to 16 fits in 24 bits.
+/// Of a block of 4-bit weights, `scale` and `−scale · zero point`. Exact, as are a weight's product and sum: a half
+/// times an integer up to 16 fits in 24 bits.
 #[inline(always)]
 fn scale_and_offset<S: Simd>(simd: S, block: &[u8]) -> [S::F; 2] {
     let (scale, _) = simd.splat_halves(four(block, 0));

@@ -180,9 +180,9 @@ fn unpack_six_bits(block: &[u8]) -> (u64, u64) {
     ((first & low) | scales << 32, (second & low) | minima << 32)
 }
 
-/// The sixteen 6-bit scales of a Q3_K block, a byte each, from the 12 bytes from 96 on: the first eight have the lower four
-/// bits, of scales 0-7 in their low halves and of 8-15 in the high ones; the last four have the upper two bits of 0-3
-/// lowest, of 4-7 above them, and so on.
+/// The sixteen 6-bit scales of a Q3_K block, a byte each, from the 12 bytes from 96 on: the first eight have the lower
+/// four bits, of scales 0-7 in their low halves and of 8-15 in the high ones; the last four have the upper two bits of
+/// 0-3 lowest, of 4-7 above them, and so on.
 #[inline(always)]
 fn unpack_sixteen(block: &[u8]) -> [u64; 2] {
     let lower = u64::from_le_bytes(*eight(block, 96));

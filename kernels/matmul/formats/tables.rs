@@ -30,7 +30,8 @@ impl Format for Iq4Xs {
     const DTYPE: DType = DType::IQ4_XS;
     type Header<S: Simd> = [f32; 8];
 
-    /// The scales have 6 bits, the upper two in bytes 2 and 3, the lower four in bytes 4 to 7, each from the lowest bits on.
+    /// The scales have 6 bits, the upper two in bytes 2 and 3, the lower four in bytes 4 to 7, each from the lowest
+    /// bits on.
     #[inline(always)]
     fn header<S: Simd>(simd: S, block: &[u8]) -> Self::Header<S> {
         let (scale, _) = simd.splat_halves(four(block, 0));

@@ -5,8 +5,8 @@ use half::f16;
 use super::{blocks::store_wint4, half_scale};
 use crate::cpu::simd::{Isa, Kernel, LANES, Simd};
 
-/// The parts of a group's range that are tried. To cut off a few values at its ends makes all others more exact; a little
-/// more than all of it makes up for a zero point that is not where zero lies.
+/// The parts of a group's range that are tried. To cut off a few values at its ends makes all others more exact; a
+/// little more than all of it makes up for a zero point that is not where zero lies.
 const SHARES: [f32; 9] = [1.0, 1.04, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72];
 
 /// Appends a block of `values` with a small squared error: never a larger one than the scale `(max − min) / 15` and the
@@ -32,8 +32,9 @@ struct Fit {
     scale: f32,
 }
 
-/// Tries each share of the range with the zero point that is nearest to where zero lies, and again with the scale that suits
-/// the quants of the first try best. No multiplication is fused with an addition, so that all machines choose alike.
+/// Tries each share of the range with the zero point that is nearest to where zero lies, and again with the scale that
+/// suits the quants of the first try best. No multiplication is fused with an addition, so that all machines choose
+/// alike.
 struct Search<'a, const N: usize> {
     values: &'a [f32; N],
 }
