@@ -9,6 +9,7 @@ use super::{
     Fields, FileTensor, GenerationConfig, Layout, LoadError, Metadata, Part, Place, Stored,
     folder::Folder,
     gguf::Gguf,
+    random::Random,
     stored::{EveryRow, Plain, Transposed},
 };
 use crate::models::ModelConfig;
@@ -25,6 +26,8 @@ pub struct Checkpoint {
 enum Source {
     Gguf(Gguf),
     Folder(Folder),
+    /// No files: whatever is asked for is there, and random.
+    Random(Random),
 }
 
 impl Checkpoint {
@@ -38,6 +41,15 @@ impl Checkpoint {
             return Self::open_gguf(path);
         }
         Err(LoadError::corrupt(path, "is neither a .gguf file nor a folder with config.json and safetensors"))
+    }
+
+    /// The model that the folder's `config.json` describes, with random weights: for tests of scale.
+    pub fn open_random(path: &Path) -> Result<Self, LoadError> {
+        let fields = Fields::open(&path.join("config.json"))?;
+        let config = ModelConfig::from_json(&fields)?;
+        let generation_config = GenerationConfig::from_folder(path, &config.eos_ids)?;
+        let source = Source::Random(Random::of(&fields)?);
+        Ok(Self { path: path.into(), config, generation_config, source, layout: Layout::HuggingFace })
     }
 
     fn open_folder(path: &Path) -> Result<Self, LoadError> {
@@ -79,7 +91,7 @@ impl Checkpoint {
     pub fn gguf_metadata(&self) -> Option<&Metadata> {
         match &self.source {
             Source::Gguf(gguf) => Some(gguf.metadata()),
-            Source::Folder(_) => None,
+            Source::Folder(_) | Source::Random(_) => None,
         }
     }
 
@@ -88,11 +100,15 @@ impl Checkpoint {
         match &self.source {
             Source::Gguf(gguf) => gguf.file_bytes(),
             Source::Folder(folder) => folder.file_bytes(),
+            Source::Random(_) => 0,
         }
     }
 
     /// The matrix that Hugging Face calls `name`; nothing of it is read yet. Refused unless it is `rows × columns`.
     pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Stored, LoadError> {
+        if let Source::Random(random) = &self.source {
+            return Ok(random.matrix(name, rows, columns));
+        }
         let Place { tensor: own_name, expert, transposed, rows: part } = self.place(name);
         let tensor = self.existing(&own_name)?;
         let misshapen = |tensor: &FileTensor, (found_rows, found_columns): (usize, usize)| {
@@ -128,6 +144,9 @@ impl Checkpoint {
 
     /// Elements `own` of the vector `name` of `length` elements.
     pub fn vector(&self, name: &str, length: usize, own: Range<usize>) -> Result<Vec<f32>, LoadError> {
+        if let Source::Random(random) = &self.source {
+            return random.vector(name, length, own);
+        }
         let Place { tensor: own_name, expert, rows: part, .. } = self.place(name);
         let tensor = self.existing(&own_name)?;
         let count = tensor.info.count().unwrap_or(0);
@@ -164,6 +183,7 @@ impl Checkpoint {
         match &self.source {
             Source::Gguf(gguf) => Box::new(gguf.names()),
             Source::Folder(folder) => Box::new(folder.names()),
+            Source::Random(_) => Box::new(std::iter::empty()),
         }
     }
 
@@ -184,6 +204,7 @@ impl Checkpoint {
         match &self.source {
             Source::Gguf(gguf) => gguf.tensor(own_name),
             Source::Folder(folder) => folder.tensor(own_name),
+            Source::Random(_) => None,
         }
     }
 }

@@ -13,6 +13,7 @@ mod json;
 mod layout;
 #[allow(unsafe_code, reason = "mapping a file is the only way to read just a shard of it without copying")]
 mod mapped;
+mod random;
 mod safetensors;
 mod stored;
 mod tensor;
