@@ -12,11 +12,13 @@ pub(super) const FAMILY: Family = Family {
     shape: |fields, config| {
         qwen3::shape(fields, config)?;
         let step = fields.count_or("decoder_sparse_step", 1)?.max(1);
+        let experts = fields.count("num_experts")?.or(fields.count("num_local_experts")?);
         let dense = fields.counts("mlp_only_layers")?;
         let is_moe = |layer: usize| !dense.contains(&layer) && (layer + 1).is_multiple_of(step);
         config.moe = Some(Moe {
             layers: (0..config.windows.len()).map(is_moe).collect(),
-            experts: fields.size("num_experts")?,
+            // transformers 5 has renamed it.
+            experts: fields.required("num_experts", experts)?,
             width: fields.size("moe_intermediate_size")?,
             shared_width: 0,
             routing: Routing {

@@ -12,6 +12,7 @@ mod fixtures;
 mod ranks;
 mod reference;
 mod smollm2;
+mod written;
 
 use std::path::Path;
 
@@ -19,6 +20,7 @@ use fixtures::golden;
 use ranks::{Rank, Ranks, Sequence, Wanted, on_ranks, step_all};
 use reference::{Golden, Greedy, Tolerance};
 use workers::{models::WeightOptions, weights::Checkpoint};
+use written::Manner;
 
 const TOLERANCE: Tolerance = Tolerance { logit: 1e-3, logprob: 2e-3, margin: 5e-3 };
 
@@ -221,10 +223,63 @@ fn gguf_mixed() {
     check_gguf("llama_mixed", &[1, 2, 4, 8]);
 }
 
+/// The families that the golden set has no GGUF file of, and the way Llama 3's scaling travels in one.
+#[test]
+fn gguf_of_every_family() {
+    for (model, architecture) in [
+        ("llama3_rope", "llama"),
+        ("ernie45", "ernie4_5"),
+        ("ernie45_moe", "ernie4_5-moe"),
+        ("qwen2", "qwen2"),
+        ("qwen2_yarn", "qwen2"),
+        ("qwen3", "qwen3"),
+        ("qwen3_moe", "qwen3moe"),
+        ("deepseek_v3", "deepseek2"),
+        ("deepseek_v3_yarn", "deepseek2"),
+        ("gemma3_text", "gemma3"),
+        ("gpt_oss", "gpt-oss"),
+        ("glm4", "glm4"),
+        ("glm4_moe", "glm4moe"),
+    ] {
+        check_written(model, Manner::of(architecture));
+    }
+}
+
+/// A model in three files, and latent attention as newer files have it.
+#[test]
+fn gguf_in_parts_and_absorbed() {
+    check_written("qwen3", Manner { parts: 3, ..Manner::of("qwen3") });
+    let absorbed = Manner { absorbed: true, ..Manner::of("deepseek2") };
+    check_written("deepseek_v3", absorbed);
+    check_written("deepseek_v3_yarn", Manner { parts: 2, ..absorbed });
+}
+
+fn check_written(model: &str, manner: Manner) {
+    let (_folder, path) = written::as_gguf(model, manner);
+    check_model(&path, &format!("models/{model}/golden.json"), 1);
+    check_model(&path, &format!("models/{model}/golden.json"), 2);
+}
+
 /// transformers 5 writes the same settings differently.
 #[test]
 fn both_forms_of_config_json_say_the_same() {
-    for model in ["llama_basic", "llama3_rope", "ernie45", "qwen3"] {
+    for model in [
+        "llama_basic",
+        "llama3_rope",
+        "mistral_swa",
+        "ernie45",
+        "ernie45_moe",
+        "qwen2",
+        "qwen2_yarn",
+        "qwen3",
+        "qwen3_moe",
+        "deepseek_v3",
+        "deepseek_v3_yarn",
+        "gemma3_text",
+        "gpt_oss",
+        "glm4",
+        "glm4_moe",
+    ] {
         let folder = golden(&format!("models/{model}"));
         let (old, new) = (Checkpoint::open(&folder).unwrap(), folder.join("config_v5.json"));
         let new = Checkpoint::open_folder_with(&folder, &new).unwrap();
