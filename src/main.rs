@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use shardwire::{
     batch, chat, collect_env,
     config::{Command, CommandLine},
-    default_model, serve, top,
+    default_model, inspect, serve, top,
 };
 
 fn main() -> ExitCode {
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Chat(flags) => chat::run(&flags, chat::Manner::Chat),
         Command::Complete(flags) => chat::run(&flags, chat::Manner::Complete),
         Command::RunBatch(flags) => batch::run(&flags),
+        Command::Inspect(flags) => inspect::run(&flags),
         Command::CollectEnv(flags) => collect_env::run(&flags),
         Command::Worker => workers::worker::run(),
         Command::Fetch => fetch(),

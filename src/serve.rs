@@ -6,8 +6,8 @@
 
 mod listening;
 mod logging;
-mod memory;
-mod plan;
+pub(crate) mod memory;
+pub(crate) mod plan;
 mod throughput;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};

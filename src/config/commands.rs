@@ -1,8 +1,10 @@
-//! Flags of the commands that speak to a server: `run-batch`, `chat`, `complete`; and of `collect-env`.
+//! Flags of the commands that speak to a server: `run-batch`, `chat`, `complete`; and of `inspect` and `collect-env`.
 
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::Args;
+
+use super::LoadingFlags;
 
 /// Which server a command speaks to.
 #[derive(Debug, Clone, Args)]
@@ -16,6 +18,24 @@ pub struct ServerFlags {
     /// What was given for a server of its own, as `serve` reads it.
     #[arg(skip)]
     pub serve_words: Vec<OsString>,
+}
+
+/// Flags of `shardwire inspect`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct InspectFlags {
+    /// A folder as Hugging Face publishes it, a .gguf file, or a hub name; absent: the default model.
+    #[arg(value_name = "DIR|FILE.gguf|HUB_ID")]
+    pub model: Option<String>,
+    /// How it would be loaded.
+    #[command(flatten)]
+    pub loading: LoadingFlags,
+    /// Tokens of a sequence, for what its keys and values need; absent: the model's longest.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub max_model_len: Option<u32>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of `shardwire run-batch`.

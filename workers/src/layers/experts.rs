@@ -10,7 +10,7 @@ use kernels::{
 
 use super::{ColumnParallel, Mlp, Source};
 use crate::{
-    models::{ModelConfig, Moe},
+    models::{ModelConfig, Moe, Role},
     weights::LoadError,
 };
 
@@ -38,7 +38,7 @@ impl<M: Memory> MixtureOfExperts<M> {
         };
         let shared = format!("{name}.shared_experts");
         Ok(Self {
-            gate: ColumnParallel::whole(source, &format!("{name}.gate"), size, moe.bias)?,
+            gate: ColumnParallel::router(source, &format!("{name}.gate"), size, moe.bias)?,
             e_score_correction_bias: bias.map(|bias| source.upload(&bias)).transpose()?,
             routing: moe.routing.clone(),
             experts: Own::of(source, name, moe)?.load(source, name, moe)?,
@@ -110,9 +110,9 @@ impl Own {
         Ok(Experts {
             first: self.experts.start,
             count: self.experts.len(),
-            gate_up: source.weight(gate_up)?,
+            gate_up: source.weight(gate_up, Role::Expert)?,
             gate_up_bias: moe.bias.then(|| source.upload(&gate_up_bias)).transpose()?,
-            down: source.weight(down)?,
+            down: source.weight(down, Role::Expert)?,
             down_bias: (moe.bias && self.adds_bias).then(|| source.upload(&down_bias)).transpose()?,
             activation,
         })

@@ -5,7 +5,7 @@ use kernels::{Backend, Heads, Result, attention::Scoring, memory::Memory, mla::L
 
 use super::{ColumnParallel, Norm, Part, Rotary, RowParallel, Source};
 use crate::{
-    models::Latent,
+    models::{Latent, Role},
     weights::{LoadError, Stored, transposed},
 };
 
@@ -45,17 +45,12 @@ impl<M: Memory> LatentAttention<M> {
         let own = source.shard.split(config.heads, 1);
         let field = |field: &str| format!("{name}.{field}");
         let (k_b_proj, v_b_proj) = up_projections(source, name, latent)?;
-        let some = |heads: Vec<Stored>| source.weight(heads[own.clone()].to_vec());
+        let some = |heads: Vec<Stored>| source.weight(heads[own.clone()].to_vec(), Role::Linear);
         let values = own.start * value_dim..own.end * value_dim;
         let key = kv_lora_rank + rope_dim;
         Ok(Self {
             queries: Queries::load(source, name, latent)?,
-            kv_a_proj_with_mqa: ColumnParallel::whole(
-                source,
-                &field("kv_a_proj_with_mqa"),
-                (key, config.hidden_size),
-                false,
-            )?,
+            kv_a_proj_with_mqa: ColumnParallel::whole(source, &field("kv_a_proj_with_mqa"), (key, config.hidden_size))?,
             kv_a_layernorm: Norm::with_eps(source, &field("kv_a_layernorm"), kv_lora_rank, eps)?,
             k_b_proj: some(k_b_proj)?,
             v_b_proj: some(v_b_proj)?,
@@ -143,7 +138,7 @@ impl<M: Memory> Queries<M> {
         };
         let size = (rank, config.hidden_size);
         Ok(Self::Compressed {
-            q_a_proj: ColumnParallel::whole(source, &format!("{name}.q_a_proj"), size, false)?,
+            q_a_proj: ColumnParallel::whole(source, &format!("{name}.q_a_proj"), size)?,
             q_a_layernorm: Norm::with_eps(source, &format!("{name}.q_a_layernorm"), rank, latent.eps)?,
             q_b_proj: ColumnParallel::load(source, &[part("q_b_proj")], rank, false)?,
         })

@@ -5,7 +5,7 @@ use std::ops::Range;
 use kernels::{Backend, Result, memory::Memory};
 
 use super::Source;
-use crate::weights::LoadError;
+use crate::{models::Role, weights::LoadError};
 
 /// Matrices over the same input, one after the other; each rank computes its own outputs, no communication.
 pub(crate) struct ColumnParallel<M: Memory> {
@@ -33,6 +33,27 @@ impl<M: Memory> ColumnParallel<M> {
         inputs: usize,
         bias: bool,
     ) -> std::result::Result<Self, LoadError> {
+        Self::in_role(source, parts, inputs, bias, Role::Linear)
+    }
+
+    /// A router: all outputs of one matrix, on every rank.
+    pub(crate) fn router(
+        source: &Source<M>,
+        name: &str,
+        (outputs, inputs): (usize, usize),
+        bias: bool,
+    ) -> std::result::Result<Self, LoadError> {
+        let parts = [Part { name: name.into(), outputs, own: 0..outputs }];
+        Self::in_role(source, &parts, inputs, bias, Role::Router)
+    }
+
+    fn in_role(
+        source: &Source<M>,
+        parts: &[Part],
+        inputs: usize,
+        bias: bool,
+        role: Role,
+    ) -> std::result::Result<Self, LoadError> {
         let mut weights = Vec::new();
         let mut biases = Vec::new();
         for Part { name, outputs, own } in parts {
@@ -41,7 +62,7 @@ impl<M: Memory> ColumnParallel<M> {
                 biases.extend(source.vector(&format!("{name}.bias"), *outputs, own.clone())?);
             }
         }
-        let weight = source.weight(weights)?;
+        let weight = source.weight(weights, role)?;
         Ok(Self { weight, bias: bias.then(|| source.upload(&biases)).transpose()? })
     }
 
@@ -50,9 +71,8 @@ impl<M: Memory> ColumnParallel<M> {
         source: &Source<M>,
         name: &str,
         (outputs, inputs): (usize, usize),
-        bias: bool,
     ) -> std::result::Result<Self, LoadError> {
-        Self::load(source, &[Part { name: name.into(), outputs, own: 0..outputs }], inputs, bias)
+        Self::load(source, &[Part { name: name.into(), outputs, own: 0..outputs }], inputs, false)
     }
 
     /// `[rows, own outputs]` from `x [rows, inputs]`.
@@ -82,7 +102,7 @@ impl<M: Memory> RowParallel<M> {
         bias: bool,
     ) -> std::result::Result<Self, LoadError> {
         let whole = source.matrix(&format!("{name}.weight"), outputs, inputs)?;
-        let weight = source.weight(vec![whole.column_range(own)])?;
+        let weight = source.weight(vec![whole.column_range(own)], Role::Linear)?;
         let bias = match bias {
             true => Some(source.vector(&format!("{name}.bias"), outputs, 0..outputs)?),
             false => None,

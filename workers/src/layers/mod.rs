@@ -22,5 +22,6 @@ pub(crate) use mlp::Mlp;
 pub(crate) use norm::Norm;
 pub(crate) use rotary::Rotary;
 pub use shard::Shard;
+pub use source::{Amount, Inventory};
 pub(crate) use source::{Purpose, Source};
 pub(crate) use vocabulary::Vocabulary;

@@ -1,8 +1,8 @@
 //! Where layers take their weights from: a checkpoint, for one shard and one device.
 
 use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeSet,
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
     ops::Range,
 };
 
@@ -10,8 +10,8 @@ use kernels::{DType, Matrix, memory::Memory};
 
 use super::Shard;
 use crate::{
-    models::{ModelConfig, WeightOptions},
-    weights::{Checkpoint, LoadError, Stored},
+    models::{LoadOptions, ModelConfig, Role, WeightOptions},
+    weights::{Checkpoint, LoadError, Stored, convert, target},
 };
 
 /// A checkpoint on its way to a rank's device. Layers ask for whole tensors by name and shape, and keep their shard of
@@ -25,8 +25,9 @@ pub(crate) struct Source<'a, M> {
     pub options: WeightOptions,
     checkpoint: &'a Checkpoint,
     purpose: Purpose,
+    threads: usize,
     taken: RefCell<BTreeSet<String>>,
-    weight_bytes: Cell<u64>,
+    inventory: RefCell<Inventory>,
 }
 
 /// What the weights are wanted for.
@@ -44,11 +45,12 @@ impl<'a, M: Memory> Source<'a, M> {
         device: &'a M,
         checkpoint: &'a Checkpoint,
         shard: Shard,
-        options: WeightOptions,
+        options: LoadOptions,
         purpose: Purpose,
     ) -> Self {
-        let (taken, weight_bytes) = (RefCell::default(), Cell::new(0));
-        Self { device, shard, options, checkpoint, purpose, taken, weight_bytes }
+        let (taken, inventory) = (RefCell::default(), RefCell::default());
+        let LoadOptions { threads, weights: options, .. } = options;
+        Self { device, shard, options, checkpoint, purpose, threads, taken, inventory }
     }
 
     /// The model's shape.
@@ -73,25 +75,36 @@ impl<'a, M: Memory> Source<'a, M> {
         self.checkpoint.vector(name, length, own)
     }
 
-    /// Rows of several matrices as one weight on the device.
-    pub(crate) fn weight(&self, parts: Vec<Stored>) -> Result<M::Weight, LoadError> {
-        let bytes: usize = parts.iter().map(stored_bytes).sum();
-        self.weight_bytes.set(self.weight_bytes.get() + bytes as u64);
-        if self.purpose == Purpose::Check {
-            return Ok(self.device.weight(Vec::new())?);
+    /// Rows of several matrices as one weight on the device, in the format that its role asks for.
+    pub(crate) fn weight(&self, parts: Vec<Stored>, role: Role) -> Result<M::Weight, LoadError> {
+        let formats = self.options.formats(role, self.config().moe.is_some());
+        let mut matrices = Vec::new();
+        for part in &parts {
+            let to = target(part, &formats);
+            self.inventory.borrow_mut().add(part, to);
+            if self.purpose == Purpose::Load {
+                matrices.push(self.read(part, to)?);
+            }
         }
-        let read = parts.iter().map(|part| {
-            let matrix = part.read()?;
-            fetch(&matrix);
-            Ok(matrix)
-        });
-        let matrices = read.collect::<Result<Vec<Matrix>, LoadError>>()?;
         Ok(self.device.weight(matrices)?)
     }
 
-    /// Stored bytes of all weights so far.
-    pub(crate) fn weight_bytes(&self) -> u64 {
-        self.weight_bytes.get()
+    fn read(&self, part: &Stored, to: Option<DType>) -> Result<Matrix, LoadError> {
+        let matrix = match to {
+            Some(to) => convert(part, to, self.threads)?,
+            None => part.read()?,
+        };
+        if to.is_some() || part.copies() {
+            part.forget();
+        } else {
+            fetch(&matrix);
+        }
+        Ok(matrix)
+    }
+
+    /// All weights so far.
+    pub(crate) fn inventory(&self) -> Inventory {
+        self.inventory.borrow().clone()
     }
 
     /// Values that go to the device as one row.
@@ -109,10 +122,44 @@ impl<'a, M: Memory> Source<'a, M> {
     }
 }
 
-/// Bytes of a part once it is read.
-fn stored_bytes(part: &Stored) -> usize {
-    let dtype = if part.keeps_blocks() { part.dtype() } else { DType::F32 };
-    part.rows() * dtype.bytes_of(part.columns())
+/// How many weights a rank has, by storage format.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// Weights and their bytes, by the format's name.
+    pub formats: BTreeMap<&'static str, Amount>,
+    /// Weights that are not kept as the file has them.
+    pub converted: u64,
+}
+
+/// Weights of one format.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// How many.
+    pub weights: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Inventory {
+    fn add(&mut self, part: &Stored, to: Option<DType>) {
+        let own = if part.keeps_blocks() { part.dtype() } else { DType::F32 };
+        let dtype = to.unwrap_or(own);
+        let weights = (part.rows() * part.columns()) as u64;
+        self.converted += to.map_or(0, |_| weights);
+        let amount = self.formats.entry(dtype.name()).or_default();
+        amount.weights += weights;
+        amount.bytes += (part.rows() * dtype.bytes_of(part.columns())) as u64;
+    }
+
+    /// How many weights there are.
+    pub fn weights(&self) -> u64 {
+        self.formats.values().map(|amount| amount.weights).sum()
+    }
+
+    /// Bytes of all.
+    pub fn bytes(&self) -> u64 {
+        self.formats.values().map(|amount| amount.bytes).sum()
+    }
 }
 
 /// Has the view's pages read from the file now, while loading is expected to take time, and not in the first step.

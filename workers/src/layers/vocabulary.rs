@@ -3,7 +3,10 @@
 use kernels::{Backend, Result, memory::Memory};
 
 use super::{Source, shard::Tokens};
-use crate::weights::{LoadError, Stored};
+use crate::{
+    models::Role,
+    weights::{LoadError, Stored},
+};
 
 /// This rank's rows, filled up with zeros where the vocabulary does not divide.
 pub(crate) struct Vocabulary<M: Memory> {
@@ -25,7 +28,7 @@ impl<M: Memory> Vocabulary<M> {
         if padding > 0 {
             parts.push(Stored::zeros(padding, hidden_size));
         }
-        Ok(Self { weight: source.weight(parts)?, first_token })
+        Ok(Self { weight: source.weight(parts, Role::Vocabulary)?, first_token })
     }
 
     /// `[tokens, hidden size]`: the batch's tokens as hidden states times `scale`, on all ranks.

@@ -5,19 +5,26 @@ use kernels::{Batch, KvShape, Matrix, Result, memory::Memory};
 
 use super::{LoadOptions, ModelConfig, WeightOptions, decoder::Decoder};
 use crate::{
-    layers::{Purpose, Shard, Source},
+    layers::{Inventory, Purpose, Shard, Source},
     weights::{Checkpoint, LoadError},
 };
 
-/// Refuses a checkpoint that `world_size` ranks could not load. No weight matrix is read.
-pub fn check(checkpoint: &Checkpoint, world_size: usize, options: WeightOptions) -> std::result::Result<(), LoadError> {
+/// Refuses a checkpoint that `world_size` ranks could not load; else, what each of them will have. No weight matrix is
+/// read.
+pub fn check(
+    checkpoint: &Checkpoint,
+    world_size: usize,
+    options: WeightOptions,
+) -> std::result::Result<Vec<Inventory>, LoadError> {
     split(checkpoint, world_size, options)?;
-    for rank in 0..world_size {
+    let load = |rank| {
+        let options = LoadOptions { max_model_len: 1, threads: 1, weights: options };
         let source = Source::new(&Nowhere, checkpoint, Shard { rank, world_size }, options, Purpose::Check);
-        Decoder::load(&source, LoadOptions { max_model_len: 1, weights: options }, &mut |_| {})?;
+        Decoder::load(&source, options, &mut |_| {})?;
         refuse_left_over(checkpoint, &source)?;
-    }
-    Ok(())
+        Ok(source.inventory())
+    };
+    (0..world_size).map(load).collect()
 }
 
 /// Each rank needs a query head, some of the MLP's width, and some of the experts' width or an expert.

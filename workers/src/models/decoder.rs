@@ -76,7 +76,7 @@ impl<M: Memory> Decoder<M> {
             lm_head,
             rotary: rotary(&config.rope)?,
             window_rotary: config.window_rope.as_ref().map(rotary).transpose()?,
-            weight_bytes: source.weight_bytes(),
+            weight_bytes: source.inventory().bytes(),
         })
     }
 }

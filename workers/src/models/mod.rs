@@ -24,7 +24,8 @@ mod rope;
 pub use check::check;
 pub use config::{BranchNorms, Latent, ModelConfig, Moe};
 pub use family::Family;
-pub use options::{LoadOptions, WeightOptions};
+pub(crate) use options::Role;
+pub use options::{LoadOptions, PlainType, Quantization, WeightOptions};
 pub use rope::{Rope, Scaling, Yarn};
 
 use decoder::Decoder;
@@ -96,7 +97,7 @@ pub fn load<B: Backend>(
             format!("a maximum length of {} tokens is not between 1 and {MODEL_LEN_MAX}", options.max_model_len);
         return Err(LoadError::config(checkpoint.path(), fault));
     }
-    let source = Source::new(device, checkpoint, shard, options.weights, Purpose::Load);
+    let source = Source::new(device, checkpoint, shard, options, Purpose::Load);
     Ok(Box::new(Decoder::load(&source, options, progress)?))
 }
 

@@ -12,7 +12,7 @@ use super::{
     random::Random,
     stored::{EveryRow, Plain, Transposed},
 };
-use crate::models::ModelConfig;
+use crate::models::{ModelConfig, WeightOptions};
 
 /// A GGUF file or a Hugging Face folder, opened: settings parsed, weights mapped, not a weight read.
 pub struct Checkpoint {
@@ -31,6 +31,11 @@ enum Source {
 }
 
 impl Checkpoint {
+    /// Opens what is at `path`, or only its settings where weights are to be random.
+    pub fn open_with(path: &Path, options: WeightOptions) -> Result<Self, LoadError> {
+        if options.random { Self::open_random(path) } else { Self::open(path) }
+    }
+
     /// Opens the `.gguf` file or the folder at `path`.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let kind = std::fs::metadata(path).map_err(|cause| LoadError::unreadable(path, &cause))?;
@@ -44,7 +49,7 @@ impl Checkpoint {
     }
 
     /// The model that the folder's `config.json` describes, with random weights: for tests of scale.
-    pub fn open_random(path: &Path) -> Result<Self, LoadError> {
+    fn open_random(path: &Path) -> Result<Self, LoadError> {
         let fields = Fields::open(&path.join("config.json"))?;
         let config = ModelConfig::from_json(&fields)?;
         let generation_config = GenerationConfig::from_folder(path, &config.eos_ids)?;

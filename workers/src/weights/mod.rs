@@ -5,6 +5,7 @@
 //! that names the file and the fault, whatever does not add up.
 
 mod checkpoint;
+mod convert;
 mod error;
 mod folder;
 mod generation;
@@ -19,6 +20,7 @@ mod stored;
 mod tensor;
 
 pub use checkpoint::Checkpoint;
+pub(crate) use convert::{convert, target};
 pub use error::LoadError;
 pub use generation::GenerationConfig;
 pub use gguf::{Metadata, MetadataValue};

@@ -17,6 +17,11 @@ pub(crate) trait Form: Send + Sync {
     /// Some rows, and of those some columns. A view of the file where the form allows it, else a copy.
     fn read(&self, rows: Range<usize>, columns: Range<usize>) -> Result<Matrix, LoadError>;
 
+    /// Whether reading it copies, even where no blocks are cut.
+    fn copies(&self) -> bool {
+        true
+    }
+
     /// Called when all that is wanted of it was copied: the file's pages need not stay in memory.
     fn forget(&self);
 }
@@ -77,6 +82,11 @@ impl Stored {
         self.is_cut_at(self.dtype().block_elements())
     }
 
+    /// Whether reading it copies.
+    pub(crate) fn copies(&self) -> bool {
+        self.form.copies() || !self.keeps_blocks()
+    }
+
     /// Reads it: a view of the file, or a copy.
     pub fn read(&self) -> Result<Matrix, LoadError> {
         self.form.read(self.rows.clone(), self.columns.clone())
@@ -112,6 +122,10 @@ impl Form for Plain {
     fn read(&self, rows: Range<usize>, columns: Range<usize>) -> Result<Matrix, LoadError> {
         let own = self.matrix.row_range(rows);
         Ok(own.column_range(columns.clone()).unwrap_or_else(|| column_values(&own, columns)))
+    }
+
+    fn copies(&self) -> bool {
+        false
     }
 
     fn forget(&self) {
@@ -251,7 +265,7 @@ pub(crate) fn owned(bytes: Vec<u8>, dtype: DType, rows: usize, columns: usize) -
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A form of a matrix in memory.
@@ -274,10 +288,15 @@ mod tests {
         fn forget(&self) {}
     }
 
+    /// A matrix of these values.
+    pub(crate) fn in_memory(values: &[f32], rows: usize, columns: usize) -> Stored {
+        Stored::new(InMemory(Matrix::from_f32(values, rows, columns)))
+    }
+
     /// 0, 1, 2, … in rows of `columns`.
     fn counting(rows: usize, columns: usize) -> Stored {
         let values: Vec<f32> = (0..rows * columns).map(|value| value as f32).collect();
-        Stored::new(InMemory(Matrix::from_f32(&values, rows, columns)))
+        in_memory(&values, rows, columns)
     }
 
     fn values(matrix: &Matrix) -> Vec<f32> {

@@ -120,7 +120,7 @@ fn check_folder(name: &str, world_sizes: &[usize]) {
 /// The same with experts handed out whole.
 fn check_experts(name: &str, world_sizes: &[usize]) {
     for &world_size in world_sizes {
-        let ranks = Ranks { world_size, weights: WeightOptions { whole_experts: true } };
+        let ranks = Ranks { world_size, weights: WeightOptions { whole_experts: true, ..WeightOptions::default() } };
         check_model(&golden(&format!("models/{name}")), &format!("models/{name}/golden.json"), ranks);
     }
 }

@@ -99,7 +99,7 @@ impl Rank {
         let membership = Membership { rank, world_size, waiting, join_timeout: Duration::from_secs(60) };
         let group = if world_size == 1 { Group::solo() } else { Group::join(memory, membership).unwrap() };
         let device = Cpu::new(CpuConfig { threads: 1, ..CpuConfig::default() }, group);
-        let options = LoadOptions { max_model_len: tokens_max, weights };
+        let options = LoadOptions { max_model_len: tokens_max, threads: 1, weights };
         let model = models::load(&device, checkpoint, shard, options, &mut |_| {}).unwrap();
         let blocks = tokens_max.div_ceil(BLOCK_SIZE) + 16;
         let shape = models::kv_shape(checkpoint.config(), shard, BLOCK_SIZE, blocks, KvDType::F32);
