@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use shardwire::{
     batch, chat, collect_env,
-    config::{Command, CommandLine},
-    default_model, serve, top,
+    config::{Command, CommandLine, FetchFlags},
+    hub, serve, top,
 };
 
 fn main() -> ExitCode {
@@ -18,12 +18,12 @@ fn main() -> ExitCode {
         Command::RunBatch(flags) => batch::run(&flags),
         Command::CollectEnv(flags) => collect_env::run(&flags),
         Command::Worker => workers::worker::run(),
-        Command::Fetch => fetch(),
+        Command::Fetch(flags) => fetch(&flags),
     }
 }
 
-fn fetch() -> ExitCode {
-    match default_model::locate() {
+fn fetch(flags: &FetchFlags) -> ExitCode {
+    match hub::model_path(flags.model.as_deref(), &flags.hub) {
         Ok(path) => {
             println!("{}", path.display());
             ExitCode::SUCCESS

@@ -37,7 +37,6 @@ const IGNORED: &[(&str, Takes, &str)] = &[
     ("pd-comm-port", Value, "prefill and decode aren't split here"),
     ("quantization", Value, "weights are computed as they are stored; quantizing at load isn't supported yet"),
     ("rdma-comm-ports", Value, "one machine is served"),
-    ("revision", Value, "a hub name is looked up in the local cache"),
     ("router", Value, "one machine is served"),
     ("scheduler-name", Value, "there is one scheduler"),
     ("speculative-config", Value, "speculative decoding isn't supported yet"),
