@@ -18,11 +18,16 @@ mod progress;
 mod settings;
 mod transfer;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, thread};
+
+use crossbeam::{
+    channel::{Receiver, bounded},
+    select,
+};
 
 pub use self::error::HubError;
 use self::{cache::ModelCache, client::Client, name::HubName, patience::Fault, settings::Settings};
-use crate::{config::HubFlags, default_model};
+use crate::{config::HubFlags, default_model, interrupts::Interrupt};
 
 /// Where the model is that somebody named on a command line: a folder or file, a name on the hub, or, if there is no name,
 /// the default model. What is not on this machine is fetched, with its progress on standard error. The error is one line.
@@ -38,6 +43,21 @@ pub fn model_path(model: Option<&str>, flags: &HubFlags) -> Result<PathBuf, Stri
             "--model {model}: there is no such folder or file, and names on Hugging Face's hub are OWNER/NAME or \
              OWNER/NAME:QUANT"
         )),
+    }
+}
+
+/// As [`model_path`]; none where an interrupt comes first. What was fetched until then is kept, and continued next time.
+pub fn model_path_unless(
+    interrupts: &Receiver<Interrupt>,
+    model: Option<String>,
+    flags: HubFlags,
+) -> Option<Result<PathBuf, String>> {
+    let (sender, found) = bounded(1);
+    // Nobody waits for it once an interrupt has come: the process ends.
+    thread::spawn(move || sender.send(model_path(model.as_deref(), &flags)));
+    select! {
+        recv(found) -> path => Some(path.unwrap_or_else(|_| Err("the look-up of the model broke; this is a bug".into()))),
+        recv(interrupts) -> _ => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use shardwire::{
     batch, chat, collect_env,
     config::{Command, CommandLine, FetchFlags},
-    hub, serve, top,
+    hub, interrupts, serve, top,
 };
 
 fn main() -> ExitCode {
@@ -18,19 +18,20 @@ fn main() -> ExitCode {
         Command::RunBatch(flags) => batch::run(&flags),
         Command::CollectEnv(flags) => collect_env::run(&flags),
         Command::Worker => workers::worker::run(),
-        Command::Fetch(flags) => fetch(&flags),
+        Command::Fetch(flags) => fetch(flags),
     }
 }
 
-fn fetch(flags: &FetchFlags) -> ExitCode {
-    match hub::model_path(flags.model.as_deref(), &flags.hub) {
-        Ok(path) => {
+fn fetch(flags: FetchFlags) -> ExitCode {
+    let found = interrupts::all().map(|interrupts| hub::model_path_unless(&interrupts, flags.model, flags.hub));
+    let (code, why) = match found {
+        Ok(Some(Ok(path))) => {
             println!("{}", path.display());
-            ExitCode::SUCCESS
+            return ExitCode::SUCCESS;
         }
-        Err(error) => {
-            eprintln!("shardwire: {error}");
-            ExitCode::from(2)
-        }
-    }
+        Ok(None) => (130, "interrupted; the same command goes on where this ended".into()),
+        Ok(Some(Err(why))) | Err(why) => (2, why),
+    };
+    eprintln!("shardwire: {why}");
+    ExitCode::from(code)
 }

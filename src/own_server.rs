@@ -177,11 +177,9 @@ fn fetch_model(words: &[OsString], interrupts: &Receiver<Interrupt>) -> Result<(
     let line = ["shardwire", "serve"].map(OsString::from).into_iter().chain(words.iter().cloned());
     // What is wrong with the words, the server tells.
     let Ok(CommandLine { command: config::Command::Serve(flags) }) = CommandLine::read(line) else { return Ok(()) };
-    let (sender, fetched) = bounded(1);
-    thread::spawn(move || sender.send(hub::model_path(flags.model.as_deref(), &flags.hub)));
-    select! {
-        recv(fetched) -> path => path.map_or(Ok(()), |path| path.map(drop)).map_err(ReachError::Refused),
-        recv(interrupts) -> _ => Err(ReachError::Interrupted),
+    match hub::model_path_unless(interrupts, flags.model, flags.hub) {
+        Some(path) => path.map(drop).map_err(ReachError::Refused),
+        None => Err(ReachError::Interrupted),
     }
 }
 

@@ -41,8 +41,9 @@ pub fn fetch(
         let progress = Progress::new(&name.repo, missing.len(), bytes, &cache.root().display().to_string());
         let stop = AtomicBool::new(false);
         let transfer = Transfer { client, cache, commit: &listing.commit, progress: &progress, stop: &stop };
-        fetch_all(&transfer, &missing)?;
-        progress.end();
+        let fetched = fetch_all(&transfer, &missing);
+        progress.end(fetched.is_ok());
+        fetched?;
     }
     cache.link(&listing.commit, &files.iter().collect::<Vec<_>>())?;
     Ok(cache.path_of(&listing.commit, choice))

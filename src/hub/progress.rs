@@ -45,7 +45,10 @@ impl Progress {
         eprintln!("Fetching {what}: {files} {plural}, {}, into {into}.", size(bytes_total));
         let shown = if io::stderr().is_terminal() {
             let all = MultiProgress::new();
-            let total = all.add(bar(bytes_total, "{msg:40} {bar:24} {bytes}/{total_bytes} {bytes_per_sec} {eta}"));
+            let total = all.add(bar(
+                bytes_total,
+                "{msg:40} {bar:24} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}",
+            ));
             total.set_message(shortened(what));
             Shown::Bars { all, total }
         } else {
@@ -58,7 +61,7 @@ impl Progress {
     pub fn file(&self, file: &HubFile, bytes: u64) -> FileProgress<'_> {
         let bar = match &self.shown {
             Shown::Bars { all, .. } => {
-                let bar = all.add(bar(file.bytes, "{msg:40} {bar:24} {bytes}/{total_bytes}"));
+                let bar = all.add(bar(file.bytes, "{msg:40} {bar:24} {decimal_bytes}/{decimal_total_bytes}"));
                 bar.set_message(shortened(&file.name));
                 Some(bar)
             }
@@ -77,12 +80,16 @@ impl Progress {
         }
     }
 
-    /// All of it is there.
-    pub fn end(&self) {
-        if let Shown::Bars { total, .. } = &self.shown {
-            total.finish();
+    /// No more comes: all of it is there, or something went wrong.
+    pub fn end(&self, complete: bool) {
+        if let Shown::Bars { all, total } = &self.shown {
+            total.finish_and_clear();
+            // What can't be wiped off stays.
+            let _ = all.clear();
         }
-        self.say(&format!("Fetching {}: complete.", self.what));
+        if complete {
+            eprintln!("Fetching {}: complete.", self.what);
+        }
     }
 
     fn add(&self, grown: u64) {
@@ -138,8 +145,8 @@ fn shortened(name: &str) -> String {
 /// Bytes for people, in powers of 1000 as disks and the hub count.
 pub fn size(bytes: u64) -> String {
     match bytes {
-        ..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        ..100_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..100_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
         _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
 }
