@@ -9,6 +9,7 @@ use std::{
     io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    process,
 };
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
@@ -136,19 +137,18 @@ impl ModelCache {
         self.repo.create_ref(commit).map_err(HubError::cache(&self.root))
     }
 
-    /// Relative, so that the cache can be moved; a second name of the file where the disk knows no links.
+    /// Relative, so that the cache can be moved; a second name of the file where the disk knows no links. Made elsewhere
+    /// and put in its place at once: another server may be reading there.
     fn link_one(&self, link: &Path, file: &HubFile) -> io::Result<()> {
-        fs::create_dir_all(link.parent().unwrap_or(link))?;
-        match fs::remove_file(link) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        let new = self.locks().join(format!("{}.{}.link", file.blob, process::id()));
+        for folder in [&self.locks(), link.parent().unwrap_or(link)] {
+            fs::create_dir_all(folder)?;
         }
+        let _ = fs::remove_file(&new);
         let up = "../".repeat(file.name.split('/').count() + 1);
-        let linked = symlink(format!("{up}blobs/{}", file.blob), link);
-        match linked.or_else(|_| fs::hard_link(self.blob(file), link)) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            linked => linked,
-        }
+        let linked = symlink(format!("{up}blobs/{}", file.blob), &new);
+        linked.or_else(|_| fs::hard_link(self.blob(file), &new))?;
+        fs::rename(new, link)
     }
 
     fn snapshot(&self, commit: &str) -> PathBuf {

@@ -53,7 +53,7 @@ pub enum NoChoice {
     NoWeights,
     /// Weights without the file that says what model they are of.
     NoConfig,
-    /// A GGUF file of that kind is not there; what is.
+    /// A GGUF file of that kind is not there; what is, if anything.
     NoSuchQuant(Vec<String>),
     /// Several GGUF files, and none of the usual kind.
     SeveralQuants(Vec<String>),
@@ -117,6 +117,9 @@ impl fmt::Display for NoChoice {
                 )
             }
             Self::NoConfig => write!(to, "has weights, but no {CONFIG}: it isn't a whole model"),
+            Self::NoSuchQuant(there) if there.is_empty() => {
+                write!(to, "has no GGUF file: leave out the colon and what follows it")
+            }
             Self::NoSuchQuant(there) => write!(to, "has no GGUF file of that kind; it has {}", there.join(", ")),
             Self::SeveralQuants(there) => {
                 write!(to, "has several GGUF files; write one of these behind a colon: {}", there.join(", "))

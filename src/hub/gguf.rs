@@ -19,7 +19,7 @@ struct Model {
 /// Chooses among the names of all files; several are parts, in order.
 pub fn choose(names: &[String], quant: Option<&str>) -> Result<Vec<String>, NoChoice> {
     let models = models(names);
-    if models.is_empty() {
+    if models.is_empty() && quant.is_none() {
         return Err(NoChoice::NoWeights);
     }
     let named = |quant| models.iter().filter(|model| model.is(quant)).min_by_key(|model| model.stem.len());
@@ -119,6 +119,7 @@ mod tests {
         check(MANY, Some("4_K_M"), Err(NoChoice::NoSuchQuant(there)));
         check(&["only.f16.gguf", "README.md"], None, Ok(&["only.f16.gguf"]));
         check(&["README.md"], None, Err(NoChoice::NoWeights));
+        check(&["README.md"], Some("Q8_0"), Err(NoChoice::NoSuchQuant(Vec::new())));
     }
 
     #[test]

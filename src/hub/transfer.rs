@@ -18,7 +18,7 @@ use super::{
     error::HubError,
     listing::HubFile,
     patience::{FAILURES_MAX, Fault, pause_after},
-    progress::{FileProgress, Progress},
+    progress::{FileProgress, Progress, size},
 };
 
 /// What is read at once.
@@ -66,7 +66,11 @@ impl Transfer<'_> {
             self.progress.file(file, file.bytes).end();
             return Ok(());
         }
-        let mut growing = Growing::open(self.cache.partial(file), file)?;
+        let partial = self.cache.partial(file);
+        if let Some(left) = partial.metadata().ok().map(|left| left.len()).filter(|&left| left > 0) {
+            self.progress.say(&format!("{}: going on behind the {} that are there", file.name, size(left)));
+        }
+        let mut growing = Growing::open(partial, file)?;
         let watched = self.progress.file(file, growing.bytes);
         self.fill(&mut growing, file, &watched)?;
         growing.complete(self.cache.blob(file), file)?;
