@@ -6,11 +6,13 @@
 //! Nothing incomplete ever looks complete ([`cache`]).
 
 mod cache;
+mod certificates;
 mod choice;
 mod client;
 mod error;
 mod fetch;
 mod gguf;
+mod growing;
 mod listing;
 mod name;
 mod patience;

@@ -1,7 +1,7 @@
 //! Asking the hub. Addresses and the question about a repository are `hf-hub`'s; files are asked for here, since its own
 //! download waits for ever on a connection gone silent, adds whatever comes to what is there, and checks no content.
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use hf_hub::{
     Cache, Repo, RepoType,
@@ -11,11 +11,12 @@ use ureq::{
     Agent, Body, RequestBuilder,
     config::RedirectAuthHeaders,
     http::{HeaderMap, Response, StatusCode, Uri},
-    tls::{PemItem, RootCerts, TlsConfig, parse_pem},
+    tls::TlsConfig,
     typestate::WithoutBody,
 };
 
 use super::{
+    certificates::root_certificates,
     error::HubError,
     listing::{Content, HubFile, Listed, Listing},
     name::HubName,
@@ -221,21 +222,6 @@ fn absolute(from: &str, target: &str) -> String {
 fn encoded(path: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
     path.bytes().map(|byte| if plain(byte) { (byte as char).into() } else { format!("%{byte:02X}") }).collect()
-}
-
-/// Mozilla's, or those in the file that SSL_CERT_FILE names: companies whose proxies sign for the hub have such a file.
-fn root_certificates() -> Result<RootCerts, HubError> {
-    let Some(path) = env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(PathBuf::from) else {
-        return Ok(RootCerts::WebPki);
-    };
-    let unusable = |why: String| HubError::Certificates { path: path.clone(), why };
-    let pem = fs::read(&path).map_err(|error| unusable(error.to_string()))?;
-    let certificates = parse_pem(&pem).filter_map(|item| match item {
-        Ok(PemItem::Certificate(certificate)) => Some(certificate),
-        _ => None,
-    });
-    let certificates: Vec<_> = certificates.collect();
-    if certificates.is_empty() { Err(unusable("has no certificate in it".into())) } else { Ok(certificates.into()) }
 }
 
 #[cfg(test)]
