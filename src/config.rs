@@ -14,7 +14,9 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use workers::link::sampling::LOGPROBS_MAX;
 
-pub use self::commands::{ChatFlags, CollectEnvFlags, InspectFlags, RunBatchFlags, SamplingFlags, ServerFlags};
+pub use self::commands::{
+    ChatFlags, CollectEnvFlags, FetchFlags, HubFlags, InspectFlags, RunBatchFlags, SamplingFlags, ServerFlags,
+};
 pub use self::loading::LoadingFlags;
 use self::values::{byte_count, early_stop, fraction, parser_name};
 use crate::api::cors;
@@ -47,8 +49,8 @@ pub enum Command {
     Inspect(InspectFlags),
     /// Print what a bug report needs to know about this machine.
     CollectEnv(CollectEnvFlags),
-    /// Fetch the default model, unless it is there, and print its path.
-    Fetch,
+    /// Fetch a model, unless it is there, and print its path.
+    Fetch(FetchFlags),
     /// One rank's process; started by `serve`, told what to do on its standard input.
     #[command(hide = true)]
     Worker,
@@ -105,12 +107,16 @@ pub enum PoolingKind {
 #[derive(Debug, Args)]
 #[command(args_override_self = true)]
 pub struct ServeFlags {
-    /// A folder as Hugging Face publishes it, a .gguf file, or a hub name; absent: a small default model, fetched once.
+    /// A folder as Hugging Face publishes it, a .gguf file, or a name on its hub (OWNER/NAME, OWNER/NAME:QUANT), fetched
+    /// once; absent: a small default model.
     #[arg(long, value_name = "DIR|FILE.gguf|HUB_ID", help_heading = "Model")]
     pub model: Option<String>,
     /// How it is loaded.
     #[command(flatten)]
     pub loading: LoadingFlags,
+    /// Which of the hub's models, and where they are kept.
+    #[command(flatten)]
+    pub hub: HubFlags,
     /// The model's name in the API; turns on the checking of names.
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub served_model_name: Option<String>,
@@ -371,6 +377,19 @@ mod tests {
         let flags = serve("--model m --port 8188 --tensor-parallel-size 8 --max-model-len 32768").unwrap();
         assert_eq!((flags.port, flags.tensor_parallel_size, flags.max_model_len), (8188, 8, Some(32768)));
         assert!(flags.warnings.is_empty() && flags.prefix_caching());
+    }
+
+    #[test]
+    fn a_model_of_the_hub_is_named_with_its_revision_and_folder() {
+        let flags = serve("--model o/n:Q8_0 --revision v1 --download_dir /models").unwrap();
+        let expected = HubFlags { revision: Some("v1".into()), download_dir: Some("/models".into()) };
+        assert_eq!((flags.model.as_deref(), &flags.hub), (Some("o/n:Q8_0"), &expected));
+        assert!(flags.warnings.is_empty());
+        let words = "shardwire fetch o/n --revision v0 --revision v1 --download-dir /models";
+        match CommandLine::read(words.split(' ').map(OsString::from)).unwrap().command {
+            Command::Fetch(flags) => assert_eq!((flags.model.as_deref(), flags.hub), (Some("o/n"), expected)),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

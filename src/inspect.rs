@@ -13,10 +13,7 @@ use workers::{
     weights::Checkpoint,
 };
 
-use crate::{
-    config::InspectFlags,
-    serve::{memory::available_bytes, plan::model_path},
-};
+use crate::{config::InspectFlags, hub, serve::memory::available_bytes};
 
 /// Prints what it finds. Exit code 2 where the model can't be loaded, with the same line that `serve` would end with.
 pub fn run(flags: &InspectFlags) -> ExitCode {
@@ -54,7 +51,7 @@ struct RankNeeds {
 impl Findings {
     fn of(flags: &InspectFlags) -> Result<Self, String> {
         let line = |error: workers::weights::LoadError| error.to_string();
-        let path = model_path(flags.model.as_deref())?;
+        let path = hub::model_path(flags.model.as_deref(), &flags.hub)?;
         let weights = flags.loading.weights();
         let checkpoint = Checkpoint::open_with(&path, weights).map_err(line)?;
         let config = checkpoint.config().clone();

@@ -7,7 +7,7 @@
 mod listening;
 mod logging;
 pub(crate) mod memory;
-pub(crate) mod plan;
+mod plan;
 mod throughput;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};

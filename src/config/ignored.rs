@@ -34,7 +34,6 @@ const IGNORED: &[(&str, Takes, &str)] = &[
     ("mm-processor-kwargs", Value, "only text is served"),
     ("pd-comm-port", Value, "prefill and decode aren't split here"),
     ("rdma-comm-ports", Value, "one machine is served"),
-    ("revision", Value, "a hub name is looked up in the local cache"),
     ("router", Value, "one machine is served"),
     ("scheduler-name", Value, "there is one scheduler"),
     ("speculative-config", Value, "speculative decoding isn't supported yet"),

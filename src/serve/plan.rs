@@ -1,7 +1,6 @@
 //! Everything that is decided before anything is started: a server that can't work ends here, with one line.
 
 use std::{
-    env,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -22,6 +21,7 @@ use crate::{
     default_model,
     engine::EngineConfig,
     guides::{self, Guides, Whitespace},
+    hub,
     supervisor::{ModelSizes, SupervisorConfig},
     text::{ReasoningFormat, TextModel, TextOverrides, ToolFormat},
 };
@@ -48,7 +48,7 @@ impl Plan {
         let mut warnings = Vec::new();
         check_device(flags)?;
         let (kv_dtype, weights) = (flags.loading.kv_dtype(), flags.loading.weights());
-        let path = model_path(flags.model.as_deref())?;
+        let path = hub::model_path(flags.model.as_deref(), &flags.hub)?;
         let checkpoint = Checkpoint::open_with(&path, weights).map_err(one_line)?;
         let inventory = models::check(&checkpoint, flags.loading.world_size(), weights).map_err(one_line)?;
         warn_of_nothing_to_quantize(flags, &inventory, &mut warnings);
@@ -101,31 +101,6 @@ fn warn_of_strange_tokens(text: &TextModel, checkpoint: &Checkpoint, warnings: &
              do the two belong together?"
         ));
     }
-}
-
-/// A folder, a file, or a hub name whose snapshot Hugging Face's tools have put in their cache.
-pub fn model_path(model: Option<&str>) -> Result<PathBuf, String> {
-    let Some(model) = model else { return default_model::locate().map_err(one_line) };
-    let path = PathBuf::from(model);
-    if path.exists() {
-        return Ok(path);
-    }
-    cached_snapshot(model).ok_or_else(|| {
-        format!("--model {model}: there is no such folder or file, nor is a model of that name in Hugging Face's cache")
-    })
-}
-
-fn cached_snapshot(name: &str) -> Option<PathBuf> {
-    if name.split('/').count() != 2 || name.contains("..") {
-        return None;
-    }
-    let folder = |variable| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let hub = folder("HF_HUB_CACHE")
-        .or_else(|| folder("HF_HOME").map(|home| home.join("hub")))
-        .or_else(|| folder("HOME").map(|home| home.join(".cache/huggingface/hub")))?;
-    let model = hub.join(format!("models--{}", name.replace('/', "--")));
-    let revision = std::fs::read_to_string(model.join("refs/main")).ok()?;
-    Some(model.join("snapshots").join(revision.trim())).filter(|path| path.is_dir())
 }
 
 fn decide_memory(
