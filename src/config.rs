@@ -361,7 +361,7 @@ mod tests {
         let batch = "run-batch -i in.jsonl -o out.jsonl";
         assert!(words(batch).unwrap().is_empty());
         let given = words(&format!("{batch} -tp 2 --enable_logprob --model m --api-key k --swap-space 4")).unwrap();
-        let expected = ["--model=m", "--enable-logprob", "--tensor-parallel-size=2", "--swap-space=4"];
+        let expected = ["--model=m", "--tensor-parallel-size=2", "--enable-logprob", "--swap-space=4"];
         assert_eq!(given, expected.map(OsString::from));
         assert_eq!(words("chat --model m --seed 1").unwrap(), ["--model=m"].map(OsString::from));
         // A model's name makes sense with another's server, all else does not.
@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn a_whole_command_is_understood() {
         let flags = serve("--model m --port 8188 --tensor-parallel-size 8 --max-model-len 32768").unwrap();
-        assert_eq!((flags.port, flags.tensor_parallel_size, flags.max_model_len), (8188, 8, Some(32768)));
+        assert_eq!((flags.port, flags.loading.tensor_parallel_size, flags.max_model_len), (8188, 8, Some(32768)));
         assert!(flags.warnings.is_empty() && flags.prefix_caching());
     }
 
@@ -397,7 +397,7 @@ mod tests {
         for line in
             ["-tp 4", "-tp=4", "--tensor_parallel_size 4", "--tensor_parallel_size=4", "--tensor-parallel-size=4"]
         {
-            assert_eq!(serve(line).unwrap().tensor_parallel_size, 4, "{line}");
+            assert_eq!(serve(line).unwrap().loading.tensor_parallel_size, 4, "{line}");
         }
         assert!(!serve("--no-enable-prefix-caching").unwrap().prefix_caching());
         assert!(serve("--no-enable-prefix-caching --enable-prefix-caching").unwrap().prefix_caching());
