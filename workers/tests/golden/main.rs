@@ -9,16 +9,18 @@
 
 #[path = "../../../tests/fixtures/mod.rs"]
 mod fixtures;
+mod paddle;
 mod ranks;
 mod reference;
 mod smollm2;
+mod table;
 mod written;
 
 use std::path::Path;
 
 use fixtures::golden;
 use ranks::{Rank, Ranks, Sequence, Wanted, on_ranks, step_all};
-use reference::{Golden, Greedy, Tolerance};
+use reference::{Golden, Greedy, Judge, Tolerance};
 use workers::{models::WeightOptions, weights::Checkpoint};
 use written::Manner;
 
@@ -29,23 +31,30 @@ const TOKENS_MAX: usize = 1024;
 
 /// A model's prompts one after the other, then their continuations. The continuation is fed the reference's tokens, so
 /// that every step is compared, not only those before the first near tie.
-fn alone(rank: &mut Rank, golden: &Golden) -> Vec<Vec<f32>> {
+fn alone(rank: &mut Rank, golden: &Golden, judge: &Judge) -> Vec<Vec<f32>> {
     let mut all = Vec::new();
     for case in &golden.cases {
         let mut sequence = Sequence::new(&case.prompt_ids);
         let rows = rank.step(&mut [(&mut sequence, case.prompt_ids.len())], Wanted::EveryRow).remove(0);
-        TOLERANCE.check_prompt(case, &rows);
+        judge.check_prompt(case, &rows);
         all.extend(rows.iter().cloned());
         let last = rows.last().unwrap().clone();
-        all.extend(continued(rank, &case.name, sequence, last, &case.greedy));
+        all.extend(continued(rank, &case.name, sequence, last, &case.greedy, judge));
     }
     all
 }
 
-fn continued(rank: &mut Rank, name: &str, mut sequence: Sequence, mut row: Vec<f32>, greedy: &Greedy) -> Vec<Vec<f32>> {
+fn continued(
+    rank: &mut Rank,
+    name: &str,
+    mut sequence: Sequence,
+    mut row: Vec<f32>,
+    greedy: &Greedy,
+    judge: &Judge,
+) -> Vec<Vec<f32>> {
     let mut rows = Vec::new();
     for step in 0..greedy.ids.len() {
-        TOLERANCE.check_greedy(name, greedy, step, &row);
+        judge.check_greedy(name, greedy, step, &row);
         sequence.push(greedy.ids[step]);
         row = rank.step(&mut [(&mut sequence, 1)], Wanted::LastRows).remove(0).remove(0);
         rows.push(row.clone());
@@ -82,14 +91,15 @@ fn chunked(rank: &mut Rank, golden: &Golden, length: usize) -> Vec<Vec<f32>> {
     rows
 }
 
-fn check_model(path: &Path, golden_json: &str, ranks: impl Into<Ranks>) {
-    let ranks = ranks.into();
+/// Whether a model answers as the reference does, in every manner; a line of the table comes of it.
+fn check_model(path: &Path, (model, form): (&str, &str), ranks: impl Into<Ranks>) {
+    let (ranks, judge) = (ranks.into(), Judge::new(TOLERANCE));
     let checkpoint = Checkpoint::open(path).unwrap();
-    let (path, golden) = (path.display(), Golden::read(golden_json));
+    let golden = Golden::read(&format!("{model}/golden.json"));
     let prompts: Vec<usize> = golden.cases.iter().map(|case| case.prompt_ids.len()).collect();
-    let alone = on_ranks(&checkpoint, ranks, TOKENS_MAX, |rank| alone(rank, &golden));
+    let alone = on_ranks(&checkpoint, ranks, TOKENS_MAX, |rank| alone(rank, &golden, &judge));
     let together = on_ranks(&checkpoint, ranks, TOKENS_MAX, |rank| together(rank, &golden));
-    assert!(alone == together, "{path} on {ranks:?}: a batch changes the bits");
+    assert!(alone == together, "{model}, {form}, on {ranks:?}: a batch changes the bits");
     let chunked = on_ranks(&checkpoint, ranks, TOKENS_MAX, |rank| chunked(rank, &golden, 64));
     let mut at = 0;
     let mut whole = Vec::new();
@@ -97,37 +107,41 @@ fn check_model(path: &Path, golden_json: &str, ranks: impl Into<Ranks>) {
         whole.extend(alone[at..at + prompt].iter().cloned());
         at += prompt + case.greedy.ids.len();
     }
-    assert!(whole == chunked, "{path} on {ranks:?}: chunks change the bits");
-    check_chats(&checkpoint, &golden, ranks);
+    assert!(whole == chunked, "{model}, {form}, on {ranks:?}: chunks change the bits");
+    check_chats(&checkpoint, &golden, ranks, &judge);
+    table::record(model, checkpoint.config().architecture, form, ranks.world_size, judge.worst());
 }
 
-fn check_chats(checkpoint: &Checkpoint, golden: &Golden, ranks: Ranks) {
+fn check_chats(checkpoint: &Checkpoint, golden: &Golden, ranks: Ranks, judge: &Judge) {
     for chat in &golden.chat {
         on_ranks(checkpoint, ranks, TOKENS_MAX, |rank| {
             let mut sequence = Sequence::new(&chat.prompt_ids);
             let row = rank.step(&mut [(&mut sequence, chat.prompt_ids.len())], Wanted::LastRows).remove(0).remove(0);
-            continued(rank, &chat.name, sequence, row, &chat.greedy)
+            continued(rank, &chat.name, sequence, row, &chat.greedy, judge)
         });
     }
 }
 
 fn check_folder(name: &str, world_sizes: &[usize]) {
+    let model = format!("models/{name}");
     for &world_size in world_sizes {
-        check_model(&golden(&format!("models/{name}")), &format!("models/{name}/golden.json"), world_size);
+        check_model(&golden(&model), (&model, "folder"), world_size);
     }
 }
 
 /// The same with experts handed out whole.
 fn check_experts(name: &str, world_sizes: &[usize]) {
+    let model = format!("models/{name}");
     for &world_size in world_sizes {
-        let ranks = Ranks { world_size, weights: WeightOptions { whole_experts: true, ..WeightOptions::default() } };
-        check_model(&golden(&format!("models/{name}")), &format!("models/{name}/golden.json"), ranks);
+        let weights = WeightOptions { whole_experts: true, ..WeightOptions::default() };
+        check_model(&golden(&model), (&model, "folder, whole experts"), Ranks { world_size, weights });
     }
 }
 
 fn check_gguf(name: &str, world_sizes: &[usize]) {
+    let model = format!("gguf/{name}");
     for &world_size in world_sizes {
-        check_model(&golden(&format!("gguf/{name}/model.gguf")), &format!("gguf/{name}/golden.json"), world_size);
+        check_model(&golden(&format!("{model}/model.gguf")), (&model, "GGUF"), world_size);
     }
 }
 
@@ -256,8 +270,25 @@ fn gguf_in_parts_and_absorbed() {
 
 fn check_written(model: &str, manner: Manner) {
     let (_folder, path) = written::as_gguf(model, manner);
-    check_model(&path, &format!("models/{model}/golden.json"), 1);
-    check_model(&path, &format!("models/{model}/golden.json"), 2);
+    let form = match manner {
+        Manner { absorbed: true, .. } => "GGUF, absorbed",
+        Manner { parts: 1, .. } => "GGUF",
+        _ => "GGUF, in parts",
+    };
+    for world_size in [1, 2] {
+        check_model(&path, (&format!("models/{model}"), form), world_size);
+    }
+}
+
+/// ERNIE's own folders, as they are published for Paddle.
+#[test]
+fn paddle_folders() {
+    for model in ["ernie45", "ernie45_moe"] {
+        let folder = paddle::folder_of(model);
+        for world_size in [1, 2, 4] {
+            check_model(folder.path(), (&format!("models/{model}"), "Paddle folder"), world_size);
+        }
+    }
 }
 
 /// transformers 5 writes the same settings differently.

@@ -1,5 +1,7 @@
 //! What the reference computed, and how near our logits must come.
 
+use std::sync::Mutex;
+
 use serde::Deserialize;
 
 /// The golden.json of a model: what these tests use of it.
@@ -44,6 +46,25 @@ pub struct Greedy {
     pub margins: Vec<f32>,
 }
 
+/// Compares, and remembers the worst that it let pass.
+pub struct Judge {
+    tolerance: Tolerance,
+    worst: Mutex<Worst>,
+}
+
+/// The worst errors of many comparisons.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Worst {
+    /// Of a logit, absolute.
+    pub logit: f32,
+    /// Of a log-probability, absolute.
+    pub logprob: f32,
+    /// Greedy tokens that were compared …
+    pub tokens: usize,
+    /// … and those of them that were the reference's.
+    pub equal: usize,
+}
+
 /// How near is near enough.
 #[derive(Clone, Copy)]
 pub struct Tolerance {
@@ -61,7 +82,15 @@ impl Golden {
     }
 }
 
-impl Tolerance {
+impl Judge {
+    pub fn new(tolerance: Tolerance) -> Self {
+        Self { tolerance, worst: Mutex::default() }
+    }
+
+    pub fn worst(&self) -> Worst {
+        *self.worst.lock().unwrap()
+    }
+
     /// Every position of a prompt: `rows[i]` are our logits after its token `i`.
     pub fn check_prompt(&self, case: &Case, rows: &[Vec<f32>]) {
         let name = &case.name;
@@ -72,7 +101,7 @@ impl Tolerance {
             let of_golden: Vec<f32> = case.top5_ids[position].iter().map(|&id| row[id as usize]).collect();
             self.check_logits(&place, &of_golden, &case.top5_logits[position]);
             self.check_logits(&place, &largest(row, 5), &case.top5_logits[position]);
-            near(&format!("{place}, logsumexp"), logsumexp(row), case.logsumexp[position], self.logprob);
+            self.logprob(&format!("{place}, logsumexp"), logsumexp(row), case.logsumexp[position]);
         }
         self.check_prompt_logprobs(name, &case.prompt_ids, &case.prompt_logprobs, rows);
     }
@@ -82,30 +111,43 @@ impl Tolerance {
         assert_eq!(expected.len(), tokens.len(), "{name}");
         for (position, expected) in expected.iter().enumerate().skip(1) {
             let found = logprob(&rows[position - 1], tokens[position]);
-            near(&format!("{name}, log-probability of token {position}"), found, expected.unwrap(), self.logprob);
+            self.logprob(&format!("{name}, log-probability of token {position}"), found, expected.unwrap());
         }
     }
 
     pub fn check_logits(&self, place: &str, found: &[f32], expected: &[f32]) {
         assert_eq!(found.len(), expected.len(), "{place}");
         for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
-            near(&format!("{place}, logit {index}"), *found, *expected, self.logit);
+            let error = near(&format!("{place}, logit {index}"), *found, *expected, self.tolerance.logit);
+            let mut worst = self.worst.lock().unwrap();
+            worst.logit = worst.logit.max(error);
         }
     }
 
     /// Step `step` of a greedy continuation, whose logits are `row`.
     pub fn check_greedy(&self, name: &str, greedy: &Greedy, step: usize, row: &[f32]) {
-        let expected = greedy.ids[step];
-        let found = logprob(row, expected);
-        near(&format!("{name}, log-probability of greedy step {step}"), found, greedy.logprobs[step], self.logprob);
-        if greedy.margins[step] > self.margin {
-            assert_eq!(argmax(row), expected, "{name}, greedy step {step}");
+        let (expected, found) = (greedy.ids[step], argmax(row));
+        let place = format!("{name}, log-probability of greedy step {step}");
+        self.logprob(&place, logprob(row, expected), greedy.logprobs[step]);
+        if greedy.margins[step] > self.tolerance.margin {
+            assert_eq!(found, expected, "{name}, greedy step {step}");
         }
+        let mut worst = self.worst.lock().unwrap();
+        worst.tokens += 1;
+        worst.equal += usize::from(found == expected);
+    }
+
+    fn logprob(&self, place: &str, found: f32, expected: f32) {
+        let error = near(place, found, expected, self.tolerance.logprob);
+        let mut worst = self.worst.lock().unwrap();
+        worst.logprob = worst.logprob.max(error);
     }
 }
 
-fn near(place: &str, found: f32, expected: f32, tolerance: f32) {
-    assert!((found - expected).abs() <= tolerance, "{place}: {found}, the reference has {expected}");
+fn near(place: &str, found: f32, expected: f32, tolerance: f32) -> f32 {
+    let error = (found - expected).abs();
+    assert!(error <= tolerance, "{place}: {found}, the reference has {expected}");
+    error
 }
 
 fn largest(row: &[f32], count: usize) -> Vec<f32> {

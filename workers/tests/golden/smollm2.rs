@@ -10,7 +10,7 @@ use workers::weights::Checkpoint;
 use crate::{
     TOLERANCE, fixtures,
     ranks::{Rank, Sequence, Wanted, on_ranks, step_all},
-    reference::{Greedy, logprob, logsumexp},
+    reference::{Greedy, Judge, logprob, logsumexp},
 };
 
 #[derive(Deserialize)]
@@ -67,22 +67,23 @@ fn prompt(rank: &mut Rank, tokens: &[u32]) -> (Sequence, Vec<Vec<f32>>) {
     (sequence, rows)
 }
 
-fn check_prompt(case: &Case, rows: &[Vec<f32>]) {
+fn check_prompt(judge: &Judge, case: &Case, rows: &[Vec<f32>]) {
     let (name, row) = (&case.name, rows.last().unwrap());
     let of_golden: Vec<f32> = case.top_ids.iter().map(|&id| row[id as usize]).collect();
-    TOLERANCE.check_logits(name, &of_golden, &case.top_logits);
-    TOLERANCE.check_logits(name, &[logsumexp(row)], &[case.logsumexp]);
-    TOLERANCE.check_prompt_logprobs(name, &case.prompt_ids, &case.prompt_logprobs, rows);
+    judge.check_logits(name, &of_golden, &case.top_logits);
+    judge.check_logits(name, &[logsumexp(row)], &[case.logsumexp]);
+    judge.check_prompt_logprobs(name, &case.prompt_ids, &case.prompt_logprobs, rows);
 }
 
 /// All prompts in one batch, then all continuations together.
 fn check_cases(rank: &mut Rank, cases: &[Case]) {
+    let judge = Judge::new(TOLERANCE);
     let mut sequences: Vec<Sequence> = cases.iter().map(|case| Sequence::new(&case.prompt_ids)).collect();
     let mut rows = step_all(rank, &mut sequences, Wanted::EveryRow);
-    cases.iter().zip(&rows).for_each(|(case, rows)| check_prompt(case, rows));
+    cases.iter().zip(&rows).for_each(|(case, rows)| check_prompt(&judge, case, rows));
     for step in 0..cases[0].greedy.ids.len() {
         for ((case, rows), sequence) in cases.iter().zip(&rows).zip(&mut sequences) {
-            TOLERANCE.check_greedy(&case.name, &case.greedy, step, rows.last().unwrap());
+            judge.check_greedy(&case.name, &case.greedy, step, rows.last().unwrap());
             sequence.push(case.greedy.ids[step]);
         }
         rows = step_all(rank, &mut sequences, Wanted::LastRows);
@@ -106,7 +107,7 @@ fn smollm2_agrees_in_all_logits() {
     on_ranks(&checkpoint, 3, 512, |rank| {
         for (name, tokens) in [("capital", &capital.prompt_ids), ("sampling", &golden.sampling.prompt_ids)] {
             let (_, rows) = prompt(rank, tokens);
-            TOLERANCE.check_logits(name, rows.last().unwrap(), &full_logits(name));
+            Judge::new(TOLERANCE).check_logits(name, rows.last().unwrap(), &full_logits(name));
         }
     });
 }
