@@ -24,7 +24,7 @@ impl RmsNorm for Cpu {
         Ok(output)
     }
 
-    fn add_rms_norm(&self, residual: &mut Tensor, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+    fn add_rms_norm(&self, residual: &mut Tensor, x: &Tensor, scale: f32, weight: &Tensor, eps: f32) -> Result<Tensor> {
         assert_eq!((x.rows(), x.columns()), (residual.rows(), residual.columns()), "x has the residual's shape");
         assert_eq!(x.columns(), weight.data().len(), "a norm weight per column");
         let mut output = self.scratch(x.rows(), x.columns());
@@ -32,7 +32,7 @@ impl RmsNorm for Cpu {
         let slices = [(residual.data_mut(), columns), (output.data_mut(), columns)];
         self.team.share_rows(slices, x.rows(), NANOSECONDS * columns as f64, |row, [sum, to]| {
             for (sum, x) in sum.iter_mut().zip(x.row(row)) {
-                *sum += x;
+                *sum += scale * x;
             }
             to.copy_from_slice(sum);
             normalise(isa, to, weight.data(), eps);

@@ -14,11 +14,12 @@ pub trait RmsNorm: Memory {
     /// Each row of `x [rows, n]` normalised and scaled by `weight [1, n]`.
     fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Tensor, eps: f32) -> Result<Self::Tensor>;
 
-    /// `residual += x`, then the norm of the sum.
+    /// `residual += scale · x`, then the norm of the sum.
     fn add_rms_norm(
         &self,
         residual: &mut Self::Tensor,
         x: &Self::Tensor,
+        scale: f32,
         weight: &Self::Tensor,
         eps: f32,
     ) -> Result<Self::Tensor>;
@@ -46,8 +47,9 @@ pub(crate) fn reference(row: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
 /// Compares a device's norms with the reference over many shapes.
 #[cfg(test)]
 pub(crate) fn check<B: crate::Backend>(device: &B) {
-    for (rows, columns) in [(0, 8), (1, 1), (1, 576), (2, 7), (5, 33), (300, 100)] {
-        check_rows(device, rows, columns);
+    for (rows, columns, scale) in [(0, 8, 1.0), (1, 1, 1.0), (1, 576, 0.25), (2, 7, 1.0), (5, 33, 3.0), (300, 100, 1.0)]
+    {
+        check_rows(device, rows, columns, scale);
     }
     for (rows, heads) in [(1, [3, 1, 16]), (5, [4, 2, 20]), (200, [9, 3, 64])] {
         check_heads(device, rows, heads);
@@ -55,17 +57,17 @@ pub(crate) fn check<B: crate::Backend>(device: &B) {
 }
 
 #[cfg(test)]
-fn check_rows<B: crate::Backend>(device: &B, rows: usize, columns: usize) {
+fn check_rows<B: crate::Backend>(device: &B, rows: usize, columns: usize, scale: f32) {
     const EPS: f32 = 1e-5;
     let mut samples = Samples::new(columns as u64);
     let (x, base, weight) = (samples.floats(rows * columns), samples.floats(rows * columns), samples.floats(columns));
     let normed = |x: &[f32]| x.chunks_exact(columns).flat_map(|row| reference(row, &weight, EPS)).collect::<Vec<_>>();
-    let sum: Vec<f32> = base.iter().zip(&x).map(|(a, b)| a + b).collect();
+    let sum: Vec<f32> = base.iter().zip(&x).map(|(a, b)| a + scale * b).collect();
     let tensor = |values: &[f32]| device.tensor(values.len() / columns, columns, values).expect("memory");
     let (what, device_weight, mut residual) = (format!("{rows} × {columns}"), tensor(&weight), tensor(&base));
     let alone = device.rms_norm(&tensor(&x), &device_weight, EPS).expect("a norm");
     assert_close(&device.to_host(&alone).expect("a copy"), &normed(&x), 2e-6, &what);
-    let added = device.add_rms_norm(&mut residual, &tensor(&x), &device_weight, EPS).expect("a norm");
+    let added = device.add_rms_norm(&mut residual, &tensor(&x), scale, &device_weight, EPS).expect("a norm");
     assert_close(&device.to_host(&added).expect("a copy"), &normed(&sum), 2e-6, &what);
     assert_eq!(device.to_host(&residual).expect("a copy"), sum, "{what}: the residual");
 }

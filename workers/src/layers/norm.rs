@@ -3,13 +3,15 @@
 use kernels::{Backend, Result, memory::Memory};
 
 use super::Source;
-use crate::weights::LoadError;
+use crate::{models::ModelConfig, weights::LoadError};
 
 /// A norm with its weight.
 pub(crate) struct Norm<M: Memory> {
     /// `[1, n]`.
     weight: M::Tensor,
     eps: f32,
+    /// What a branch's output is multiplied by before it joins the residual stream.
+    branch_scale: f32,
 }
 
 impl<M: Memory> Norm<M> {
@@ -25,9 +27,20 @@ impl<M: Memory> Norm<M> {
         length: usize,
         eps: f32,
     ) -> std::result::Result<Self, LoadError> {
+        Self::scaled(source, name, length, (eps, 1.0))
+    }
+
+    /// The same, with what comes of it multiplied by `scale`.
+    pub(crate) fn scaled(
+        source: &Source<M>,
+        name: &str,
+        length: usize,
+        (eps, scale): (f32, f32),
+    ) -> std::result::Result<Self, LoadError> {
+        let ModelConfig { norm_offset, branch_scale, .. } = *source.config();
         let mut values = source.vector(&format!("{name}.weight"), length, 0..length)?;
-        values.iter_mut().for_each(|value| *value += source.config().norm_offset);
-        Ok(Self { weight: source.upload(&values)?, eps })
+        values.iter_mut().for_each(|value| *value = (*value + norm_offset) * scale);
+        Ok(Self { weight: source.upload(&values)?, eps, branch_scale })
     }
 
     /// The weight, `[1, n]`.
@@ -55,7 +68,7 @@ impl<M: Memory> Norm<M> {
     {
         match branch {
             None => self.of(device, residual),
-            Some(branch) => device.add_rms_norm(residual, branch, &self.weight, self.eps),
+            Some(branch) => device.add_rms_norm(residual, branch, self.branch_scale, &self.weight, self.eps),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use kernels::{glu::Activation, mla::LatentHeads, moe::Routing};
 
-use super::Rope;
+use super::{Rope, Scaling};
 use crate::weights::LoadError;
 
 /// All that must be known of a model before its weights. Every value is checked: sizes are neither zero nor absurd, and
@@ -59,6 +59,10 @@ pub struct ModelConfig {
     pub moe: Option<Moe>,
     /// What embeddings are multiplied by.
     pub embedding_scale: f32,
+    /// What attention and MLP answer is multiplied by before it joins the residual stream.
+    pub branch_scale: f32,
+    /// What logits are multiplied by; the last norm does it.
+    pub logit_scale: f32,
     /// Whether the head shares the embedding's weights.
     pub tied: bool,
     /// Longest context that the model was made for, tokens.
@@ -149,6 +153,12 @@ impl ModelConfig {
             if !rope.dim.is_multiple_of(2) || !(2..=turned).contains(&rope.dim) {
                 let dim = rope.dim;
                 return fault(format!("head_dim must be even for rotary embedding, {dim} of {turned} elements turn"));
+            }
+            if let Scaling::Divisors { divisors, .. } = &rope.scaling
+                && divisors.len() != rope.dim / 2
+            {
+                let found = divisors.len();
+                return fault(format!("rope scaling must have {} divisors, got {found}", rope.dim / 2));
             }
             if !(rope.theta > 1.0 && rope.theta <= 1e12) {
                 return fault(format!("rope_theta must be between 1 and 1e12, got {}", rope.theta));

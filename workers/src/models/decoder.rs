@@ -64,7 +64,8 @@ impl<M: Memory> Decoder<M> {
             progress(layer as f32 / config.layers as f32);
             layers.push(Layer::load(source, layer)?);
         }
-        let norm = Norm::load(source, "model.norm", config.hidden_size)?;
+        let norm_scale = (config.rms_norm_eps, config.logit_scale);
+        let norm = Norm::scaled(source, "model.norm", config.hidden_size, norm_scale)?;
         let lm_head = if config.tied { None } else { Some(Vocabulary::load(source, "lm_head")?) };
         let rotary = |rope| Rotary::new(source, rope, options.max_model_len);
         progress(1.0);

@@ -72,7 +72,8 @@ impl ModelConfig {
             moe.see_tensors(gguf);
         }
         if gguf.has(DIVISORS) {
-            self.rope.scaling = divisors(gguf, self.rope.dim).map(Scaling::Divisors)?;
+            let divisors = divisors(gguf, self.rope.dim)?;
+            self.rope.scaling = Scaling::Divisors { divisors, magnitude: 1.0 };
         }
         Ok(())
     }

@@ -54,6 +54,8 @@ impl ModelConfig {
             mlp_bias: false,
             moe: None,
             embedding_scale: 1.0,
+            branch_scale: 1.0,
+            logit_scale: 1.0,
             tied: fields.flag("tie_word_embeddings")?.unwrap_or(unsaid.tied),
             bos_id: fields.token_ids("bos_token_id")?.first().copied(),
             eos_ids: fields.token_ids("eos_token_id")?,
@@ -152,6 +154,7 @@ pub(super) fn scaling(parameters: &Fields, fields: &Fields) -> Result<Scaling, L
             Ok(Scaling::Llama3 { factor: positive("factor")?, low_freq_factor, high_freq_factor, original_positions })
         }
         Some("yarn") => yarn(parameters, fields).map(Scaling::Yarn),
+        Some("longrope" | "su") => longrope(parameters, fields),
         Some(_) => Err(parameters.fault(key, &format!("one of {}", rope::KNOWN))),
     }
 }
@@ -180,6 +183,26 @@ fn yarn(parameters: &Fields, fields: &Fields) -> Result<Yarn, LoadError> {
     }
     let truncate = parameters.flag("truncate")?.unwrap_or(true);
     Ok(Yarn { factor, original_positions, beta_fast, beta_slow, truncate, magnitude })
+}
+
+/// LongRoPE (Ding et al. 2024) has divisors for contexts within the first one, and others beyond. A model that reaches
+/// further has the latter at every length, since cached keys can't be turned again.
+fn longrope(parameters: &Fields, fields: &Fields) -> Result<Scaling, LoadError> {
+    let most = positive(fields, "max_position_embeddings", None)?;
+    let original = "original_max_position_embeddings";
+    let original = match fields.number(original)? {
+        None => positive(parameters, original, Some(most))?,
+        Some(_) => positive(fields, original, None)?,
+    };
+    let key = if most > original { "long_factor" } else { "short_factor" };
+    let divisors = parameters.required(key, parameters.numbers(key)?)?;
+    if divisors.iter().any(|divisor| *divisor <= 0.0) {
+        return Err(parameters.fault(key, "a list of numbers > 0"));
+    }
+    let stretch = most / original;
+    let usual = if stretch > 1.0 { (1.0 + stretch.ln() / original.ln()).sqrt() } else { 1.0 };
+    let magnitude = positive(parameters, "attention_factor", Some(usual))?;
+    Ok(Scaling::Divisors { divisors: divisors.into_iter().map(|divisor| divisor as f32).collect(), magnitude })
 }
 
 fn positive(fields: &Fields, key: &str, default: Option<f64>) -> Result<f64, LoadError> {

@@ -41,8 +41,13 @@ pub enum Scaling {
     /// YaRN (Peng et al. 2023): much the same by the number of turns within the first context, and turned heads are
     /// longer by a factor.
     Yarn(Yarn),
-    /// A divisor for each frequency, `dim / 2` of them (GGUF's `rope_freqs.weight`).
-    Divisors(Vec<f32>),
+    /// A divisor for each frequency (LongRoPE, and GGUF's `rope_freqs.weight`).
+    Divisors {
+        /// `dim / 2` of them.
+        divisors: Vec<f32>,
+        /// What cosines and sines are multiplied by.
+        magnitude: f64,
+    },
 }
 
 /// The settings of YaRN.
@@ -63,7 +68,7 @@ pub struct Yarn {
 }
 
 /// The names that config.json knows them by.
-pub(super) const KNOWN: &str = "default, linear, llama3, yarn";
+pub(super) const KNOWN: &str = "default, linear, llama3, yarn, longrope";
 
 impl Rope {
     /// The angle per position of each pair of a head, `[dim / 2]`. In f32 as the models were trained.
@@ -74,14 +79,17 @@ impl Rope {
 
     /// What cosines and sines are multiplied by.
     pub fn magnitude(&self) -> f32 {
-        if let Scaling::Yarn(yarn) = self.scaling { yarn.magnitude as f32 } else { 1.0 }
+        match self.scaling {
+            Scaling::Yarn(Yarn { magnitude, .. }) | Scaling::Divisors { magnitude, .. } => magnitude as f32,
+            _ => 1.0,
+        }
     }
 
     fn scale(&self, i: usize, frequency: f32) -> f32 {
         match &self.scaling {
             Scaling::None => frequency,
             Scaling::Linear { factor } => frequency / *factor as f32,
-            Scaling::Divisors(divisors) => frequency / divisors[i],
+            Scaling::Divisors { divisors, .. } => frequency / divisors[i],
             Scaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions } => {
                 let wavelength = TAU / f64::from(frequency);
                 let turns = original_positions / wavelength;
@@ -136,7 +144,8 @@ mod tests {
         };
         near(frequencies(Scaling::None), [1.0, 0.1, 0.01, 0.001]);
         near(frequencies(Scaling::Linear { factor: 4.0 }), [0.25, 0.025, 0.0025, 0.00025]);
-        near(frequencies(Scaling::Divisors(vec![1.0, 2.0, 4.0, 8.0])), [1.0, 0.05, 0.0025, 0.000125]);
+        let divisors = Scaling::Divisors { divisors: vec![1.0, 2.0, 4.0, 8.0], magnitude: 1.0 };
+        near(frequencies(divisors), [1.0, 0.05, 0.0025, 0.000125]);
         // 100 positions: 15.9 turns of the first (kept), 1.59 of the second (kept to 0.197), 0.159 and fewer of the rest.
         let llama3 =
             Scaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_positions: 100.0 };

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
-use super::{Checkpoint, LoadError};
+use super::Checkpoint;
 use crate::{fixtures::golden, models};
 
 /// The line that opening and checking `path` end in; empty if all is well.
@@ -71,7 +71,7 @@ fn absurd_settings_are_named() {
     check(
         "\"llama3\"",
         "\"spiral\"",
-        "rope_scaling.rope_type must be one of default, linear, llama3, yarn, got \"spiral\"",
+        "rope_scaling.rope_type must be one of default, linear, llama3, yarn, longrope, got \"spiral\"",
     );
     check("\"factor\": 8.0,", "", "rope_scaling.factor is missing");
     check("\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": -1.0", "rms_norm_eps must be between 0 and 1");

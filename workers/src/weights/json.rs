@@ -111,6 +111,12 @@ impl Fields {
         Ok(counts.unwrap_or_default())
     }
 
+    /// Finite numbers.
+    pub(crate) fn numbers(&self, key: &str) -> Result<Option<Vec<f64>>, LoadError> {
+        let number = |value: &Value| value.as_f64().filter(|n| n.is_finite());
+        self.typed(key, "a list of numbers", |value| list(value)?.iter().map(number).collect())
+    }
+
     /// Token ids: one, or a list of them; none if absent.
     pub(crate) fn token_ids(&self, key: &str) -> Result<Vec<u32>, LoadError> {
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
