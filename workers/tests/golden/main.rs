@@ -9,6 +9,7 @@
 
 #[path = "../../../tests/fixtures/mod.rs"]
 mod fixtures;
+mod folder;
 mod paddle;
 mod ranks;
 mod reference;

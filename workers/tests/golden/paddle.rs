@@ -3,47 +3,21 @@
 
 use std::collections::BTreeMap;
 
-use safetensors::{
-    Dtype, SafeTensors,
-    tensor::{TensorView, serialize_to_file},
-};
-use serde_json::Value;
+use safetensors::Dtype;
 
-use crate::fixtures::golden;
-
-/// Bytes of elements, with their lengths.
-#[derive(Clone)]
-struct Tensor {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
+use crate::folder::{Folder, Tensor};
 
 /// Writes `models/{model}` as Paddle's folder.
 pub fn folder_of(model: &str) -> tempfile::TempDir {
-    let (source, folder) = (golden(&format!("models/{model}")), tempfile::tempdir().unwrap());
-    let mut config: Value = serde_json::from_slice(&std::fs::read(source.join("config.json")).unwrap()).unwrap();
-    config["architectures"][0] = match model {
+    let mut folder = Folder::of(model);
+    folder.config["architectures"][0] = match model {
         "ernie45" => "Ernie4_5_ForCausalLM".into(),
         _ => "Ernie4_5_MoeForCausalLM".into(),
     };
-    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let mut theirs = BTreeMap::new();
-    for entry in std::fs::read_dir(&source).unwrap().map(|entry| entry.unwrap().path()) {
-        if entry.extension().is_some_and(|extension| extension == "safetensors") {
-            let bytes = std::fs::read(entry).unwrap();
-            for (name, view) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
-                let (shape, bytes) = (view.shape().to_vec(), view.data().to_vec());
-                theirs.insert(name, Tensor { dtype: view.dtype(), shape, bytes });
-            }
-        }
-    }
-    let own = written(&theirs);
-    let views = own
-        .iter()
-        .map(|(name, tensor)| (name, TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes).unwrap()));
-    serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
-    folder
+    folder.tensors = written(&folder.tensors);
+    let written = tempfile::tempdir().unwrap();
+    folder.write(written.path());
+    written
 }
 
 fn written(theirs: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {

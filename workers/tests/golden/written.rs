@@ -1,17 +1,15 @@
 //! The golden folders written as GGUF files, the way llama.cpp's converter names, permutes, stacks and describes them:
 //! families of which the golden set has no GGUF file. All tensors are written as F32, which holds every value exactly.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde_json::Value as Json;
+use workers::{
+    models::{Rope, Scaling},
+    weights::Checkpoint,
 };
 
-use safetensors::{Dtype, SafeTensors};
-use serde_json::Value as Json;
-use workers::models::{Rope, Scaling};
-use workers::weights::Checkpoint;
-
-use crate::fixtures::golden;
+use crate::folder::Folder;
 
 const ALIGNMENT: usize = 32;
 
@@ -34,7 +32,7 @@ impl Manner {
 
 /// Writes `models/{model}` as GGUF; the path is the first file's.
 pub fn as_gguf(model: &str, manner: Manner) -> (tempfile::TempDir, PathBuf) {
-    let source = Source::read(&golden(&format!("models/{model}")), manner);
+    let source = Source::read(model, manner);
     let tensors = source.tensors();
     let folder = tempfile::tempdir().unwrap();
     let each = tensors.len().div_ceil(manner.parts);
@@ -114,26 +112,13 @@ const LAYER: [(&str, &str); 31] = [
 ];
 
 impl Source {
-    fn read(folder: &Path, manner: Manner) -> Self {
-        let mut tensors = BTreeMap::new();
-        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "safetensors")) {
-            let bytes = std::fs::read(file).unwrap();
-            for (name, view) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
-                let values = match view.dtype() {
-                    Dtype::F32 => {
-                        view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-                    }
-                    Dtype::BF16 => halves(view.data(), |bits| half::bf16::from_bits(bits).to_f32()),
-                    Dtype::F16 => halves(view.data(), |bits| half::f16::from_bits(bits).to_f32()),
-                    other => panic!("the golden folders have no {other:?}"),
-                };
-                tensors.insert(name.clone(), Tensor { name, shape: view.shape().to_vec(), values });
-            }
-        }
-        let config = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
-        let rope = Checkpoint::open(folder).unwrap().config().rope.clone();
-        Self { config, tensors, manner, rope }
+    fn read(model: &str, manner: Manner) -> Self {
+        let Folder { path, config, tensors } = Folder::of(model);
+        let tensors = tensors
+            .into_iter()
+            .map(|(name, tensor)| (name.clone(), Tensor { name, values: tensor.values(), shape: tensor.shape }));
+        let rope = Checkpoint::open(&path).unwrap().config().rope.clone();
+        Self { config, tensors: tensors.collect(), manner, rope }
     }
 
     fn count(&self, key: &str) -> usize {
@@ -333,10 +318,6 @@ impl Tensor {
     fn named(self, name: String) -> Self {
         Self { name, ..self }
     }
-}
-
-fn halves(bytes: &[u8], value: impl Fn(u16) -> f32) -> Vec<f32> {
-    bytes.as_chunks::<2>().0.iter().map(|bytes| value(u16::from_le_bytes(*bytes))).collect()
 }
 
 /// Matrices as one tensor, the first slowest.
