@@ -14,6 +14,7 @@ mod glm4;
 mod glm4_moe;
 mod gpt_oss;
 mod llama;
+mod minicpm;
 mod mistral;
 mod options;
 mod qwen2;
@@ -37,7 +38,7 @@ use crate::{
 };
 
 /// Every family that Shardwire knows.
-pub const FAMILIES: [&Family; 13] = [
+pub const FAMILIES: [&Family; 14] = [
     &llama::FAMILY,
     &mistral::FAMILY,
     &ernie45::FAMILY,
@@ -51,6 +52,7 @@ pub const FAMILIES: [&Family; 13] = [
     &glm4_moe::FAMILY,
     &gemma3::FAMILY,
     &gpt_oss::FAMILY,
+    &minicpm::FAMILY,
 ];
 
 /// The longest sequence that a rotary table is made for, tokens.

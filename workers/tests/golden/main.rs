@@ -10,6 +10,7 @@
 #[path = "../../../tests/fixtures/mod.rs"]
 mod fixtures;
 mod folder;
+mod minicpm;
 mod paddle;
 mod ranks;
 mod reference;
@@ -278,6 +279,15 @@ fn check_written(model: &str, manner: Manner) {
     };
     for world_size in [1, 2] {
         check_model(&path, (&format!("models/{model}"), form), world_size);
+    }
+}
+
+/// No golden model is one; a Llama can be written as one.
+#[test]
+fn minicpm() {
+    let folder = minicpm::folder_of("llama_basic");
+    for world_size in [1, 2, 3, 4, 8] {
+        check_model(folder.path(), ("models/llama_basic", "folder, as MiniCPM"), world_size);
     }
 }
 
