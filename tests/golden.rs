@@ -88,12 +88,27 @@ fn check_all(server: &Server, cases: &[Case], setting: &str) {
     });
 }
 
-const MODELS: [(&str, &[&str]); 4] = [
+/// Every family, with the rank counts that divide its heads.
+const MODELS: [(&str, &[&str]); 15] = [
     ("models/llama_basic", &["1", "2", "4", "8"]),
     ("models/llama3_rope", &["1", "2", "4", "8"]),
+    ("models/mistral_swa", &["1", "2", "4"]),
     ("models/ernie45", &["1", "2", "4", "8"]),
+    ("models/ernie45_moe", &["1", "2", "4"]),
+    ("models/qwen2", &["1", "2", "4"]),
+    ("models/qwen2_yarn", &["1", "2", "4"]),
     ("models/qwen3", &["1", "2", "4"]),
+    ("models/qwen3_moe", &["1", "2", "4"]),
+    ("models/deepseek_v3", &["1", "2", "4"]),
+    ("models/deepseek_v3_yarn", &["1", "2", "4"]),
+    ("models/glm4", &["1", "2", "4"]),
+    ("models/glm4_moe", &["1", "2", "4", "8"]),
+    ("models/gemma3_text", &["1", "2", "4"]),
+    ("models/gpt_oss", &["1", "2", "4", "8"]),
 ];
+
+/// One of each way to attend: all positions, a window, windows and sinks, latent vectors.
+const WAYS_TO_ATTEND: [&str; 4] = ["models/llama3_rope", "models/mistral_swa", "models/gpt_oss", "models/deepseek_v3"];
 
 #[test]
 fn every_family_at_every_rank_count() {
@@ -101,6 +116,13 @@ fn every_family_at_every_rank_count() {
         for ranks in rank_counts {
             check(model, "", &["--tensor-parallel-size", ranks]);
         }
+    }
+}
+
+#[test]
+fn experts_handed_out_whole() {
+    for model in ["models/ernie45_moe", "models/gpt_oss"] {
+        check(model, "", &["-tp", "3", "--enable-expert-parallel"]);
     }
 }
 
@@ -121,14 +143,14 @@ fn gguf_files() {
 
 #[test]
 fn chunked_prefill_without_prefix_cache() {
-    for (model, _) in MODELS {
+    for model in WAYS_TO_ATTEND {
         check(model, "", &["-tp", "2", "--max-num-batched-tokens", "16", "--no-enable-prefix-caching"]);
     }
 }
 
 #[test]
 fn small_blocks_and_prefix_cache() {
-    for (model, _) in MODELS {
+    for model in WAYS_TO_ATTEND {
         let server = check(model, "", &["-tp", "2", "--block-size", "16"]);
         let hits = server.metric("vllm:prefix_cache_hits_total");
         assert!(hits > 0.0, "{model}: the repeated prompts were found in the prefix cache");
@@ -137,7 +159,7 @@ fn small_blocks_and_prefix_cache() {
 
 #[test]
 fn a_pool_so_small_that_sequences_are_preempted() {
-    for (model, _) in MODELS {
+    for model in WAYS_TO_ATTEND {
         // The longest case needs 154 tokens: ten blocks of 16. Twelve sequences compete for fourteen.
         let flags = ["-tp", "2", "--block-size", "16", "--num-gpu-blocks-override", "14", "--max-num-seqs", "12"];
         for extra in [&["--enable-prefix-caching"], &["--no-enable-prefix-caching"]] {

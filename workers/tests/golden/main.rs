@@ -11,6 +11,7 @@
 mod fixtures;
 mod folder;
 mod minicpm;
+mod options;
 mod paddle;
 mod ranks;
 mod reference;
@@ -136,7 +137,7 @@ fn check_experts(name: &str, world_sizes: &[usize]) {
     let model = format!("models/{name}");
     for &world_size in world_sizes {
         let weights = WeightOptions { whole_experts: true, ..WeightOptions::default() };
-        check_model(&golden(&model), (&model, "folder, whole experts"), Ranks { world_size, weights });
+        check_model(&golden(&model), (&model, "folder, whole experts"), Ranks { weights, ..world_size.into() });
     }
 }
 

@@ -31,11 +31,13 @@ pub struct Rank {
 pub struct Ranks {
     pub world_size: usize,
     pub weights: WeightOptions,
+    /// … and keep keys and values.
+    pub kv_dtype: KvDType,
 }
 
 impl From<usize> for Ranks {
     fn from(world_size: usize) -> Self {
-        Self { world_size, weights: WeightOptions::default() }
+        Self { world_size, weights: WeightOptions::default(), kv_dtype: KvDType::F32 }
     }
 }
 
@@ -61,11 +63,12 @@ pub fn on_ranks<T: Send + PartialEq>(
     tokens_max: usize,
     scenario: impl Fn(&mut Rank) -> T + Sync,
 ) -> T {
-    let Ranks { world_size, weights } = ranks.into();
+    let ranks = ranks.into();
+    let Ranks { world_size, weights, .. } = ranks;
     models::check(checkpoint, world_size, weights).unwrap();
     let memory = GroupMemory::heap(world_size);
     let run = |rank| {
-        let mut rank = Rank::new(checkpoint, Shard { rank, world_size }, weights, tokens_max, memory.clone());
+        let mut rank = Rank::new(checkpoint, Shard { rank, world_size }, ranks, tokens_max, memory.clone());
         scenario(&mut rank)
     };
     let mut found = std::thread::scope(|scope| {
@@ -87,22 +90,16 @@ pub fn step_all(rank: &mut Rank, sequences: &mut [Sequence], wanted: Wanted) -> 
 }
 
 impl Rank {
-    fn new(
-        checkpoint: &Checkpoint,
-        shard: Shard,
-        weights: WeightOptions,
-        tokens_max: usize,
-        memory: GroupMemory,
-    ) -> Self {
+    fn new(checkpoint: &Checkpoint, shard: Shard, ranks: Ranks, tokens_max: usize, memory: GroupMemory) -> Self {
         let Shard { rank, world_size } = shard;
         let waiting = Waiting::Sleep;
         let membership = Membership { rank, world_size, waiting, join_timeout: Duration::from_secs(60) };
         let group = if world_size == 1 { Group::solo() } else { Group::join(memory, membership).unwrap() };
         let device = Cpu::new(CpuConfig { threads: 1, ..CpuConfig::default() }, group);
-        let options = LoadOptions { max_model_len: tokens_max, threads: 1, weights };
+        let options = LoadOptions { max_model_len: tokens_max, threads: 1, weights: ranks.weights };
         let model = models::load(&device, checkpoint, shard, options, &mut |_| {}).unwrap();
         let blocks = tokens_max.div_ceil(BLOCK_SIZE) + 16;
-        let shape = models::kv_shape(checkpoint.config(), shard, BLOCK_SIZE, blocks, KvDType::F32);
+        let shape = models::kv_shape(checkpoint.config(), shard, BLOCK_SIZE, blocks, ranks.kv_dtype);
         let cache = device.kv_cache(shape).unwrap();
         // Neighbours in a sequence are no neighbours in memory: even ids first, then odd ones.
         let blocks_left = (0..blocks as u32).rev().filter(|id| id % 2 == 1);
