@@ -20,15 +20,16 @@ const GAP_MAX: usize = 1 << 16;
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 impl AddedTokens {
-    /// Of `added_tokens_decoder` in tokenizer_config.json (by id), added_tokens.json (by text), and the special tokens
-    /// that tokenizer_config.json and special_tokens_map.json name without an id.
+    /// Of `added_tokens_decoder` in tokenizer_config.json (by id), else added_tokens.json (by text), and the special
+    /// tokens that tokenizer_config.json and special_tokens_map.json name without an id.
     pub fn of_folder(folder: &Folder) -> Self {
         let mut tokens = Self::default();
         for (id, token) in folder.config["added_tokens_decoder"].as_object().into_iter().flatten() {
             tokens.list.extend(id.parse().ok().and_then(|id| Some((Some(id), added_token(token, false)?))));
         }
         tokens.list.sort_by_key(|(id, _)| *id);
-        for (text, id) in folder.added_tokens.as_object().into_iter().flatten() {
+        let older = folder.added_tokens.as_object().filter(|_| !folder.lists_added_tokens());
+        for (text, id) in older.into_iter().flatten() {
             let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
             tokens.add(id, AddedToken::from(text.as_str(), false));
         }

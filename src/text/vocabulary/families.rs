@@ -150,8 +150,11 @@ impl Family {
     /// The special tokens that the class has itself, after so many ranks.
     pub fn built_in(&self, ranks: usize) -> Vec<(u32, Cow<'static, str>)> {
         let first = ranks as u32;
-        let known =
-            |list: &[(u32, &'static str)]| -> Vec<_> { list.iter().map(|&(id, text)| (id, text.into())).collect() };
+        // A file of another length, whatever its name, has other tokens in these places.
+        let is_near = |id: u32| (first..first + 64).contains(&id);
+        let known = |list: &[(u32, &'static str)]| -> Vec<_> {
+            list.iter().filter(|(id, _)| is_near(*id)).map(|&(id, text)| (id, text.into())).collect()
+        };
         let after = |list: &[&'static str]| (first..).zip(list.iter().map(|&text| text.into())).collect();
         let reserved = |ids: std::ops::Range<u32>| ids.map(|id| (id, format!("<|reserved_token_{id}|>").into()));
         match self.special_tokens {

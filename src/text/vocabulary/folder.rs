@@ -98,9 +98,15 @@ impl Folder {
         })
     }
 
-    /// The files that name special tokens.
+    /// The files that name special tokens. A configuration that lists all added tokens stands for itself: what lies
+    /// beside it is left from older versions, and `transformers` ignores it too.
     pub fn settings(&self) -> impl Iterator<Item = &Value> {
-        [&self.config, &self.special_tokens].into_iter()
+        let older = (!self.lists_added_tokens()).then_some(&self.special_tokens);
+        [&self.config].into_iter().chain(older)
+    }
+
+    pub fn lists_added_tokens(&self) -> bool {
+        self.config["added_tokens_decoder"].is_object()
     }
 
     /// The class that reads the vocabulary in `transformers`, without `Tokenizer` and what follows; empty: unknown.
@@ -138,7 +144,9 @@ impl Folder {
         let mut tokenizer = pieces.tokenizer()?;
         added.add_to(&mut tokenizer)?;
         let id = |name: &str, own: Option<&str>| self.token(name).or(own).and_then(|text| tokenizer.token_to_id(text));
-        let (bos, eos) = (id("bos_token", file.bos.as_deref()), id("eos_token", file.eos.as_deref()));
+        // T5 begins its texts with nothing, whatever the file offers.
+        let own_bos = file.bos.as_deref().filter(|_| self.class() != "T5");
+        let (bos, eos) = (id("bos_token", own_bos), id("eos_token", file.eos.as_deref()));
         let (adds_bos, adds_eos) = self.adds_ends();
         let before = bos.filter(|_| adds_bos).into_iter().collect();
         let after = eos.filter(|_| adds_eos).into_iter().collect();

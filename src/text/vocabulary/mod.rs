@@ -16,6 +16,6 @@ mod sentence_piece;
 #[cfg(test)]
 mod golden;
 
-pub(super) use folder::{Built, build};
+pub(super) use folder::build;
 pub(super) use merges::merges_of_scores;
 pub(super) use sentence_piece::{Algorithm, Entry, Kind, Prefix, SentencePieces, Spaces};

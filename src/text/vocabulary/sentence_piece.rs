@@ -181,7 +181,8 @@ impl SentencePieces {
         let mut rules = Vec::new();
         match self.spaces {
             Spaces::Kept => {}
-            Spaces::Squeezed => rules.extend([regex(r"\A +| +\z", ""), regex(" {2,}", " ")]),
+            // At the end, SentencePiece has written them as marks already, and takes a text's own marks for such.
+            Spaces::Squeezed => rules.extend([regex(r"\A +|[ ▁]+\z", ""), regex(" {2,}", " ")]),
             Spaces::Words => {
                 rules.push(json!({"type": "Strip", "strip_left": false, "strip_right": true}));
                 rules.push(regex(" {2,}", "▁"));
