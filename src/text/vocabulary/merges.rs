@@ -13,7 +13,9 @@ pub(crate) fn merges_of_scores(vocab: &Vocab, score: impl Fn(u32) -> Option<f64>
         let Some(score) = score(id) else { continue };
         for (at, _) in text.char_indices().skip(1) {
             let (left, right) = text.split_at(at);
-            if let (Some(left_id), Some(right_id)) = (piece(left), piece(right)) {
+            if let Some(left_id) = piece(left)
+                && let Some(right_id) = piece(right)
+            {
                 merges.push((score, (id, left_id, right_id), (left, right)));
             }
         }
