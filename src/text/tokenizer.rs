@@ -1,6 +1,7 @@
 //! Text to token ids and back.
 
 use std::{
+    collections::HashSet,
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -246,6 +247,8 @@ pub(crate) fn from_json<T: serde::de::DeserializeOwned>(json: Value) -> Result<T
 fn without_added_tokens(tokenizer: &tokenizers::Tokenizer) -> Result<tokenizers::Tokenizer, String> {
     let mut json = serde_json::to_value(tokenizer).map_err(|error| error.to_string())?;
     json["added_tokens"] = json!([]);
+    let added = tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+    unmake(&mut json["model"], &added);
     // It may name tokens that aren't there any more, and is not needed.
     json["post_processor"] = Value::Null;
     let mut plain: tokenizers::Tokenizer = serde_json::from_value(json).map_err(|error| error.to_string())?;
@@ -256,6 +259,19 @@ fn without_added_tokens(tokenizer: &tokenizers::Tokenizer) -> Result<tokenizers:
         plain.with_model(model);
     }
     Ok(plain)
+}
+
+/// Takes the ways to make these tokens out of a text from a model that has them in its own vocabulary, too.
+fn unmake(model: &mut Value, tokens: &HashSet<String>) {
+    if let Some(merges) = model["merges"].as_array_mut() {
+        let made = |merge: &Value| merge.as_array().into_iter().flatten().filter_map(Value::as_str).collect::<String>();
+        merges.retain(|merge| !tokens.contains(&made(merge)));
+    }
+    for piece in model["vocab"].as_array_mut().into_iter().flatten() {
+        if piece[0].as_str().is_some_and(|text| tokens.contains(text)) {
+            piece[1] = json!(vocabulary::NEVER);
+        }
+    }
 }
 
 fn not_tokenized(message: impl ToString) -> TextError {

@@ -74,7 +74,10 @@ fn find(folder: &Path) -> Result<PathBuf, TextError> {
         let names = NAMES.join(", ");
         TextError::file(
             folder,
-            format!("no tokenizer: looked for tokenizer.json, {names} and *.tiktoken; give a folder or file that has one by --tokenizer"),
+            format!(
+                "no tokenizer: looked for tokenizer.json, {names} and *.tiktoken; \
+                 give a folder or file that has one by --tokenizer"
+            ),
         )
     })
 }
@@ -164,7 +167,12 @@ impl Folder {
         };
         match self.class() {
             "Llama" | "CodeLlama" => (pieces.spaces, pieces.prefix) = (Spaces::Kept, prefix),
-            "Gemma" => (pieces.spaces, pieces.prefix) = (Spaces::Kept, Prefix::Never),
+            "Gemma" => {
+                (pieces.spaces, pieces.prefix) = (Spaces::Kept, Prefix::Never);
+                // The file has them as user-defined.
+                let turns = |entry: &&mut Entry| ["<start_of_turn>", "<end_of_turn>"].contains(&entry.text.as_str());
+                pieces.entries.iter_mut().filter(turns).for_each(|entry| entry.kind = Kind::Control);
+            }
             "T5" => {
                 (pieces.spaces, pieces.prefix) = (Spaces::Words, prefix);
                 self.add_sentinels(&mut pieces.entries);
@@ -219,7 +227,8 @@ fn place(added: &AddedTokens, entries: &mut Vec<Entry>) -> Result<(), TextError>
     for (id, text) in places {
         match entries.get_mut(id) {
             Some(entry) if entry.text == text => {}
-            // A token without a use is never made of a text.
+            Some(entry) if entry.kind == Kind::Unknown => entry.text = text,
+            // The model itself never makes it of a text.
             Some(entry) => *entry = Entry { kind: Kind::Unused, ..control(text) },
             None => entries.push(Entry { kind: Kind::Unused, ..control(text) }),
         }

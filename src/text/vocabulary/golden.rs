@@ -1,6 +1,6 @@
 //! Vocabularies of every kind of file against what SentencePiece, tiktoken and `transformers` make of the same texts.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, sync::Arc};
 
 use proptest::prelude::*;
 use serde_json::Value;
@@ -66,6 +66,25 @@ fn every_kind_of_file_has_the_golden_ids_and_texts() {
             check_case(&tokenizer, &name, &case);
             for (end, found) in [("bos", tokenizer.bos()), ("eos", tokenizer.eos())] {
                 assert_eq!(found.map(u64::from), case[end].as_u64(), "{name}: {end}");
+            }
+        }
+    }
+}
+
+/// What somebody types is text (`--no-special-tokens-in-content`), also where the model's own pieces spell a token.
+#[test]
+fn typed_tokens_can_be_plain_text() {
+    const TYPED: &str = "go <|mark|> on</s> 12";
+    for vocabulary in VOCABULARIES {
+        for case in cases(vocabulary) {
+            let tokenizer = load(vocabulary, &case);
+            let found = tokenizer.encode_plain(TYPED).unwrap();
+            let added: Vec<_> = tokenizer.added_tokens().map(|(id, _)| id).collect();
+            let unknown = tokenizer.token_id("<unk>").filter(|_| vocabulary == "nfkc.model");
+            let is_plain = |id: &u32| !added.contains(id) || Some(*id) == unknown;
+            assert!(found.iter().all(is_plain), "{vocabulary}, {}: {found:?}", case["name"]);
+            if unknown.is_none() {
+                assert_eq!(tokenizer.decode(&found, false), TYPED, "{vocabulary}, {}", case["name"]);
             }
         }
     }
@@ -200,7 +219,7 @@ fn added_tokens_have_the_ids_that_the_folder_says() {
         let folder = tempfile::tempdir().unwrap();
         fs::copy(fixtures::tokenizers(vocabulary), folder.path().join("tokenizer.model")).unwrap();
         fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
-        let tokenizer = Tokenizer::from_file(Path::new(&folder.path().join("tokenizer.model"))).unwrap();
+        let tokenizer = Tokenizer::from_file(&folder.path().join("tokenizer.model")).unwrap();
         assert_eq!(tokenizer.token_id("<five>"), Some(5), "{vocabulary}");
         assert_eq!(tokenizer.token_id("<far>"), Some(710), "{vocabulary}");
         assert!(tokenizer.token_id("<pad>") >= Some(711) && tokenizer.is_special(tokenizer.token_id("<pad>").unwrap()));

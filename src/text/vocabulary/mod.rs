@@ -18,4 +18,4 @@ mod golden;
 
 pub(super) use folder::build;
 pub(super) use merges::merges_of_scores;
-pub(super) use sentence_piece::{Algorithm, Entry, Kind, Prefix, SentencePieces, Spaces};
+pub(super) use sentence_piece::{Algorithm, Entry, Kind, NEVER, Prefix, SentencePieces, Spaces};

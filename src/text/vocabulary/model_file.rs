@@ -3,7 +3,7 @@
 
 use super::{
     Algorithm, Entry, Kind, Prefix, SentencePieces, Spaces,
-    protobuf::{Field, Fields, Value},
+    protobuf::{Field, Fields},
 };
 use crate::text::TextError;
 
@@ -127,7 +127,7 @@ impl Specs {
 
     fn read_normalizer(&mut self, Field { number, value }: Field<'_>) -> Result<(), String> {
         match number {
-            2 => self.charsmap = Value::bytes(&value)?.into(),
+            2 => self.charsmap = value.bytes()?.into(),
             3 => self.dummy_prefix = value.flag()?,
             4 => self.squeezes_spaces = value.flag()?,
             5 => self.escapes_spaces = value.flag()?,

@@ -88,7 +88,7 @@ pub(crate) enum Prefix {
 }
 
 /// The score of what a text never becomes. Its distance from real scores leaves those their precision.
-const NEVER: f64 = -1e9;
+pub(crate) const NEVER: f64 = -1e9;
 
 impl Kind {
     /// By SentencePiece's number; None for others.
@@ -200,12 +200,8 @@ impl SentencePieces {
     }
 
     fn pre_tokenizer(&self) -> Option<Value> {
-        let metaspace = |scheme: &str, split: bool| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split});
-        if self.spaces == Spaces::Words {
-            return Some(metaspace(self.scheme(), true));
-        }
-        if self.prefix == Prefix::First {
-            return Some(metaspace(self.scheme(), false));
+        if self.spaces == Spaces::Words || self.prefix == Prefix::First {
+            return Some(self.metaspace(self.spaces == Spaces::Words));
         }
         self.cuts_user_defined().then(|| {
             let mut texts: Vec<_> =
@@ -215,18 +211,19 @@ impl SentencePieces {
         })
     }
 
-    /// The name of [`Prefix`] in the library's words.
-    fn scheme(&self) -> &'static str {
-        match self.prefix {
+    /// The library's own step for spaces, which may also cut a text into words.
+    fn metaspace(&self, split: bool) -> Value {
+        let scheme = match self.prefix {
             Prefix::Never => "never",
             Prefix::First => "first",
             Prefix::Each | Prefix::Apart => "always",
-        }
+        };
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split})
     }
 
     fn decoder(&self) -> Value {
         if self.spaces == Spaces::Words && !self.byte_fallback {
-            return json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": self.scheme(), "split": true});
+            return self.metaspace(true);
         }
         let mut steps = vec![
             json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
