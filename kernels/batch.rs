@@ -33,6 +33,9 @@ pub struct Heads {
     pub group: usize,
     /// Place of this rank's first query head within its group, `0..group`.
     pub first_in_group: usize,
+    /// Where a value is no row of its own but the last elements of its key (multi-head latent attention): the first of
+    /// them, a multiple of eight.
+    pub values_from: Option<usize>,
 }
 
 impl Heads {
@@ -41,9 +44,16 @@ impl Heads {
         (self.first_in_group + query) / self.group
     }
 
-    /// Columns of a fused query-key-value row: query heads, then key heads, then value heads.
+    /// Columns of a fused query-key-value row: query heads, then key heads, then value heads, where they have rows of
+    /// their own.
     pub fn qkv_columns(&self) -> usize {
-        (self.query + 2 * self.kv) * self.dim
+        let value_heads = if self.values_from.is_none() { self.kv } else { 0 };
+        (self.query + self.kv + value_heads) * self.dim
+    }
+
+    /// Elements of a value, and of what attention answers per query head.
+    pub fn value_dim(&self) -> usize {
+        self.dim - self.values_from.unwrap_or(0)
     }
 }
 
@@ -60,6 +70,8 @@ pub struct KvShape {
     pub kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
+    /// As in [`Heads::values_from`].
+    pub values_from: Option<usize>,
     /// Storage format.
     pub dtype: KvDType,
 }
@@ -67,6 +79,7 @@ pub struct KvShape {
 impl KvShape {
     /// Bytes of one block over all layers, keys and values.
     pub fn block_bytes(&self) -> usize {
-        self.layers * 2 * self.block_size * self.kv_heads * self.head_dim * self.dtype.bytes()
+        let rows = if self.values_from.is_none() { 2 } else { 1 };
+        self.layers * rows * self.block_size * self.kv_heads * self.dtype.row_bytes(self.head_dim)
     }
 }

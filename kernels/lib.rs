@@ -25,12 +25,14 @@ pub mod all_reduce;
 pub mod attention;
 pub mod broadcast;
 pub mod embed;
+pub mod glu;
 pub mod matmul;
 pub mod memory;
+pub mod mla;
+pub mod moe;
 pub mod rms_norm;
 pub mod rotary;
 pub mod select_rows;
-pub mod silu_mul;
 pub mod store_kv;
 
 #[cfg(test)]
@@ -53,7 +55,9 @@ pub trait Backend:
     + rotary::Rotary
     + store_kv::StoreKv
     + attention::Attention
-    + silu_mul::SiluMul
+    + glu::Glu
+    + moe::Moe
+    + mla::LatentAttention
     + select_rows::SelectRows
     + all_reduce::AllReduce
     + all_gather::AllGather

@@ -26,6 +26,11 @@ impl Samples {
         (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
+    /// Bell-shaped about 0, as weights are: twelve uniform ones summed have variance 4.
+    pub(crate) fn bell(&mut self) -> f32 {
+        (0..12).map(|_| self.float()).sum()
+    }
+
     pub(crate) fn floats(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.float()).collect()
     }
@@ -49,12 +54,31 @@ impl Samples {
         let halves: &[usize] = match dtype {
             DType::F32 => return self.float().to_le_bytes().into(),
             DType::BF16 => return half::bf16::from_f32(self.float()).to_le_bytes().into(),
-            DType::F16 | DType::Q8_0 | DType::Q4_0 | DType::Q5_0 => &[0],
+            DType::F16 | DType::Q8_0 | DType::Q4_0 | DType::Q5_0 | DType::IQ4_NL | DType::IQ4_XS => &[0],
             DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => &[0, 2],
+            DType::Q2_K => &[80, 82],
+            DType::Q3_K => &[108],
             DType::Q6_K => &[208],
+            DType::TQ1_0 => &[52],
+            DType::TQ2_0 => &[64],
+            DType::WInt4 | DType::WInt4G32 => {
+                block[2] %= 17;
+                &[0]
+            }
+            DType::MXFP4 => {
+                block[0] = 118 + block[0] % 10;
+                &[]
+            }
+            DType::WInt8 | DType::F8_E4M3 => {
+                block[..4].copy_from_slice(&self.float().to_le_bytes());
+                &[]
+            }
         };
         for &at in halves {
             block[at..at + 2].copy_from_slice(&f16::from_f32(self.float()).to_le_bytes());
+        }
+        if dtype == DType::F8_E4M3 {
+            block[4..].iter_mut().filter(|code| **code & 0x7f == 0x7f).for_each(|code| *code ^= 1);
         }
         block
     }

@@ -5,6 +5,7 @@
 mod argv;
 mod commands;
 mod ignored;
+mod loading;
 mod own_server;
 mod values;
 
@@ -13,7 +14,10 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use workers::link::sampling::LOGPROBS_MAX;
 
-pub use self::commands::{ChatFlags, CollectEnvFlags, RunBatchFlags, SamplingFlags, ServerFlags};
+pub use self::commands::{
+    ChatFlags, CollectEnvFlags, FetchFlags, HubFlags, InspectFlags, RunBatchFlags, SamplingFlags, ServerFlags,
+};
+pub use self::loading::LoadingFlags;
 use self::values::{byte_count, early_stop, fraction, parser_name};
 use crate::api::cors;
 use crate::engine::request::EarlyStop;
@@ -41,10 +45,12 @@ pub enum Command {
     Complete(Box<ChatFlags>),
     /// Answer a file of requests (OpenAI's batch format); goes on where an earlier run ended.
     RunBatch(Box<RunBatchFlags>),
+    /// Tell what a model is and what it needs, without loading it.
+    Inspect(InspectFlags),
     /// Print what a bug report needs to know about this machine.
     CollectEnv(CollectEnvFlags),
-    /// Fetch the default model, unless it is there, and print its path.
-    Fetch,
+    /// Fetch a model, unless it is there, and print its path.
+    Fetch(FetchFlags),
     /// One rank's process; started by `serve`, told what to do on its standard input.
     #[command(hide = true)]
     Worker,
@@ -88,22 +94,6 @@ pub enum Device {
     Cuda,
 }
 
-/// Computation type of weights that aren't quantized.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ComputeType {
-    /// As they are stored, computed in f32.
-    Auto,
-    /// IEEE binary32.
-    #[value(alias = "float32")]
-    F32,
-    /// bfloat16.
-    #[value(alias = "bfloat16")]
-    Bf16,
-    /// IEEE binary16.
-    #[value(alias = "float16", alias = "half")]
-    F16,
-}
-
 /// How the hidden states of a text become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PoolingKind {
@@ -113,28 +103,20 @@ pub enum PoolingKind {
     Last,
 }
 
-/// Storage format of keys and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum KvCacheType {
-    /// The device's best trade: f32 on the CPU.
-    Auto,
-    /// IEEE binary32.
-    F32,
-    /// IEEE binary16.
-    F16,
-    /// bfloat16.
-    Bf16,
-    /// 8-bit integers with a scale.
-    Int8,
-}
-
 /// Flags of `shardwire serve`. Of a flag that is given twice the last counts, as in FastDeploy.
 #[derive(Debug, Args)]
 #[command(args_override_self = true)]
 pub struct ServeFlags {
-    /// A folder as Hugging Face publishes it, a .gguf file, or a hub name; absent: a small default model, fetched once.
+    /// A folder as Hugging Face publishes it, a .gguf file, or a name on its hub (OWNER/NAME, OWNER/NAME:QUANT), fetched
+    /// once; absent: a small default model.
     #[arg(long, value_name = "DIR|FILE.gguf|HUB_ID", help_heading = "Model")]
     pub model: Option<String>,
+    /// How it is loaded.
+    #[command(flatten)]
+    pub loading: LoadingFlags,
+    /// Which of the hub's models, and where they are kept.
+    #[command(flatten)]
+    pub hub: HubFlags,
     /// The model's name in the API; turns on the checking of names.
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub served_model_name: Option<String>,
@@ -150,9 +132,6 @@ pub struct ServeFlags {
     /// Longest sequence, prompt and completion, in tokens; absent: the model's own limit, lowered to what the KV cache holds.
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(2..=16_777_216), help_heading = "Model")]
     pub max_model_len: Option<u32>,
-    /// Computation type of weights that aren't quantized.
-    #[arg(long, value_enum, default_value = "auto", help_heading = "Model")]
-    pub dtype: ComputeType,
     /// Completion length where a request names none; absent: 16 for completions, the rest of the context for chats.
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Model")]
     pub default_max_tokens: Option<u32>,
@@ -254,9 +233,6 @@ pub struct ServeFlags {
     /// Where the model runs; auto takes what is there.
     #[arg(long, value_enum, default_value = "auto", help_heading = "Ranks")]
     pub device: Device,
-    /// How many worker processes share the model (also written -tp).
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64), help_heading = "Ranks")]
-    pub tensor_parallel_size: u32,
     /// CPU threads of a rank; absent: cores ÷ ranks.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Ranks")]
     pub threads_per_rank: Option<u32>,
@@ -286,9 +262,6 @@ pub struct ServeFlags {
     /// Number of KV blocks, instead of deriving it from memory.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_777_216), help_heading = "Scheduling and memory")]
     pub num_gpu_blocks_override: Option<u32>,
-    /// Storage format of keys and values.
-    #[arg(long, value_enum, default_value = "auto", help_heading = "Scheduling and memory")]
-    pub kv_cache_dtype: KvCacheType,
     /// Share of a GPU's memory to use (on the CPU: --kv-cache-memory).
     #[arg(long, value_name = "SHARE", default_value_t = 0.9, value_parser = fraction, help_heading = "Scheduling and memory")]
     pub gpu_memory_utilization: f64,
@@ -388,7 +361,7 @@ mod tests {
         let batch = "run-batch -i in.jsonl -o out.jsonl";
         assert!(words(batch).unwrap().is_empty());
         let given = words(&format!("{batch} -tp 2 --enable_logprob --model m --api-key k --swap-space 4")).unwrap();
-        let expected = ["--model=m", "--enable-logprob", "--tensor-parallel-size=2", "--swap-space=4"];
+        let expected = ["--model=m", "--tensor-parallel-size=2", "--enable-logprob", "--swap-space=4"];
         assert_eq!(given, expected.map(OsString::from));
         assert_eq!(words("chat --model m --seed 1").unwrap(), ["--model=m"].map(OsString::from));
         // A model's name makes sense with another's server, all else does not.
@@ -402,8 +375,21 @@ mod tests {
     #[test]
     fn a_whole_command_is_understood() {
         let flags = serve("--model m --port 8188 --tensor-parallel-size 8 --max-model-len 32768").unwrap();
-        assert_eq!((flags.port, flags.tensor_parallel_size, flags.max_model_len), (8188, 8, Some(32768)));
+        assert_eq!((flags.port, flags.loading.tensor_parallel_size, flags.max_model_len), (8188, 8, Some(32768)));
         assert!(flags.warnings.is_empty() && flags.prefix_caching());
+    }
+
+    #[test]
+    fn a_model_of_the_hub_is_named_with_its_revision_and_folder() {
+        let flags = serve("--model o/n:Q8_0 --revision v1 --download_dir /models").unwrap();
+        let expected = HubFlags { revision: Some("v1".into()), download_dir: Some("/models".into()) };
+        assert_eq!((flags.model.as_deref(), &flags.hub), (Some("o/n:Q8_0"), &expected));
+        assert!(flags.warnings.is_empty());
+        let words = "shardwire fetch o/n --revision v0 --revision v1 --download-dir /models";
+        match CommandLine::read(words.split(' ').map(OsString::from)).unwrap().command {
+            Command::Fetch(flags) => assert_eq!((flags.model.as_deref(), flags.hub), (Some("o/n"), expected)),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -411,7 +397,7 @@ mod tests {
         for line in
             ["-tp 4", "-tp=4", "--tensor_parallel_size 4", "--tensor_parallel_size=4", "--tensor-parallel-size=4"]
         {
-            assert_eq!(serve(line).unwrap().tensor_parallel_size, 4, "{line}");
+            assert_eq!(serve(line).unwrap().loading.tensor_parallel_size, 4, "{line}");
         }
         assert!(!serve("--no-enable-prefix-caching").unwrap().prefix_caching());
         assert!(serve("--no-enable-prefix-caching --enable-prefix-caching").unwrap().prefix_caching());

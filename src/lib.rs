@@ -2,8 +2,8 @@
 //!
 //! A request's way: [`api`] (HTTP) → [`text`] (template, tokens) → [`engine`] (schedule, publish, collect, deliver) and
 //! back; [`guides`] keeps answers to a form. [`supervisor`] keeps the worker processes alive beside it, [`monitor`] counts,
-//! [`config`] names every flag. [`batch`], [`chat`], [`top`] and [`collect_env`] are commands beside [`serve`]; the first
-//! three ask a [`remote`] server, perhaps an [`own_server`].
+//! [`config`] names every flag, [`hub`] finds and fetches models. [`batch`], [`chat`], [`top`], [`inspect`] and
+//! [`collect_env`] are commands beside [`serve`]; the first three ask a [`remote`] server, perhaps an [`own_server`].
 
 #![forbid(unsafe_code)]
 
@@ -19,6 +19,8 @@ pub mod engine;
 #[path = "../tests/fixtures/mod.rs"]
 mod fixtures;
 pub mod guides;
+pub mod hub;
+pub mod inspect;
 pub mod interrupts;
 pub mod monitor;
 pub mod own_server;

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use shardwire::{
     batch, chat, collect_env,
-    config::{Command, CommandLine},
-    default_model, serve, top,
+    config::{Command, CommandLine, FetchFlags},
+    hub, inspect, interrupts, serve, top,
 };
 
 fn main() -> ExitCode {
@@ -16,21 +16,23 @@ fn main() -> ExitCode {
         Command::Chat(flags) => chat::run(&flags, chat::Manner::Chat),
         Command::Complete(flags) => chat::run(&flags, chat::Manner::Complete),
         Command::RunBatch(flags) => batch::run(&flags),
+        Command::Inspect(flags) => inspect::run(&flags),
         Command::CollectEnv(flags) => collect_env::run(&flags),
         Command::Worker => workers::worker::run(),
-        Command::Fetch => fetch(),
+        Command::Fetch(flags) => fetch(flags),
     }
 }
 
-fn fetch() -> ExitCode {
-    match default_model::locate() {
-        Ok(path) => {
+fn fetch(flags: FetchFlags) -> ExitCode {
+    let found = interrupts::all().map(|interrupts| hub::model_path_unless(&interrupts, flags.model, flags.hub));
+    let (code, why) = match found {
+        Ok(Some(Ok(path))) => {
             println!("{}", path.display());
-            ExitCode::SUCCESS
+            return ExitCode::SUCCESS;
         }
-        Err(error) => {
-            eprintln!("shardwire: {error}");
-            ExitCode::from(2)
-        }
-    }
+        Ok(None) => (130, "interrupted; the same command goes on where this ended".into()),
+        Ok(Some(Err(why))) | Err(why) => (2, why),
+    };
+    eprintln!("shardwire: {why}");
+    ExitCode::from(code)
 }

@@ -25,7 +25,13 @@ use nix::{
 };
 
 use self::last_words::LastWords;
-use crate::{config::ServerFlags, default_model, interrupts::Interrupt, remote::Remote, user_data};
+use crate::{
+    config::{self, CommandLine, ServerFlags},
+    hub,
+    interrupts::Interrupt,
+    remote::Remote,
+    user_data,
+};
 
 /// The path by which a process re-executes the file it runs, even where that was replaced on disk since.
 const THIS_BINARY: &str = "/proc/self/exe";
@@ -97,7 +103,7 @@ struct OwnServer {
 impl OwnServer {
     /// Starts it and waits until it is ready; the process and its address.
     fn start(words: &[OsString], key: &str, interrupts: &Receiver<Interrupt>) -> Result<(Self, String), ReachError> {
-        fetch_default_model(words)?;
+        fetch_model(words, interrupts)?;
         let log_dir = log_dir(words);
         let mut child = command(words, &log_dir, key)
             .spawn()
@@ -166,12 +172,15 @@ fn log_dir(words: &[OsString]) -> Option<PathBuf> {
     if named { None } else { user_data::folder().map(|folder| folder.join("log")) }
 }
 
-/// The first use fetches the default model: here, where its progress is seen.
-fn fetch_default_model(words: &[OsString]) -> Result<(), ReachError> {
-    if words.iter().any(|word| word.to_string_lossy().starts_with("--model=")) {
-        return Ok(());
+/// The first use of a model fetches it: here, where its progress is seen and an interrupt is heard.
+fn fetch_model(words: &[OsString], interrupts: &Receiver<Interrupt>) -> Result<(), ReachError> {
+    let line = ["shardwire", "serve"].map(OsString::from).into_iter().chain(words.iter().cloned());
+    // What is wrong with the words, the server tells.
+    let Ok(CommandLine { command: config::Command::Serve(flags) }) = CommandLine::read(line) else { return Ok(()) };
+    match hub::model_path_unless(interrupts, flags.model, flags.hub) {
+        Some(path) => path.map(drop).map_err(ReachError::Refused),
+        None => Err(ReachError::Interrupted),
     }
-    default_model::locate().map(drop).map_err(|error| ReachError::Refused(error.to_string()))
 }
 
 /// Reads the first line on a thread, so that waiting for it has a limit; and whatever follows, so that the pipe never fills.

@@ -6,7 +6,7 @@
 
 mod listening;
 mod logging;
-mod memory;
+pub(crate) mod memory;
 mod plan;
 mod throughput;
 

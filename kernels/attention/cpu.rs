@@ -17,10 +17,10 @@ use self::{
     sums::Sums,
     task::{Steps, Task},
 };
-use super::Attention;
+use super::{Attention, Scoring};
 use crate::{
     Batch, Heads, Result,
-    cpu::{Cpu, Elements, Floats, KvBF16, KvCache, KvF16, KvF32, KvFormat, Split, Tensor},
+    cpu::{Cpu, Elements, Floats, KvBF16, KvCache, KvF16, KvF32, KvFormat, KvInt8, Split, Tensor, simd::LANES},
 };
 
 impl Attention for Cpu {
@@ -30,22 +30,29 @@ impl Attention for Cpu {
         cache: &KvCache,
         layer: usize,
         heads: &Heads,
-        scale: f32,
+        scoring: &Scoring<Tensor>,
         batch: &Batch,
     ) -> Result<Tensor> {
         assert_eq!(qkv.columns(), heads.qkv_columns(), "rows hold the query, key and value heads");
         assert_eq!(qkv.rows(), batch.positions.len(), "a position per row");
+        let shape = cache.shape();
         assert_eq!(
-            (heads.kv, heads.dim),
-            (cache.shape().kv_heads, cache.shape().head_dim),
+            (heads.kv, heads.dim, heads.values_from),
+            (shape.kv_heads, shape.head_dim, shape.values_from),
             "the cache has these heads"
         );
-        let mut output = self.scratch(qkv.rows(), heads.query * heads.dim);
-        let view = View { qkv, cache, layer, heads, scale, batch, steps: Steps::of(cache.shape()) };
+        assert!(heads.values_from.is_none_or(|first| first.is_multiple_of(LANES)), "values begin at a whole vector");
+        assert!(scoring.sinks.is_none_or(|sinks| sinks.data().len() == heads.query), "a sink per query head");
+        assert!(scoring.window != Some(0), "a query sees itself");
+        let mut output = self.scratch(qkv.rows(), heads.query * heads.value_dim());
+        let view = View { qkv, cache, layer, heads, scoring, batch, steps: Steps::of(shape) };
         match (&cache.keys, &cache.values) {
-            (Elements::F32(keys), Elements::F32(values)) => self.attend::<KvF32>(&view, keys, values, &mut output),
-            (Elements::F16(keys), Elements::F16(values)) => self.attend::<KvF16>(&view, keys, values, &mut output),
-            (Elements::BF16(keys), Elements::BF16(values)) => self.attend::<KvBF16>(&view, keys, values, &mut output),
+            (Elements::F32(keys), Elements::F32(values)) => self.attend::<KvF32>(&view, [keys, values], &mut output),
+            (Elements::F16(keys), Elements::F16(values)) => self.attend::<KvF16>(&view, [keys, values], &mut output),
+            (Elements::BF16(keys), Elements::BF16(values)) => {
+                self.attend::<KvBF16>(&view, [keys, values], &mut output);
+            }
+            (Elements::Int8(keys), Elements::Int8(values)) => self.attend::<KvInt8>(&view, [keys, values], &mut output),
             _ => unreachable!("keys and values are made in one format"),
         }
         Ok(output)
@@ -58,7 +65,7 @@ struct View<'a> {
     cache: &'a KvCache,
     layer: usize,
     heads: &'a Heads,
-    scale: f32,
+    scoring: &'a Scoring<'a, Tensor>,
     batch: &'a Batch,
     steps: Steps,
 }
@@ -69,14 +76,14 @@ thread_local! {
 }
 
 impl Cpu {
-    fn attend<F: KvFormat>(&self, view: &View, keys: &[F::Bits], values: &[F::Bits], output: &mut Tensor) {
+    fn attend<F: KvFormat>(&self, view: &View, stored: [&[F::Bits]; 2], output: &mut Tensor) {
         let (tasks, columns, isa) = (view.tasks(), output.columns(), self.isa);
         let output = Place { output: Split::new(output.data_mut()), columns };
-        let parts: usize = tasks.iter().map(|task| task.partitions).sum();
+        let parts: usize = tasks.iter().map(|task| task.partitions.len()).sum();
         if tasks.len() < 4 * self.team.threads() && parts > tasks.len() && self.team.threads() > 1 {
-            return self.attend_apart::<F>(view, &tasks, [keys, values], &output);
+            return self.attend_apart::<F>(view, &tasks, stored, &output);
         }
-        let nanoseconds = |task: &Task| (task.queries() * view.seen(task.rows.end - 1) * view.heads.dim) as f64 / 10.0;
+        let nanoseconds = |task: &Task| (task.queries() * task.positions * view.heads.dim) as f64 / 10.0;
         let mean = tasks.iter().map(nanoseconds).sum::<f64>() / tasks.len().max(1) as f64;
         self.team.share(tasks.len(), mean, |task| {
             let task = &tasks[task];
@@ -86,9 +93,9 @@ impl Cpu {
                 sums.resize(length);
                 let mut running = Sums::new(running, task.queries());
                 running.reset();
-                for partition in 0..task.partitions {
+                for partition in task.partitions.clone() {
                     let sums = Sums::new(sums, task.queries());
-                    running.merge(&part::<F>(isa, view, task, partition, [keys, values], sums, work));
+                    running.merge(&part::<F>(isa, view, task, partition, stored, sums, work));
                 }
                 output.put(view, task, &running);
             });
@@ -99,13 +106,13 @@ impl Cpu {
     fn attend_apart<F: KvFormat>(&self, view: &View, tasks: &[Task], stored: [&[F::Bits]; 2], output: &Place) {
         let isa = self.isa;
         let items: Vec<(&Task, usize)> =
-            tasks.iter().flat_map(|task| (0..task.partitions).map(move |partition| (task, partition))).collect();
+            tasks.iter().flat_map(|task| task.partitions.clone().map(move |partition| (task, partition))).collect();
         let total = items.iter().map(|(task, _)| view.result_length(task)).sum();
         let mut results = self.scratch(1, total);
         let split = Split::new(results.data_mut());
         let place = |task: &Task, partition| {
             let length = view.result_length(task);
-            let start = task.result + partition * length;
+            let start = task.result + (partition - task.partitions.start) * length;
             // SAFETY: every partition of every task has its own range, and one thread at a time works on it.
             Sums::new(unsafe { split.part(start..start + length) }, task.queries())
         };
@@ -121,7 +128,7 @@ impl Cpu {
                 running.resize(view.result_length(task));
                 let mut running = Sums::new(running, task.queries());
                 running.reset();
-                for partition in 0..task.partitions {
+                for partition in task.partitions.clone() {
                     running.merge(&place(task, partition));
                 }
                 output.put(view, task, &running);
@@ -137,16 +144,17 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Divides a task's sums by their totals.
+    /// Divides a task's sums by their totals, which sinks enlarge.
     fn put(&self, view: &View, task: &Task, sums: &Sums) {
-        let (dim, padded) = (view.heads.dim, view.cache.shape().padded_dim());
+        let (dim, padded) = (view.heads.value_dim(), view.cache.shape().padded_value_dim());
         let queries = task.rows.clone().flat_map(|row| task.heads.clone().map(move |head| (row, head)));
         for (query, (row, head)) in queries.enumerate() {
             let start = row * self.columns + head * dim;
             // SAFETY: a (row, head) belongs to one task, and one thread finishes it.
             let output = unsafe { self.output.part(start..start + dim) };
+            let share = sums.share(query, view.scoring.sinks.map(|sinks| sinks.data()[head]));
             for (output, value) in output.iter_mut().zip(&sums.values[query * padded..]) {
-                *output = value / sums.total[query];
+                *output = value / share;
             }
         }
     }
@@ -173,19 +181,21 @@ mod tests {
     #[test]
     fn a_query_has_the_same_bits_in_any_company() {
         for instructions in [Instructions::Best, Instructions::Portable] {
-            for (block_size, dtype) in [(16, KvDType::F32), (24, KvDType::F16), (3, KvDType::BF16)] {
-                check_company(instructions, block_size, dtype);
-            }
+            let case = |block_size| Case::new([3, 1, 40, 3, 0], block_size, &[]);
+            check_company(instructions, case(16));
+            check_company(instructions, case(24).dtype(KvDType::F16));
+            check_company(instructions, case(3).dtype(KvDType::BF16).window(70).with_sinks());
+            check_company(instructions, case(16).dtype(KvDType::Int8).window(600));
+            check_company(instructions, case(16).values_from(8));
         }
     }
 
-    fn check_company(instructions: Instructions, block_size: usize, dtype: KvDType) {
+    fn check_company(instructions: Instructions, case: Case) {
         const LENGTH: usize = 1111;
-        let heads = Heads { query: 3, kv: 1, dim: 40, group: 3, first_in_group: 0 };
-        let columns = heads.query * heads.dim;
-        let case = |sequences: &[[usize; 2]]| Case { heads, block_size, dtype, sequences: sequences.to_vec() };
+        let columns = case.heads.query * case.heads.value_dim();
+        let of = |sequences: &[[usize; 2]]| Case { sequences: sequences.to_vec(), ..case.clone() };
         let (one, many) = (Cpu::solo(1, instructions), Cpu::solo(4, instructions));
-        let whole = compute(&one, &case(&[[0, LENGTH]]));
+        let whole = compute(&one, &of(&[[0, LENGTH]]));
         for (device, start, count) in [
             (&many, 0, LENGTH),
             (&many, 0, 1),
@@ -197,11 +207,11 @@ mod tests {
             (&many, 1003, 17),
             (&many, 64, 200),
         ] {
-            let alone = compute(device, &case(&[[start, count]]));
-            let together = compute(device, &case(&[[start, count], [7, 2], [0, 30]]));
+            let alone = compute(device, &of(&[[start, count]]));
+            let together = compute(device, &of(&[[start, count], [7, 2], [0, 30]]));
             let expected = &whole[start * columns..(start + count) * columns];
             let equal = |result: &[f32]| result.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits());
-            let what = format!("{count} queries from {start}, {}, blocks of {block_size}", device.isa.name());
+            let what = format!("{count} queries from {start}, {}, {case:?}", device.isa.name());
             assert!(equal(&alone[..count * columns]), "{what}, alone");
             assert!(equal(&together[..count * columns]), "{what}, together");
         }

@@ -13,18 +13,28 @@ use crate::{
 };
 use crate::{Heads, Result, memory::Memory};
 
+/// How a layer weighs the positions that its queries see.
+pub struct Scoring<'a, T> {
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// How many positions a query sees at most, its own included (a sliding window); `None`: all.
+    pub window: Option<usize>,
+    /// A score per query head, `[1, heads.query]`, that joins the softmax without a value (GPT-OSS' attention sinks).
+    pub sinks: Option<&'a T>,
+}
+
 /// See the module.
 pub trait Attention: Memory {
-    /// `[tokens, heads.query × head_dim]`: for each token of the batch the attention of its query heads (the first
-    /// columns of `qkv`) over positions `0 ..= its own` of its sequence, whose keys and values layer `layer` of the cache
-    /// holds already (this step's included). Scores are scaled by `scale`.
+    /// `[tokens, heads.query × value_dim]`: for each token of the batch the attention of its query heads (the first
+    /// columns of `qkv`) over the positions of its sequence up to its own that the window shows, whose keys and values
+    /// layer `layer` of the cache holds already (this step's included).
     fn attention(
         &self,
         qkv: &Self::Tensor,
         cache: &Self::KvCache,
         layer: usize,
         heads: &Heads,
-        scale: f32,
+        scoring: &Scoring<Self::Tensor>,
         batch: &Self::Batch,
     ) -> Result<Self::Tensor>;
 }
@@ -32,15 +42,16 @@ pub trait Attention: Memory {
 /// What attention means for one query head of one token, plainly and in f64: `keys` and `values` are those of the
 /// positions that it sees, as the cache stores them.
 #[cfg(test)]
-fn reference(query: &[f32], keys: &[&[f32]], values: &[&[f32]], scale: f32) -> Vec<f32> {
+fn reference(query: &[f32], keys: &[&[f32]], values: &[&[f32]], scale: f32, sink: Option<f32>) -> Vec<f32> {
     let dot = |key: &&[f32]| query.iter().zip(*key).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum::<f64>();
     let scores: Vec<f64> = keys.iter().map(|key| dot(key) * f64::from(scale)).collect();
-    let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sink = sink.map(f64::from);
+    let best = scores.iter().copied().chain(sink).fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = scores.iter().map(|score| (score - best).exp()).collect();
-    let total: f64 = weights.iter().sum();
+    let total: f64 = weights.iter().sum::<f64>() + sink.map_or(0.0, |sink| (sink - best).exp());
     let element =
         |d: usize| weights.iter().zip(values).map(|(weight, value)| weight * f64::from(value[d])).sum::<f64>();
-    (0..query.len()).map(|d| (element(d) / total) as f32).collect()
+    (0..values[0].len()).map(|d| (element(d) / total) as f32).collect()
 }
 
 /// A case of the conformance check: sequences whose first tokens are in the cache and whose last ones are computed.
@@ -50,12 +61,47 @@ pub(crate) struct Case {
     pub(crate) heads: Heads,
     pub(crate) block_size: usize,
     pub(crate) dtype: KvDType,
+    pub(crate) window: Option<usize>,
+    pub(crate) has_sinks: bool,
     /// For each sequence, tokens computed before and now.
     pub(crate) sequences: Vec<[usize; 2]>,
 }
 
 #[cfg(test)]
 pub(crate) const SCALE: f32 = 0.3;
+
+#[cfg(test)]
+impl Case {
+    /// Heads of `query` and `kv`, `group` to one, the first at `first_in_group`; blocks of `block_size`.
+    pub(crate) fn new([query, kv, dim, group, first]: [usize; 5], block_size: usize, sequences: &[[usize; 2]]) -> Self {
+        let heads = Heads { query, kv, dim, group, first_in_group: first, values_from: None };
+        let sequences = sequences.to_vec();
+        Self { heads, block_size, dtype: KvDType::F32, window: None, has_sinks: false, sequences }
+    }
+
+    pub(crate) fn dtype(self, dtype: KvDType) -> Self {
+        Self { dtype, ..self }
+    }
+
+    pub(crate) fn window(self, window: usize) -> Self {
+        Self { window: Some(window), ..self }
+    }
+
+    pub(crate) fn with_sinks(self) -> Self {
+        Self { has_sinks: true, ..self }
+    }
+
+    pub(crate) fn values_from(mut self, first: usize) -> Self {
+        self.heads.values_from = Some(first);
+        self
+    }
+
+    /// Sinks of both signs, one far above every score.
+    fn sinks(&self) -> Option<Vec<f32>> {
+        let sink = |head: usize| [1.5, -3.0, 40.0, 0.0][head % 4];
+        self.has_sinks.then(|| (0..self.heads.query).map(sink).collect())
+    }
+}
 
 /// The rows `[positions][qkv columns]` of sequence `sequence`, the same in every case with as many columns.
 #[cfg(test)]
@@ -78,8 +124,11 @@ pub(crate) fn compute<B: crate::Backend>(device: &B, case: &Case) -> Vec<f32> {
         block_size: case.block_size,
         kv_heads: heads.kv,
         head_dim: heads.dim,
+        values_from: heads.values_from,
         dtype: case.dtype,
     };
+    let sinks = case.sinks().map(|sinks| device.tensor(1, sinks.len(), &sinks).expect("memory"));
+    let scoring = Scoring { scale: SCALE, window: case.window, sinks: sinks.as_ref() };
     let mut cache = device.kv_cache(shape).expect("memory");
     let mut result = Vec::new();
     for now in [false, true] {
@@ -101,68 +150,81 @@ pub(crate) fn compute<B: crate::Backend>(device: &B, case: &Case) -> Vec<f32> {
         let batch = device.batch(batch).expect("memory");
         device.store_kv(&mut cache, LAYER, &qkv, heads, &batch).expect("stored");
         if now {
-            let output = device.attention(&qkv, &cache, LAYER, heads, SCALE, &batch).expect("attention");
+            let output = device.attention(&qkv, &cache, LAYER, heads, &scoring, &batch).expect("attention");
             result = device.to_host(&output).expect("a copy");
         }
     }
     result
 }
 
+/// A key or a value as the cache stores it.
 #[cfg(test)]
-fn expected(case: &Case) -> Vec<f32> {
-    let (heads, dim) = (&case.heads, case.heads.dim);
-    let round = |x: f32| match case.dtype {
+fn stored(dtype: KvDType, row: &[f32]) -> Vec<f32> {
+    let greatest = row.iter().fold(0.0f32, |greatest, x| greatest.max(x.abs()));
+    let round = |&x: &f32| match dtype {
         KvDType::F32 => x,
         KvDType::F16 => half::f16::from_f32(x).to_f32(),
         KvDType::BF16 => half::bf16::from_f32(x).to_f32(),
+        KvDType::Int8 => (x * (1.0 / (greatest / 127.0))).round_ties_even() * (greatest / 127.0),
     };
+    row.iter().map(round).collect()
+}
+
+#[cfg(test)]
+fn expected(case: &Case) -> Vec<f32> {
+    let heads = &case.heads;
     let mut result = Vec::new();
     for (sequence, &[before, after]) in case.sequences.iter().enumerate() {
         let rows = rows(case, sequence);
-        let stored: Vec<f32> = rows.iter().map(|&x| round(x)).collect();
+        let stored: Vec<f32> = rows.chunks_exact(heads.dim).flat_map(|row| stored(case.dtype, row)).collect();
+        let stored: Vec<&[f32]> = stored.chunks_exact(heads.qkv_columns()).collect();
         for position in before..before + after {
-            let seen: Vec<&[f32]> = stored.chunks_exact(heads.qkv_columns()).take(position + 1).collect();
+            let first = case.window.map_or(0, |window| (position + 1).saturating_sub(window));
             for head in 0..heads.query {
-                let column = |first: usize, head: usize| (first + head) * dim..(first + head + 1) * dim;
-                let keys: Vec<&[f32]> = seen.iter().map(|row| &row[column(heads.query, heads.kv_of(head))]).collect();
-                let values: Vec<&[f32]> =
-                    seen.iter().map(|row| &row[column(heads.query + heads.kv, heads.kv_of(head))]).collect();
-                let query = &rows[position * heads.qkv_columns()..][column(0, head)];
-                result.extend(reference(query, &keys, &values, SCALE));
+                let query = &rows[position * heads.qkv_columns() + head * heads.dim..][..heads.dim];
+                result.extend(attended(case, query, &stored[first..=position], head));
             }
         }
     }
     result
 }
 
+/// One query head over the rows that it sees.
+#[cfg(test)]
+fn attended(case: &Case, query: &[f32], seen: &[&[f32]], head: usize) -> Vec<f32> {
+    let Heads { query: queries, kv, dim, values_from, .. } = case.heads;
+    let own = case.heads.kv_of(head);
+    let (key, value) = ((queries + own) * dim, (queries + kv + own) * dim);
+    let keys: Vec<&[f32]> = seen.iter().map(|row| &row[key..key + dim]).collect();
+    let values = seen.iter().map(|row| match values_from {
+        None => &row[value..value + dim],
+        Some(from) => &row[key + from..key + dim],
+    });
+    let sink = case.sinks().map(|sinks| sinks[head]);
+    reference(query, &keys, &values.collect::<Vec<_>>(), SCALE, sink)
+}
+
 /// Compares a device's attention, over keys and values that the device stored itself, with the reference.
 #[cfg(test)]
 pub(crate) fn check<B: crate::Backend>(device: &B) {
-    let heads = |query, kv, dim, group, first_in_group| Heads { query, kv, dim, group, first_in_group };
     for case in [
-        Case { heads: heads(1, 1, 16, 1, 0), block_size: 16, dtype: KvDType::F32, sequences: vec![[0, 1]] },
-        Case {
-            heads: heads(9, 3, 64, 3, 0),
-            block_size: 16,
-            dtype: KvDType::F32,
-            sequences: vec![[0, 70], [33, 1], [5, 9]],
-        },
-        Case {
-            heads: heads(4, 2, 32, 2, 0),
-            block_size: 64,
-            dtype: KvDType::F16,
-            sequences: vec![[63, 1], [64, 1], [0, 65]],
-        },
-        Case { heads: heads(4, 1, 80, 4, 0), block_size: 5, dtype: KvDType::BF16, sequences: vec![[0, 12], [100, 3]] },
-        Case {
-            heads: heads(3, 2, 20, 2, 1),
-            block_size: 8,
-            dtype: KvDType::F32,
-            sequences: vec![[1100, 2], [0, 0], [0, 8]],
-        },
-        Case { heads: heads(2, 1, 128, 2, 0), block_size: 128, dtype: KvDType::F32, sequences: vec![[600, 1]] },
-        Case { heads: heads(2, 2, 8, 1, 0), block_size: 1, dtype: KvDType::F32, sequences: vec![[0, 3], [70, 2]] },
+        Case::new([1, 1, 16, 1, 0], 16, &[[0, 1]]),
+        Case::new([9, 3, 64, 3, 0], 16, &[[0, 70], [33, 1], [5, 9]]),
+        Case::new([4, 2, 32, 2, 0], 64, &[[63, 1], [64, 1], [0, 65]]).dtype(KvDType::F16),
+        Case::new([4, 1, 80, 4, 0], 5, &[[0, 12], [100, 3]]).dtype(KvDType::BF16),
+        Case::new([4, 2, 20, 2, 0], 12, &[[0, 70], [100, 3]]).dtype(KvDType::Int8),
+        Case::new([3, 2, 20, 2, 1], 8, &[[1100, 2], [0, 0], [0, 8]]),
+        Case::new([2, 1, 128, 2, 0], 128, &[[600, 1]]),
+        Case::new([2, 2, 8, 1, 0], 1, &[[0, 3], [70, 2]]),
+        Case::new([4, 2, 16, 2, 0], 16, &[[0, 90], [700, 1], [3, 1], [600, 80]]).window(16),
+        Case::new([4, 2, 16, 2, 0], 64, &[[0, 150], [1300, 2], [0, 1]]).window(100),
+        Case::new([2, 1, 24, 2, 0], 5, &[[0, 9], [40, 9]]).window(1),
+        Case::new([8, 2, 16, 4, 0], 16, &[[0, 40], [900, 1], [0, 1]]).with_sinks(),
+        Case::new([8, 2, 16, 4, 0], 24, &[[0, 40], [900, 3]]).with_sinks().window(33).dtype(KvDType::Int8),
+        Case::new([4, 1, 40, 4, 0], 16, &[[0, 70], [530, 1], [5, 9]]).values_from(8),
+        Case::new([16, 1, 76, 16, 0], 64, &[[0, 3], [600, 2]]).values_from(16).dtype(KvDType::BF16),
+        Case::new([3, 1, 24, 3, 0], 5, &[[0, 20]]).values_from(16).dtype(KvDType::Int8),
     ] {
-        assert_close(&compute(device, &case), &expected(&case), 2e-6, &format!("{}: {case:?}", device.name()));
+        assert_close(&compute(device, &case), &expected(&case), 3e-6, &format!("{}: {case:?}", device.name()));
     }
 }

@@ -7,11 +7,15 @@ use crate::{DeviceError, KvDType, KvShape, Result};
 
 /// The KV cache of one rank. A (layer, block, KV head) holds its keys as `[head_dim][slots]`, so that the scores of
 /// neighbouring slots are neighbouring lanes, and its values as `[slots][head_dim]`, so that the elements of their
-/// weighted sum are. What is neighbouring is padded to a multiple of eight.
+/// weighted sum are. Where values lie within keys, both are the rows `[slots][head_dim]`. What is neighbouring is padded
+/// to a multiple of eight.
 pub struct KvCache {
     shape: KvShape,
     pub(crate) keys: Elements,
+    /// None where values lie within keys.
     pub(crate) values: Elements,
+    /// What keys, and values, are multiplied by, `[tiles][padded_slots]`; none where the format has no scales.
+    pub(crate) scales: [Vec<f32>; 2],
 }
 
 /// Elements in their storage format; the 16-bit ones as their bits.
@@ -22,14 +26,21 @@ pub(crate) enum Elements {
     F16(Vec<u16>),
     /// bfloat16.
     BF16(Vec<u16>),
+    /// Integers, to be scaled.
+    Int8(Vec<i8>),
 }
 
 impl KvCache {
     /// A zeroed cache.
     pub(crate) fn new(shape: KvShape) -> Result<Self> {
+        let scales = || match shape.dtype {
+            KvDType::Int8 => zeros(elements(&shape, shape.padded_slots())),
+            _ => Ok(Vec::new()),
+        };
         Ok(Self {
             keys: Elements::zeroed(&shape, shape.key_tile())?,
             values: Elements::zeroed(&shape, shape.value_tile())?,
+            scales: [scales()?, scales()?],
             shape,
         })
     }
@@ -54,32 +65,46 @@ impl KvShape {
         self.block_size.next_multiple_of(LANES)
     }
 
-    /// Elements of a head with their padding.
+    /// Elements of a key with their padding.
     pub(crate) fn padded_dim(&self) -> usize {
         self.head_dim.next_multiple_of(LANES)
     }
 
-    /// Elements of a tile's keys, `[head_dim][padded_slots]`.
+    /// Elements of a value with their padding.
+    pub(crate) fn padded_value_dim(&self) -> usize {
+        self.padded_dim() - self.values_from.unwrap_or(0)
+    }
+
+    /// Elements of a tile's keys, `[head_dim][padded_slots]`; of rows that hold values too, `[block_size][padded_dim]`.
     pub(crate) fn key_tile(&self) -> usize {
-        self.head_dim * self.padded_slots()
+        match self.values_from {
+            None => self.head_dim * self.padded_slots(),
+            Some(_) => self.block_size * self.padded_dim(),
+        }
     }
 
     /// Elements of a tile's values, `[block_size][padded_dim]`.
     pub(crate) fn value_tile(&self) -> usize {
-        self.block_size * self.padded_dim()
+        if self.values_from.is_none() { self.block_size * self.padded_dim() } else { 0 }
     }
 }
 
 impl Elements {
     fn zeroed(shape: &KvShape, tile: usize) -> Result<Self> {
-        let factors = [shape.layers, shape.blocks, shape.kv_heads, tile];
-        let elements = factors.into_iter().try_fold(1usize, usize::checked_mul).unwrap_or(usize::MAX);
+        let elements = elements(shape, tile);
         Ok(match shape.dtype {
             KvDType::F32 => Elements::F32(zeros(elements)?),
             KvDType::F16 => Elements::F16(zeros(elements)?),
             KvDType::BF16 => Elements::BF16(zeros(elements)?),
+            KvDType::Int8 => Elements::Int8(zeros(elements)?),
         })
     }
+}
+
+/// Elements of all tiles, each of `tile` elements.
+fn elements(shape: &KvShape, tile: usize) -> usize {
+    let factors = [shape.layers, shape.blocks, shape.kv_heads, tile];
+    factors.into_iter().try_fold(1usize, usize::checked_mul).unwrap_or(usize::MAX)
 }
 
 /// Zeros, or an error where `vec!` would abort. `vec!` itself takes untouched pages, which cost nothing until used.
@@ -110,16 +135,32 @@ impl Zero for u16 {
     }
 }
 
+impl Zero for i8 {
+    fn zeros(count: usize) -> Vec<i8> {
+        vec![0; count]
+    }
+}
+
 /// How the elements of a cache are read and written.
 pub(crate) trait KvFormat {
     /// An element as stored.
     type Bits: Copy + Send + Sync;
+
+    /// The greatest stored number, where rows are stored as multiples of a scale of their own.
+    const GREATEST: Option<f32> = None;
 
     /// Eight of them.
     fn load<S: Simd>(simd: S, from: &[Self::Bits; LANES]) -> S::F;
 
     /// A number rounded to an element.
     fn round(value: f32) -> Self::Bits;
+
+    /// What a row's elements are multiples of: 1 where the format has no scales, and for a row of zeros.
+    #[inline]
+    fn scale(row: &[f32]) -> f32 {
+        let greatest = row.iter().fold(0.0f32, |greatest, value| greatest.max(value.abs()));
+        Self::GREATEST.map_or(1.0, |most| if greatest > 0.0 { greatest / most } else { 1.0 })
+    }
 }
 
 /// [`Elements::F32`].
@@ -128,6 +169,8 @@ pub(crate) struct KvF32;
 pub(crate) struct KvF16;
 /// [`Elements::BF16`].
 pub(crate) struct KvBF16;
+/// [`Elements::Int8`].
+pub(crate) struct KvInt8;
 
 impl KvFormat for KvF32 {
     type Bits = f32;
@@ -165,5 +208,20 @@ impl KvFormat for KvBF16 {
 
     fn round(value: f32) -> u16 {
         bf16::from_f32(value).to_bits()
+    }
+}
+
+impl KvFormat for KvInt8 {
+    type Bits = i8;
+
+    const GREATEST: Option<f32> = Some(127.0);
+
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[i8; LANES]) -> S::F {
+        simd.float(simd.signed_bytes(&from.map(|byte| byte as u8)))
+    }
+
+    fn round(value: f32) -> i8 {
+        value.round_ties_even() as i8
     }
 }

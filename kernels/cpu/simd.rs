@@ -59,6 +59,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn shift_right_each(self, a: Self::I, by: Self::I) -> Self::I;
     /// The numbers' values.
     fn float(self, a: Self::I) -> Self::F;
+    /// The numbers' bits as those of f32.
+    fn bits(self, a: Self::I) -> Self::F;
+    /// Of sixteen numbers, eight in each vector, for each lane the one that its low four bits say.
+    fn pick(self, table: [Self::F; 2], index: Self::I) -> Self::F;
     /// Two half-precision numbers (little-endian), each in all lanes of its vector.
     fn splat_halves(self, bits: &[u8; 4]) -> (Self::F, Self::F);
     /// Eight half-precision numbers.
@@ -225,6 +229,10 @@ mod tests {
                 simd.float(simd.shift_left::<3>(int)),
                 simd.float(simd.shift_right::<3>(int)),
                 simd.float(simd.shift_right_each(simd.splat_int(-1), simd.bytes(&[8, 9, 10, 11, 12, 24, 30, 31]))),
+                simd.bits(simd.shift_left::<22>(int)),
+                simd.bits(simd.and(simd.shift_left::<20>(simd.signed_bytes(&bytes)), simd.splat_int(!0x7800_0000))),
+                simd.pick([a, b], simd.bytes(&[0, 15, 7, 8, 3, 12, 9, 6])),
+                simd.pick([a, b], simd.signed_bytes(&[0x81, 0xf2, 0x1d, 0x2e, 0xff, 0x80, 0x44, 0x7b])),
                 simd.splat_halves(&[0x55, 0x35, 0, 0xc0]).0,
                 simd.splat_halves(&[0x55, 0x35, 0, 0xc0]).1,
                 simd.halves(&bits),

@@ -1,6 +1,9 @@
 //! Activations and weights as the CPU sees them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::Floats;
 use crate::Matrix;
@@ -86,6 +89,17 @@ impl Buffers {
     }
 }
 
+/// Some outputs of a weight.
+#[derive(Clone)]
+pub(crate) struct Piece<'a> {
+    /// The matrix that stores them.
+    pub(crate) part: &'a Matrix,
+    /// Their rows in it.
+    pub(crate) rows: Range<usize>,
+    /// The first one's number in the range that was cut up.
+    pub(crate) first: usize,
+}
+
 /// A weight `[outputs, inputs]`: stored matrices, the outputs of one after those of the other, read where they lie.
 pub struct Weight {
     parts: Vec<Matrix>,
@@ -117,6 +131,19 @@ impl Weight {
             let first = *next;
             *next += part.rows();
             Some((first, part))
+        })
+    }
+
+    /// The outputs `range` in pieces of `grain` at most, each within one stored matrix.
+    pub(crate) fn pieces(&self, range: Range<usize>, grain: usize) -> impl Iterator<Item = Piece<'_>> {
+        self.parts().flat_map(move |(first, part)| {
+            let own = range.start.max(first)..range.end.min(first + part.rows());
+            let begin = range.start;
+            own.clone().step_by(grain).map(move |start| Piece {
+                part,
+                rows: start - first..own.end.min(start + grain) - first,
+                first: start - begin,
+            })
         })
     }
 

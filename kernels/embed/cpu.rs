@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Embed for Cpu {
-    fn embed(&self, table: &Weight, first_token: u32, batch: &Batch) -> Result<Tensor> {
+    fn embed(&self, table: &Weight, first_token: u32, scale: f32, batch: &Batch) -> Result<Tensor> {
         let mut output = self.scratch(batch.tokens.len(), table.inputs());
         for (row, &token) in batch.tokens.iter().enumerate() {
             let values = output.row_mut(row);
@@ -16,6 +16,9 @@ impl Embed for Cpu {
                 Some(own) if (own as usize) < table.outputs() => {
                     let (part, row) = table.row(own as usize);
                     decode(self.isa, part, row, values);
+                    if scale != 1.0 {
+                        values.iter_mut().for_each(|value| *value *= scale);
+                    }
                 }
                 _ => values.fill(0.0),
             }

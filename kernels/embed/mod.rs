@@ -9,17 +9,19 @@ use crate::{Result, memory::Memory};
 /// See the module.
 pub trait Embed: Memory {
     /// `[tokens, columns]`: row `tokens[i] - first_token` of `table`, or zeros where this rank's shard of the
-    /// vocabulary (`first_token .. first_token + table rows`) has no such token; an all-reduce makes it whole.
-    fn embed(&self, table: &Self::Weight, first_token: u32, batch: &Self::Batch) -> Result<Self::Tensor>;
+    /// vocabulary (`first_token .. first_token + table rows`) has no such token; an all-reduce makes it whole. Every value
+    /// is multiplied by `scale`.
+    fn embed(&self, table: &Self::Weight, first_token: u32, scale: f32, batch: &Self::Batch) -> Result<Self::Tensor>;
 }
 
 /// What embedding one token means, plainly.
 #[cfg(test)]
-fn reference(table: &Matrix, first_token: u32, token: u32) -> Vec<f32> {
+fn reference(table: &Matrix, first_token: u32, scale: f32, token: u32) -> Vec<f32> {
     let mut values = vec![0.0; table.columns()];
     if (first_token..first_token + table.rows() as u32).contains(&token) {
         dequantize(table.dtype(), table.row((token - first_token) as usize), &mut values);
     }
+    values.iter_mut().for_each(|value| *value *= scale);
     values
 }
 
@@ -27,14 +29,14 @@ fn reference(table: &Matrix, first_token: u32, token: u32) -> Vec<f32> {
 #[cfg(test)]
 pub(crate) fn check<B: crate::Backend>(device: &B) {
     let mut samples = Samples::new(9);
-    for dtype in DType::ALL {
+    for (dtype, scale) in DType::ALL.into_iter().zip([1.0, 2.5, 8.0].into_iter().cycle()) {
         let columns = if dtype.block_elements() == 1 { 83 } else { 256 };
         let table = samples.matrix(dtype, 50, columns);
         let tokens: Vec<u32> = vec![100, 149, 99, 150, 0, u32::MAX, 120, 120];
-        let expected: Vec<f32> = tokens.iter().flat_map(|&token| reference(&table, 100, token)).collect();
+        let expected: Vec<f32> = tokens.iter().flat_map(|&token| reference(&table, 100, scale, token)).collect();
         let weight = device.weight(vec![table]).expect("a supported weight");
         let batch = device.batch(crate::Batch { tokens, ..crate::Batch::default() }).expect("memory");
-        let rows = device.embed(&weight, 100, &batch).expect("rows");
+        let rows = device.embed(&weight, 100, scale, &batch).expect("rows");
         assert_eq!(device.to_host(&rows).expect("a copy"), expected, "{dtype:?}");
     }
 }

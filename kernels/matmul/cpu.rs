@@ -22,7 +22,7 @@ use super::MatMul;
 use crate::{
     Matrix, Result,
     cpu::{
-        Cpu, Split, Tensor, Weight,
+        Cpu, Piece, Split, Tensor, Weight,
         simd::{Isa, LANES, Simd},
     },
 };
@@ -33,11 +33,11 @@ impl MatMul for Cpu {
         let bias = bias.map(Tensor::data);
         assert!(bias.is_none_or(|bias| bias.len() == weight.outputs()), "a bias per output");
         let mut output = self.scratch(x.rows(), weight.outputs());
-        let items = items(weight, self.grain(x.rows(), weight));
-        let (split, isa) = (Split::new(output.data_mut()), self.isa);
+        let items: Vec<_> = weight.pieces(0..weight.outputs(), self.grain(x.rows(), weight)).collect();
+        let (split, isa, x) = (Split::new(output.data_mut()), self.isa, Rows::of(x));
         self.team.run(items.len(), |item| {
-            let Item { part, rows, first_output } = items[item].clone();
-            let place = Place { output: &split, outputs: weight.outputs(), first_output, bias };
+            let Piece { part, rows, first } = items[item].clone();
+            let place = Place { output: &split, stride: weight.outputs(), first_row: 0, first_column: first, bias };
             Product { x, part, rows, place }.run(isa);
         });
         Ok(output)
@@ -57,41 +57,88 @@ impl Cpu {
     }
 }
 
-/// Some outputs of one part of a weight.
-#[derive(Clone)]
-struct Item<'a> {
-    part: &'a Matrix,
-    rows: Range<usize>,
-    first_output: usize,
+/// The rows that are multiplied: all of a tensor's or some of them, and of each all columns or some.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    tensor: &'a Tensor,
+    first_column: usize,
+    columns: usize,
+    picked: Picked<'a>,
 }
 
-fn items(weight: &Weight, grain: usize) -> Vec<Item<'_>> {
-    let mut items = Vec::new();
-    for (first, part) in weight.parts() {
-        for start in (0..part.rows()).step_by(grain) {
-            let rows = start..part.rows().min(start + grain);
-            items.push(Item { part, rows, first_output: first + start });
+/// Which rows.
+#[derive(Clone, Copy)]
+enum Picked<'a> {
+    /// So many from this one on.
+    Run { first: usize, count: usize },
+    /// These.
+    List(&'a [u32]),
+}
+
+impl<'a> Rows<'a> {
+    /// All of them, whole.
+    pub(crate) fn of(tensor: &'a Tensor) -> Self {
+        let picked = Picked::Run { first: 0, count: tensor.rows() };
+        Self { tensor, first_column: 0, columns: tensor.columns(), picked }
+    }
+
+    /// Columns `range` of them.
+    pub(crate) fn columns(self, range: Range<usize>) -> Self {
+        assert!(range.end <= self.tensor.columns(), "columns of the tensor");
+        Self { first_column: range.start, columns: range.len(), ..self }
+    }
+
+    /// The rows `range` of the tensor.
+    pub(crate) fn run(self, range: Range<usize>) -> Self {
+        Self { picked: Picked::Run { first: range.start, count: range.len() }, ..self }
+    }
+
+    /// These rows of the tensor.
+    pub(crate) fn list(self, rows: &'a [u32]) -> Self {
+        Self { picked: Picked::List(rows), ..self }
+    }
+
+    /// How many.
+    fn count(&self) -> usize {
+        match self.picked {
+            Picked::Run { count, .. } => count,
+            Picked::List(rows) => rows.len(),
         }
     }
-    items
+
+    /// One of them.
+    #[inline(always)]
+    fn row(&self, index: usize) -> &'a [f32] {
+        let row = match self.picked {
+            Picked::Run { first, .. } => first + index,
+            Picked::List(rows) => rows[index] as usize,
+        };
+        &self.tensor.row(row)[self.first_column..self.first_column + self.columns]
+    }
 }
 
-/// Where an item's outputs go.
+/// Where a product's outputs go.
 #[derive(Clone, Copy)]
-struct Place<'a> {
-    output: &'a Split<'a, f32>,
-    outputs: usize,
-    first_output: usize,
-    bias: Option<&'a [f32]>,
+pub(crate) struct Place<'a> {
+    pub(crate) output: &'a Split<'a, f32>,
+    /// Columns of the output.
+    pub(crate) stride: usize,
+    /// The output's row for the first row of `x`.
+    pub(crate) first_row: usize,
+    /// The output's column for the first output.
+    pub(crate) first_column: usize,
+    /// What is added, by the output's columns.
+    pub(crate) bias: Option<&'a [f32]>,
 }
 
 impl Place<'_> {
-    /// Writes neighbouring outputs of row `row`, the first being the item's number `at`.
+    /// Writes neighbouring outputs of row `row`, the first being the product's number `at`.
     #[inline(always)]
     fn put(&self, row: usize, at: usize, sums: &[f32]) {
-        let column = self.first_output + at;
-        let start = row * self.outputs + column;
-        // SAFETY: items have disjoint outputs, so no other thread has these elements.
+        let column = self.first_column + at;
+        let start = (self.first_row + row) * self.stride + column;
+        // SAFETY: products that are computed at the same time have disjoint outputs, as their makers see to, so no other
+        // thread has these elements.
         let to = unsafe { self.output.part(start..start + sums.len()) };
         match self.bias {
             None => to.copy_from_slice(sums),
@@ -104,18 +151,18 @@ impl Place<'_> {
     }
 }
 
-/// All rows of `x` times rows `rows` of `part`.
-struct Product<'a> {
-    x: &'a Tensor,
-    part: &'a Matrix,
-    rows: Range<usize>,
-    place: Place<'a>,
+/// Rows `x` times rows `rows` of `part`.
+pub(crate) struct Product<'a> {
+    pub(crate) x: Rows<'a>,
+    pub(crate) part: &'a Matrix,
+    pub(crate) rows: Range<usize>,
+    pub(crate) place: Place<'a>,
 }
 
 impl Product<'_> {
     /// Each path, format and instruction set is compiled on its own: together they would be one vast function.
-    fn run(&self, isa: Isa) {
-        with_format!(self.part.dtype(), F => match self.x.rows() {
+    pub(crate) fn run(&self, isa: Isa) {
+        with_format!(self.part.dtype(), F => match self.x.count() {
             0 => {}
             1 => isa.run(Direct::<F, 4, 1>::of(self)),
             2 => isa.run(Direct::<F, 4, 2>::of(self)),

@@ -19,7 +19,7 @@ impl RmsNorm for Cpu {
         assert_eq!(columns, weight.data().len(), "a norm weight per column");
         self.team.share_rows([(output.data_mut(), columns)], x.rows(), NANOSECONDS * columns as f64, |row, [to]| {
             to.copy_from_slice(x.row(row));
-            isa.run(Normalise { values: to, weight: weight.data(), eps });
+            normalise(isa, to, weight.data(), eps);
         });
         Ok(output)
     }
@@ -35,7 +35,7 @@ impl RmsNorm for Cpu {
                 *sum += x;
             }
             to.copy_from_slice(sum);
-            isa.run(Normalise { values: to, weight: weight.data(), eps });
+            normalise(isa, to, weight.data(), eps);
         });
         Ok(output)
     }
@@ -61,8 +61,13 @@ impl RmsNorm for Cpu {
 
 fn normalise_heads(isa: Isa, row: &mut [f32], heads: &Heads, [query, key]: [&[f32]; 2], eps: f32) {
     for (head, values) in row.chunks_exact_mut(heads.dim).enumerate().take(heads.query + heads.kv) {
-        isa.run(Normalise { values, weight: if head < heads.query { query } else { key }, eps });
+        normalise(isa, values, if head < heads.query { query } else { key }, eps);
     }
+}
+
+/// Normalises one row in place.
+pub(crate) fn normalise(isa: Isa, values: &mut [f32], weight: &[f32], eps: f32) {
+    isa.run(Normalise { values, weight, eps });
 }
 
 struct Normalise<'a> {

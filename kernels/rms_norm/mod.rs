@@ -3,6 +3,8 @@
 
 mod cpu;
 
+pub(crate) use cpu::normalise;
+
 #[cfg(test)]
 use crate::samples::{Samples, assert_close};
 use crate::{Heads, Result, memory::Memory};
@@ -35,7 +37,7 @@ pub trait RmsNorm: Memory {
 
 /// What normalising one row means, plainly and in f64.
 #[cfg(test)]
-fn reference(row: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+pub(crate) fn reference(row: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let mean = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>() / row.len() as f64;
     let scale = 1.0 / (mean + f64::from(eps)).sqrt();
     row.iter().zip(weight).map(|(&x, &w)| (f64::from(x) * scale * f64::from(w)) as f32).collect()
@@ -71,7 +73,7 @@ fn check_rows<B: crate::Backend>(device: &B, rows: usize, columns: usize) {
 #[cfg(test)]
 fn check_heads<B: crate::Backend>(device: &B, rows: usize, [query, kv, dim]: [usize; 3]) {
     const EPS: f32 = 1e-6;
-    let heads = Heads { query, kv, dim, group: query / kv, first_in_group: 0 };
+    let heads = Heads { query, kv, dim, group: query / kv, first_in_group: 0, values_from: None };
     let mut samples = Samples::new(dim as u64);
     let x = samples.floats(rows * heads.qkv_columns());
     let weights = [samples.floats(dim), samples.floats(dim)];

@@ -58,7 +58,7 @@ pub(crate) fn check<B: crate::Backend>(device: &B) {
 #[cfg(test)]
 fn check_heads<B: crate::Backend>(device: &B, pairing: Pairing, tokens: usize, [dim, rotary_dim]: [usize; 2]) {
     const POSITIONS: usize = 40;
-    let heads = Heads { query: 3, kv: 1, dim, group: 3, first_in_group: 0 };
+    let heads = Heads { query: 3, kv: 1, dim, group: 3, first_in_group: 0, values_from: None };
     let mut samples = Samples::new(tokens as u64);
     let table = samples.floats(POSITIONS * rotary_dim);
     let x = samples.floats(tokens * heads.qkv_columns());

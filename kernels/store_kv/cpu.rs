@@ -2,8 +2,8 @@
 
 use super::StoreKv;
 use crate::{
-    Batch, Heads, Result,
-    cpu::{Cpu, Elements, KvBF16, KvCache, KvF16, KvF32, KvFormat, Split, Tensor},
+    Batch, Heads, KvShape, Result,
+    cpu::{Cpu, Elements, KvBF16, KvCache, KvF16, KvF32, KvFormat, KvInt8, Split, Tensor},
 };
 
 /// What storing an element costs a thread, roughly: only sharing among threads depends on it.
@@ -14,20 +14,21 @@ impl StoreKv for Cpu {
         let shape = *cache.shape();
         assert_eq!(qkv.columns(), heads.qkv_columns(), "rows hold the query, key and value heads");
         assert_eq!(qkv.rows(), batch.slot_mapping.len(), "a slot per row");
-        assert_eq!((heads.kv, heads.dim), (shape.kv_heads, shape.head_dim), "the cache has these heads");
+        assert_eq!(
+            (heads.kv, heads.dim, heads.values_from),
+            (shape.kv_heads, shape.head_dim, shape.values_from),
+            "the cache has these heads"
+        );
         let tiles = |slot: u32, head| cache.tile(layer, slot as usize / shape.block_size, head);
         let tiles: Vec<_> = batch.slot_mapping.iter().map(|&slot| tiles(slot, 0)).collect();
-        let rows = Rows { qkv, heads, slots: &batch.slot_mapping, tiles: &tiles, block_size: shape.block_size };
-        let strides = Strides {
-            key_tile: shape.key_tile(),
-            value_tile: shape.value_tile(),
-            slots: shape.padded_slots(),
-            dim: shape.padded_dim(),
-        };
+        let rows = Rows { qkv, heads, slots: &batch.slot_mapping, tiles: &tiles };
+        let [key_scales, value_scales] = &mut cache.scales;
+        let scales = [Split::new(key_scales), Split::new(value_scales)];
         match (&mut cache.keys, &mut cache.values) {
-            (Elements::F32(keys), Elements::F32(values)) => self.store::<KvF32>(rows, strides, keys, values),
-            (Elements::F16(keys), Elements::F16(values)) => self.store::<KvF16>(rows, strides, keys, values),
-            (Elements::BF16(keys), Elements::BF16(values)) => self.store::<KvBF16>(rows, strides, keys, values),
+            (Elements::F32(keys), Elements::F32(values)) => self.store::<KvF32>(rows, shape, [keys, values], scales),
+            (Elements::F16(keys), Elements::F16(values)) => self.store::<KvF16>(rows, shape, [keys, values], scales),
+            (Elements::BF16(keys), Elements::BF16(values)) => self.store::<KvBF16>(rows, shape, [keys, values], scales),
+            (Elements::Int8(keys), Elements::Int8(values)) => self.store::<KvInt8>(rows, shape, [keys, values], scales),
             _ => unreachable!("keys and values are made in one format"),
         }
         Ok(())
@@ -40,39 +41,79 @@ struct Rows<'a> {
     heads: &'a Heads,
     slots: &'a [u32],
     tiles: &'a [usize],
-    block_size: usize,
-}
-
-/// How far apart things are in the cache, in elements.
-struct Strides {
-    key_tile: usize,
-    value_tile: usize,
-    slots: usize,
-    dim: usize,
 }
 
 impl Cpu {
-    fn store<F: KvFormat>(&self, rows: Rows, strides: Strides, keys: &mut [F::Bits], values: &mut [F::Bits]) {
-        let (keys, values) = (Split::new(keys), Split::new(values));
-        let Rows { qkv, heads, slots, tiles, block_size } = rows;
+    fn store<F: KvFormat>(
+        &self,
+        rows: Rows,
+        shape: KvShape,
+        [keys, values]: [&mut [F::Bits]; 2],
+        [key_scales, value_scales]: [Split<f32>; 2],
+    ) {
+        let keys = Keep::<F> { shape, elements: Split::new(keys), scales: key_scales };
+        let values = Keep::<F> { shape, elements: Split::new(values), scales: value_scales };
+        let Rows { qkv, heads, slots, tiles } = rows;
         let nanoseconds = NANOSECONDS * (2 * qkv.rows() * heads.dim) as f64;
         self.team.share(heads.kv, nanoseconds, |head| {
             for (row, (&slot, &first_tile)) in slots.iter().zip(tiles).enumerate() {
-                let (offset, tile) = (slot as usize % block_size, first_tile + head);
+                let place = Place { tile: first_tile + head, slot: slot as usize % shape.block_size };
                 let columns = &qkv.row(row)[(heads.query + head) * heads.dim..];
-                // SAFETY: each item has its own head, thus its own tiles.
-                let (keys, values) = unsafe {
-                    let start = tile * strides.value_tile + offset * strides.dim;
-                    let keys = keys.part(tile * strides.key_tile..(tile + 1) * strides.key_tile);
-                    (keys, values.part(start..start + heads.dim))
-                };
-                for (to, &value) in keys[offset..].iter_mut().step_by(strides.slots).zip(&columns[..heads.dim]) {
-                    *to = F::round(value);
-                }
-                for (to, &value) in values.iter_mut().zip(&columns[heads.kv * heads.dim..]) {
-                    *to = F::round(value);
+                // Each item has its own head, thus its own tiles.
+                keys.key(place, &columns[..heads.dim]);
+                if shape.values_from.is_none() {
+                    values.row(place, shape.value_tile(), &columns[heads.kv * heads.dim..][..heads.dim]);
                 }
             }
         });
+    }
+}
+
+/// A token's place in one head's part of the cache.
+#[derive(Clone, Copy)]
+struct Place {
+    tile: usize,
+    slot: usize,
+}
+
+/// The cache's keys, or its values; every tile is written by one thread.
+struct Keep<'a, F: KvFormat> {
+    shape: KvShape,
+    elements: Split<'a, F::Bits>,
+    scales: Split<'a, f32>,
+}
+
+impl<F: KvFormat> Keep<'_, F> {
+    fn key(&self, place: Place, key: &[f32]) {
+        let tile = self.shape.key_tile();
+        if self.shape.values_from.is_some() {
+            return self.row(place, tile, key);
+        }
+        let factor = 1.0 / self.keep_scale(place, key);
+        // SAFETY: a tile belongs to one item of the team's work, so to one thread at a time.
+        let elements = unsafe { self.elements.part(place.tile * tile..(place.tile + 1) * tile) };
+        for (to, &value) in elements[place.slot..].iter_mut().step_by(self.shape.padded_slots()).zip(key) {
+            *to = F::round(value * factor);
+        }
+    }
+
+    fn row(&self, place: Place, tile: usize, row: &[f32]) {
+        let factor = 1.0 / self.keep_scale(place, row);
+        let start = place.tile * tile + place.slot * self.shape.padded_dim();
+        // SAFETY: a tile belongs to one item of the team's work, so to one thread at a time.
+        let elements = unsafe { self.elements.part(start..start + row.len()) };
+        for (to, &value) in elements.iter_mut().zip(row) {
+            *to = F::round(value * factor);
+        }
+    }
+
+    fn keep_scale(&self, place: Place, row: &[f32]) -> f32 {
+        if F::GREATEST.is_none() {
+            return 1.0;
+        }
+        let (scale, at) = (F::scale(row), place.tile * self.shape.padded_slots() + place.slot);
+        // SAFETY: the tile's scales belong to the tile's thread.
+        unsafe { self.scales.part(at..at + 1)[0] = scale };
+        scale
     }
 }

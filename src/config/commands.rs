@@ -1,8 +1,10 @@
-//! Flags of the commands that speak to a server: `run-batch`, `chat`, `complete`; and of `collect-env`.
+//! Flags of the commands that speak to a server: `run-batch`, `chat`, `complete`; of `inspect`, `fetch` and `collect-env`.
 
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::Args;
+
+use super::LoadingFlags;
 
 /// Which server a command speaks to.
 #[derive(Debug, Clone, Args)]
@@ -16,6 +18,27 @@ pub struct ServerFlags {
     /// What was given for a server of its own, as `serve` reads it.
     #[arg(skip)]
     pub serve_words: Vec<OsString>,
+}
+
+/// Flags of `shardwire inspect`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct InspectFlags {
+    /// A folder as Hugging Face publishes it, a .gguf file, or a hub name; absent: the default model.
+    #[arg(value_name = "DIR|FILE.gguf|HUB_ID")]
+    pub model: Option<String>,
+    /// Which of the hub's models, and where they are kept.
+    #[command(flatten)]
+    pub hub: HubFlags,
+    /// How it would be loaded.
+    #[command(flatten)]
+    pub loading: LoadingFlags,
+    /// Tokens of a sequence, for what its keys and values need; absent: the model's longest.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub max_model_len: Option<u32>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of `shardwire run-batch`.
@@ -92,6 +115,29 @@ pub struct SamplingFlags {
     /// Whether a model that can think does so before it answers.
     #[arg(long, value_name = "true|false")]
     pub enable_thinking: Option<bool>,
+}
+
+/// Which of the hub's models, and where they are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct HubFlags {
+    /// Branch, tag or commit of a model that is named by its hub name; absent: main (which FastDeploy calls master).
+    #[arg(long, value_name = "REV", help_heading = "Model")]
+    pub revision: Option<String>,
+    /// Folder in which models of the hub are kept; absent: that of Hugging Face's own programs (HF_HUB_CACHE, HF_HOME).
+    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    pub download_dir: Option<PathBuf>,
+}
+
+/// Flags of `shardwire fetch`.
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub struct FetchFlags {
+    /// The model's name on Hugging Face's hub, OWNER/NAME or OWNER/NAME:QUANT; absent: the default model.
+    #[arg(value_name = "HUB_ID")]
+    pub model: Option<String>,
+    /// Which of the hub's models, and where they are kept.
+    #[command(flatten)]
+    pub hub: HubFlags,
 }
 
 /// Flags of `shardwire collect-env`.

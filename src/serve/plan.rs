@@ -1,14 +1,13 @@
 //! Everything that is decided before anything is started: a server that can't work ends here, with one line.
 
 use std::{
-    env,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use workers::{
     KvDType,
-    layers::Shard,
+    layers::{Inventory, Shard},
     link::step::Pooling,
     models::{self, ModelConfig, kv_shape},
     weights::Checkpoint,
@@ -18,10 +17,11 @@ use workers::{
 use super::memory::{Decision, Wish, available_bytes};
 use crate::{
     api::{ServedModel, Settings, now},
-    config::{ComputeType, Device, GuidedDecodingBackend, KvCacheType, PoolingKind, ServeFlags},
+    config::{Device, GuidedDecodingBackend, PoolingKind, ServeFlags},
     default_model,
     engine::EngineConfig,
     guides::{self, Guides, Whitespace},
+    hub,
     supervisor::{ModelSizes, SupervisorConfig},
     text::{ReasoningFormat, TextModel, TextOverrides, ToolFormat},
 };
@@ -47,12 +47,11 @@ impl Plan {
     pub fn of(flags: &ServeFlags) -> Result<Self, String> {
         let mut warnings = Vec::new();
         check_device(flags)?;
-        let kv_dtype = kv_dtype(flags)?;
-        warn_of_what_is_missing(flags, &mut warnings);
-        let path = model_path(flags.model.as_deref())?;
-        let checkpoint = Checkpoint::open(&path).map_err(one_line)?;
-        let ranks = flags.tensor_parallel_size as usize;
-        models::check(&checkpoint, ranks).map_err(one_line)?;
+        let (kv_dtype, weights) = (flags.loading.kv_dtype(), flags.loading.weights());
+        let path = hub::model_path(flags.model.as_deref(), &flags.hub)?;
+        let checkpoint = Checkpoint::open_with(&path, weights).map_err(one_line)?;
+        let inventory = models::check(&checkpoint, flags.loading.world_size(), weights).map_err(one_line)?;
+        warn_of_nothing_to_quantize(flags, &inventory, &mut warnings);
         let overrides = TextOverrides {
             tokenizer: flags.tokenizer.as_deref(),
             chat_template: flags.chat_template.as_deref(),
@@ -86,18 +85,10 @@ fn check_device(flags: &ServeFlags) -> Result<(), String> {
     }
 }
 
-fn kv_dtype(flags: &ServeFlags) -> Result<KvDType, String> {
-    match flags.kv_cache_dtype {
-        KvCacheType::Auto | KvCacheType::F32 => Ok(KvDType::F32),
-        KvCacheType::F16 => Ok(KvDType::F16),
-        KvCacheType::Bf16 => Ok(KvDType::BF16),
-        KvCacheType::Int8 => Err("--kv-cache-dtype int8 is not supported yet; use f16 or bf16".into()),
-    }
-}
-
-fn warn_of_what_is_missing(flags: &ServeFlags, warnings: &mut Vec<String>) {
-    if !matches!(flags.dtype, ComputeType::Auto | ComputeType::F32) {
-        warnings.push("--dtype is ignored: the CPU computes in f32".into());
+/// Weights that the file has quantized stay as they are.
+fn warn_of_nothing_to_quantize(flags: &ServeFlags, weights: &[Inventory], warnings: &mut Vec<String>) {
+    if flags.loading.quantization.is_some() && weights.iter().all(|rank| rank.converted == 0) {
+        warnings.push("--quantization changes nothing: the model's weights are quantized already".into());
     }
 }
 
@@ -112,31 +103,6 @@ fn warn_of_strange_tokens(text: &TextModel, checkpoint: &Checkpoint, warnings: &
     }
 }
 
-/// A folder, a file, or a hub name whose snapshot Hugging Face's tools have put in their cache.
-fn model_path(model: Option<&str>) -> Result<PathBuf, String> {
-    let Some(model) = model else { return default_model::locate().map_err(one_line) };
-    let path = PathBuf::from(model);
-    if path.exists() {
-        return Ok(path);
-    }
-    cached_snapshot(model).ok_or_else(|| {
-        format!("--model {model}: there is no such folder or file, nor is a model of that name in Hugging Face's cache")
-    })
-}
-
-fn cached_snapshot(name: &str) -> Option<PathBuf> {
-    if name.split('/').count() != 2 || name.contains("..") {
-        return None;
-    }
-    let folder = |variable| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let hub = folder("HF_HUB_CACHE")
-        .or_else(|| folder("HF_HOME").map(|home| home.join("hub")))
-        .or_else(|| folder("HOME").map(|home| home.join(".cache/huggingface/hub")))?;
-    let model = hub.join(format!("models--{}", name.replace('/', "--")));
-    let revision = std::fs::read_to_string(model.join("refs/main")).ok()?;
-    Some(model.join("snapshots").join(revision.trim())).filter(|path| path.is_dir())
-}
-
 fn decide_memory(
     flags: &ServeFlags,
     checkpoint: &Checkpoint,
@@ -144,7 +110,7 @@ fn decide_memory(
     warnings: &mut Vec<String>,
 ) -> Result<Decision, String> {
     let config = checkpoint.config();
-    let world_size = flags.tensor_parallel_size as usize;
+    let world_size = flags.loading.world_size();
     let bytes_on = |rank| {
         let shard = Shard { rank, world_size };
         kv_shape(config, shard, flags.block_size as usize, 1, kv_dtype).block_bytes() as u64
@@ -252,7 +218,8 @@ fn supervisor(
     SupervisorConfig {
         worker: WorkerConfig {
             rank: 0,
-            world_size: flags.tensor_parallel_size as usize,
+            world_size: flags.loading.world_size(),
+            weights: flags.loading.weights(),
             epoch: 0,
             link: String::new(),
             model: path,
@@ -284,7 +251,7 @@ fn labels(flags: &ServeFlags, decision: Decision) -> Vec<(String, String)> {
         label("max_num_seqs", flags.max_num_seqs.to_string()),
         label("max_num_batched_tokens", flags.max_num_batched_tokens.to_string()),
         label("enable_prefix_caching", flags.prefix_caching().to_string()),
-        label("tensor_parallel_size", flags.tensor_parallel_size.to_string()),
+        label("tensor_parallel_size", flags.loading.tensor_parallel_size.to_string()),
     ]
 }
 

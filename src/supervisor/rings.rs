@@ -91,6 +91,7 @@ mod tests {
             server::ServerLink,
             step::{Chunk, NewSequence, SequenceId, Step},
         },
+        models::WeightOptions,
     };
 
     use super::*;
@@ -99,6 +100,7 @@ mod tests {
         WorkerConfig {
             rank: 0,
             world_size: 1,
+            weights: WeightOptions::default(),
             epoch: 0,
             link: String::new(),
             model: PathBuf::new(),

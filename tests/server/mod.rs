@@ -40,11 +40,17 @@ pub struct Server {
 impl Server {
     /// Starts `shardwire serve` with `arguments` and waits for the ready line.
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
+    }
+
+    /// The same with further environment variables.
+    pub fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let logs = tempfile::tempdir().expect("a temporary folder");
         let mut child = Command::new(env!("CARGO_BIN_EXE_shardwire"))
             .args(["serve", "--host", "127.0.0.1", "--port", "0", "--log-dir"])
             .arg(logs.path())
             .args(arguments)
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(File::create(logs.path().join("stderr")).expect("a file for stderr"))
             .spawn()

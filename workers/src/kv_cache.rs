@@ -20,7 +20,15 @@ mod tests {
     #[test]
     fn whole_blocks_only() {
         // SmolLM2: 30 layers × keys and values × 64 slots × 3 heads × 64 elements × 4 bytes.
-        let shape = KvShape { layers: 30, blocks: 0, block_size: 64, kv_heads: 3, head_dim: 64, dtype: KvDType::F32 };
+        let shape = KvShape {
+            layers: 30,
+            blocks: 0,
+            block_size: 64,
+            kv_heads: 3,
+            head_dim: 64,
+            values_from: None,
+            dtype: KvDType::F32,
+        };
         let block_bytes = 30 * 2 * 64 * 3 * 64 * 4;
         let check = |bytes, blocks| assert_eq!(blocks_in(&shape, bytes), blocks, "{bytes} bytes");
         check(0, 0);

@@ -63,9 +63,10 @@ pub enum RankError {
 impl<B: Backend> Rank<B> {
     /// Puts the shard that `config` names on `device`, telling `progress` the share of it done, `0..=1`.
     pub fn load(device: B, config: &WorkerConfig, progress: &mut dyn FnMut(f32)) -> Result<Self, LoadError> {
-        let checkpoint = Checkpoint::open(&config.model)?;
+        let checkpoint = Checkpoint::open_with(&config.model, config.weights)?;
         let shard = Shard { rank: config.rank, world_size: config.world_size };
-        let options = LoadOptions { max_model_len: config.max_model_len };
+        let options =
+            LoadOptions { max_model_len: config.max_model_len, threads: config.threads, weights: config.weights };
         let model = models::load(&device, &checkpoint, shard, options, progress)?;
         let cache_shape = cache_shape(&checkpoint, shard, config)?;
         let limits = Limits {

@@ -18,6 +18,7 @@ use workers::link::report::Outcome;
 use workers::link::step::{SequenceId, Step};
 use workers::link::vitals::{RankState, Vitals};
 use workers::link::{LinkConfig, ServerLink, sampling::Sampling};
+use workers::models::WeightOptions;
 use workers::worker::WorkerConfig;
 
 use script::{BLOCK_SIZE, Script};
@@ -183,6 +184,7 @@ fn config(model: &Path, link: String, rank: usize, world_size: usize) -> WorkerC
     WorkerConfig {
         rank,
         world_size,
+        weights: WeightOptions::default(),
         epoch: 3,
         link,
         model: model.to_owned(),

@@ -23,17 +23,21 @@ pub(super) fn part<'a, F: KvFormat>(
     sums: Sums<'a>,
     work: &mut Floats,
 ) -> Sums<'a> {
-    let (queries, dim, slots) = (task.queries(), view.heads.dim, view.cache.shape().padded_slots());
-    let lanes = view.steps.tile_blocks * slots;
-    work.resize(queries * (dim + lanes + 1));
-    let (query_values, rest) = work.split_at_mut(queries * dim);
+    let shape = view.cache.shape();
+    let (queries, dim, stride) = (task.queries(), view.heads.dim, shape.padded_dim());
+    let lanes = view.steps.tile_blocks * shape.padded_slots();
+    work.resize(queries * (stride + lanes + 1));
+    let (query_values, rest) = work.split_at_mut(queries * stride);
     let (scores, keeps) = rest.split_at_mut(queries * lanes);
     let rows = task.rows.clone().flat_map(|row| task.heads.clone().map(move |head| (row, head)));
-    for ((row, head), to) in rows.zip(query_values.chunks_exact_mut(dim)) {
-        for (to, value) in to.iter_mut().zip(&view.qkv.row(row)[head * dim..]) {
-            *to = value * view.scale;
+    for ((row, head), to) in rows.zip(query_values.chunks_exact_mut(stride)) {
+        for (to, value) in to.iter_mut().zip(&view.qkv.row(row)[head * dim..][..dim]) {
+            *to = value * view.scoring.scale;
         }
+        to[dim..].fill(0.0);
     }
+    // Values within keys lie in the keys' rows.
+    let values = if shape.values_from.is_none() { values } else { keys };
     isa.run(Part::<F> { view, task, partition, keys, values, queries: query_values, scores, keeps, lanes, sums })
 }
 
@@ -44,7 +48,7 @@ struct Part<'a, 'b, F: KvFormat> {
     partition: usize,
     keys: &'a [F::Bits],
     values: &'a [F::Bits],
-    /// `[queries][dim]`, scaled.
+    /// `[queries][padded dim]`, scaled.
     queries: &'a [f32],
     /// `[queries][lanes]`: a tile's scores, later their exponentials.
     scores: &'a mut [f32],
@@ -61,9 +65,11 @@ struct Tile<'a> {
     start: usize,
     /// Its blocks.
     blocks: &'a [u32],
-    /// The first of the task's queries that sees some of it.
+    /// The first of the task's queries that sees some of it …
     first_query: usize,
-    /// Positions of it that some query of the task sees.
+    /// … and the first after them that does not see it any more.
+    end_query: usize,
+    /// Positions of it that some query of the task sees, counted from its start.
     seen: usize,
 }
 
@@ -75,19 +81,27 @@ impl<'b, F: KvFormat> Kernel for Part<'_, 'b, F> {
         let (view, task) = (self.view, self.task);
         let Steps { tile_blocks, tile, partition } = view.steps;
         let end = view.seen(task.rows.end - 1).min((self.partition + 1) * partition);
+        let first = view.first_seen(task.rows.start) / tile * tile;
         let blocks = &view.batch.block_tables[task.sequence];
         self.sums.reset();
-        for start in (self.partition * partition..end).step_by(tile) {
+        for start in (first.max(self.partition * partition)..end).step_by(tile) {
             let first_block = start / tile * tile_blocks;
             let count = (end - start).div_ceil(view.cache.shape().block_size).min(tile_blocks);
+            // Rows are in the order of their positions: the first may not see the tile yet, the last not any more.
             let unseeing = task.rows.clone().take_while(|&row| view.seen(row) <= start).count();
+            let not_past = task.rows.clone().take_while(|&row| view.first_seen(row) < start + tile).count();
             let tile = Tile {
                 start,
                 blocks: &blocks[first_block..first_block + count],
                 first_query: unseeing * task.heads.len(),
+                end_query: not_past * task.heads.len(),
                 seen: (end - start).min(tile),
             };
-            self.score(simd, tile);
+            if view.heads.values_from.is_none() {
+                self.score(simd, tile);
+            } else {
+                self.score_rows(simd, tile);
+            }
             self.soften(simd, tile);
             self.add(simd, tile);
         }
@@ -100,16 +114,16 @@ impl<F: KvFormat> Part<'_, '_, F> {
     #[inline(always)]
     fn score<S: Simd>(&mut self, simd: S, tile: Tile) {
         let shape = self.view.cache.shape();
-        let (slots, elements, count) = (shape.padded_slots(), shape.key_tile(), self.task.queries());
+        let (slots, elements, end) = (shape.padded_slots(), shape.key_tile(), tile.end_query);
         for (index, &block) in tile.blocks.iter().enumerate() {
             let start = self.view.cache.tile(self.view.layer, block as usize, self.task.kv_head) * elements;
             let keys = &self.keys[start..start + elements];
             for slot in (0..slots).step_by(2 * LANES) {
                 let pair = slot + 2 * LANES <= slots;
                 let mut query = tile.first_query;
-                while query < count {
-                    let place = Scores { query, at: index * slots + slot };
-                    query += match (count - query, pair) {
+                while query < end {
+                    let place = Scores { query, last: end - 1, at: index * slots + slot };
+                    query += match (end - query, pair) {
                         (1, true) => self.score_some::<S, 1, 2>(simd, &keys[slot..], slots, place),
                         (1, false) => self.score_some::<S, 1, 1>(simd, &keys[slot..], slots, place),
                         (_, true) => self.score_some::<S, SIDE, 2>(simd, &keys[slot..], slots, place),
@@ -118,6 +132,50 @@ impl<F: KvFormat> Part<'_, '_, F> {
                 }
             }
         }
+    }
+
+    /// The same where keys lie in rows: of every query and every slot that some query of the task sees.
+    #[inline(always)]
+    fn score_rows<S: Simd>(&mut self, simd: S, tile: Tile) {
+        let shape = self.view.cache.shape();
+        let (stride, elements, end) = (shape.padded_dim(), shape.key_tile(), tile.end_query);
+        for (index, &block) in tile.blocks.iter().enumerate() {
+            let start = self.view.cache.tile(self.view.layer, block as usize, self.task.kv_head) * elements;
+            let rows = self.keys[start..start + elements].chunks_exact(stride);
+            let seen = (tile.seen - index * shape.block_size).min(shape.block_size);
+            for (slot, key) in rows.enumerate().take(seen) {
+                let mut query = tile.first_query;
+                while query < end {
+                    let place = Scores { query, last: end - 1, at: index * shape.padded_slots() + slot };
+                    query += match end - query {
+                        1 => self.score_row::<S, 1>(simd, key, place),
+                        _ => self.score_row::<S, SIDE>(simd, key, place),
+                    };
+                }
+            }
+        }
+    }
+
+    /// `R` queries (where there are fewer, the last one again) times one key; answers `R`.
+    #[inline(always)]
+    fn score_row<S: Simd, const R: usize>(&mut self, simd: S, key: &[F::Bits], place: Scores) -> usize {
+        let (keys, _) = key.as_chunks::<LANES>();
+        let mut queries: [&[[f32; LANES]]; R] = [&[]; R];
+        for (index, query) in queries.iter_mut().enumerate() {
+            let row = &self.queries[(place.query + index).min(place.last) * key.len()..][..key.len()];
+            *query = &row.as_chunks().0[..keys.len()];
+        }
+        let mut chains = [simd.splat(0.0); R];
+        for (at, key) in keys.iter().enumerate() {
+            let key = F::load(simd, key);
+            for r in 0..R {
+                chains[r] = simd.fma(simd.load(&queries[r][at]), key, chains[r]);
+            }
+        }
+        for (r, chain) in chains.into_iter().enumerate() {
+            self.scores[(place.query + r).min(place.last) * self.lanes + place.at] = simd.sum(chain);
+        }
+        R
     }
 
     /// `R` queries (where there are fewer, the last one again) times `8 V` slots; answers `R`.
@@ -129,10 +187,10 @@ impl<F: KvFormat> Part<'_, '_, F> {
         slots: usize,
         place: Scores,
     ) -> usize {
-        let (dim, last) = (self.view.heads.dim, self.task.queries() - 1);
+        let (dim, stride) = (self.view.heads.dim, self.view.cache.shape().padded_dim());
         let mut queries: [&[f32]; R] = [&[]; R];
         for (index, query) in queries.iter_mut().enumerate() {
-            *query = &self.queries[(place.query + index).min(last) * dim..][..dim];
+            *query = &self.queries[(place.query + index).min(place.last) * stride..][..dim];
         }
         let mut chains = [[simd.splat(0.0); V]; R];
         for d in 0..dim {
@@ -145,7 +203,7 @@ impl<F: KvFormat> Part<'_, '_, F> {
             }
         }
         for (r, chains) in chains.into_iter().enumerate() {
-            let start = (place.query + r).min(last) * self.lanes + place.at;
+            let start = (place.query + r).min(place.last) * self.lanes + place.at;
             let (eights, _) = self.scores[start..][..V * LANES].as_chunks_mut::<LANES>();
             for (chain, eight) in chains.into_iter().zip(eights) {
                 simd.store(chain, eight);
@@ -160,24 +218,42 @@ impl<F: KvFormat> Part<'_, '_, F> {
         let heads = self.task.heads.len();
         let shape = self.view.cache.shape();
         let (slots, block_size) = (shape.padded_slots(), shape.block_size);
-        for query in tile.first_query..self.task.queries() {
-            let seen = self.view.seen(self.task.rows.start + query / heads) - tile.start;
+        // Values within keys have the keys' scales.
+        let values = if self.view.heads.values_from.is_none() { VALUES } else { KEYS };
+        for query in tile.first_query..tile.end_query {
+            let row = self.task.rows.start + query / heads;
+            let seen = self.view.seen(row) - tile.start;
+            let passed = self.view.first_seen(row).saturating_sub(tile.start);
             let scores = &mut self.scores[query * self.lanes..][..tile.blocks.len() * slots];
             let (eights, _) = scores.as_chunks_mut::<LANES>();
             let mut best = simd.splat(f32::NEG_INFINITY);
             for (index, eight) in eights.iter_mut().enumerate() {
                 let (block, slot) = (index * LANES / slots, index * LANES % slots);
-                let valid = seen.saturating_sub(block * block_size).min(block_size).saturating_sub(slot);
-                let score = simd.first(simd.load(eight), valid, simd.splat(f32::NEG_INFINITY));
+                // Of the lanes' positions, those below `end` are seen, but for those below `start`.
+                let below =
+                    |position: usize| position.saturating_sub(block * block_size).min(block_size).saturating_sub(slot);
+                let (start, end) = (below(passed), below(seen));
+                let mut score = simd.load(eight);
+                if F::GREATEST.is_some() {
+                    let scales = self.view.scales(KEYS, tile.blocks[block], self.task.kv_head, slot);
+                    score = simd.mul(score, simd.load(scales));
+                }
+                let score = simd.first(score, end, simd.splat(f32::NEG_INFINITY));
+                let score = simd.first(simd.splat(f32::NEG_INFINITY), start, score);
                 best = simd.max(best, score);
                 simd.store(score, eight);
             }
             let old = self.sums.best[query];
             let new = old.max(simd.max_lane(best));
             let mut total = simd.splat(0.0);
-            for eight in eights {
-                let weight = exp(simd, simd.sub(simd.load(eight), simd.splat(new)));
+            for (index, eight) in eights.iter_mut().enumerate() {
+                let mut weight = exp(simd, simd.sub(simd.load(eight), simd.splat(new)));
                 total = simd.add(total, weight);
+                if F::GREATEST.is_some() {
+                    let (block, slot) = (index * LANES / slots, index * LANES % slots);
+                    let scales = self.view.scales(values, tile.blocks[block], self.task.kv_head, slot);
+                    weight = simd.mul(weight, simd.load(scales));
+                }
                 simd.store(weight, eight);
             }
             let keep = simd.max_lane(exp(simd, simd.splat(old - new)));
@@ -190,18 +266,18 @@ impl<F: KvFormat> Part<'_, '_, F> {
     /// Adds the tile's values, weighted.
     #[inline(always)]
     fn add<S: Simd>(&mut self, simd: S, tile: Tile) {
-        let (padded, count) = (self.view.cache.shape().padded_dim(), self.task.queries());
+        let (padded, end) = (self.view.cache.shape().padded_value_dim(), tile.end_query);
         let mut query = tile.first_query;
-        while query < count {
+        while query < end {
             for dim in (0..padded).step_by(2 * LANES) {
-                match (count - query, dim + 2 * LANES <= padded) {
+                match (end - query, dim + 2 * LANES <= padded) {
                     (1, true) => self.add_some::<S, 1, 2>(simd, tile, query, dim),
                     (1, false) => self.add_some::<S, 1, 1>(simd, tile, query, dim),
                     (_, true) => self.add_some::<S, SIDE, 2>(simd, tile, query, dim),
                     (_, false) => self.add_some::<S, SIDE, 1>(simd, tile, query, dim),
                 }
             }
-            query += if count - query == 1 { 1 } else { SIDE };
+            query += if end - query == 1 { 1 } else { SIDE };
         }
     }
 
@@ -209,8 +285,12 @@ impl<F: KvFormat> Part<'_, '_, F> {
     #[inline(always)]
     fn add_some<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, tile: Tile, query: usize, dim: usize) {
         let shape = self.view.cache.shape();
-        let (padded, slots, elements) = (shape.padded_dim(), shape.padded_slots(), shape.value_tile());
-        let last = self.task.queries() - 1;
+        let (padded, slots) = (shape.padded_value_dim(), shape.padded_slots());
+        let (elements, from) = match shape.values_from {
+            None => (shape.value_tile(), 0),
+            Some(from) => (shape.key_tile(), from),
+        };
+        let last = tile.end_query - 1;
         let mut chains = [[simd.splat(0.0); V]; R];
         let mut weights: [&[f32]; R] = [&[]; R];
         for r in 0..R {
@@ -223,10 +303,10 @@ impl<F: KvFormat> Part<'_, '_, F> {
         }
         for (index, &block) in tile.blocks.iter().enumerate() {
             let start = self.view.cache.tile(self.view.layer, block as usize, self.task.kv_head) * elements;
-            let rows = self.values[start..start + elements].chunks_exact(padded);
+            let rows = self.values[start..start + elements].chunks_exact(shape.padded_dim());
             let seen = (tile.seen - index * shape.block_size).min(shape.block_size);
             for (slot, values) in rows.enumerate().take(seen) {
-                let (eights, _) = values[dim..][..V * LANES].as_chunks::<LANES>();
+                let (eights, _) = values[from + dim..][..V * LANES].as_chunks::<LANES>();
                 for (v, eight) in eights.iter().enumerate() {
                     let value = F::load(simd, eight);
                     for r in 0..R {
@@ -245,9 +325,25 @@ impl<F: KvFormat> Part<'_, '_, F> {
     }
 }
 
+/// Which of a cache's scales.
+const KEYS: usize = 0;
+const VALUES: usize = 1;
+
+impl View<'_> {
+    /// What the elements of eight slots of a block are multiplied by.
+    #[inline(always)]
+    fn scales(&self, side: usize, block: u32, kv_head: usize, slot: usize) -> &[f32; LANES] {
+        let tile = self.cache.tile(self.layer, block as usize, kv_head);
+        let at = tile * self.cache.shape().padded_slots() + slot;
+        self.cache.scales[side][at..at + LANES].try_into().expect("eight scales")
+    }
+}
+
 /// A place among a tile's scores.
 #[derive(Clone, Copy)]
 struct Scores {
     query: usize,
+    /// The last query that is scored.
+    last: usize,
     at: usize,
 }

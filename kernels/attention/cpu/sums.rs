@@ -2,7 +2,7 @@
 
 /// Softmax-weighted sums of values in the making, one per query.
 pub(super) struct Sums<'a> {
-    /// `[queries][padded dim]`: Σ exp(score − best) · value.
+    /// `[queries][padded value dim]`: Σ exp(score − best) · value.
     pub(super) values: &'a mut [f32],
     /// The best score so far.
     pub(super) best: &'a mut [f32],
@@ -21,6 +21,13 @@ impl<'a> Sums<'a> {
         self.values.fill(0.0);
         self.best.fill(f32::NEG_INFINITY);
         self.total.fill(0.0);
+    }
+
+    /// What a query's sum of values is to be divided by: its total, and a sink's share in the softmax.
+    pub(super) fn share(&self, query: usize, sink: Option<f32>) -> f32 {
+        let (total, best) = (self.total[query], self.best[query]);
+        // A sink far above the best score takes all: infinity, and nothing is left for the values.
+        total + sink.map_or(0.0, |sink| (sink - best).exp())
     }
 
     /// Adds the sums over further positions. Queries that see none of those stay as they are.

@@ -39,8 +39,10 @@ pub(super) struct Task {
     pub(super) heads: Range<usize>,
     /// Rows of the flat batch.
     pub(super) rows: Range<usize>,
-    /// Partitions of the positions that its last row sees.
-    pub(super) partitions: usize,
+    /// Partitions of the positions that some row of it sees.
+    pub(super) partitions: Range<usize>,
+    /// Positions that its last row sees.
+    pub(super) positions: usize,
     /// Where its partitions' results begin among those of all tasks, if they are computed apart.
     pub(super) result: usize,
 }
@@ -56,9 +58,12 @@ impl View<'_> {
                 let grain = (QUERIES / heads.len().max(1)).max(1);
                 for start in rows.clone().step_by(grain).rev() {
                     let rows = start..rows.end.min(start + grain);
-                    let partitions = self.seen(rows.end - 1).div_ceil(self.steps.partition);
-                    tasks.push(Task { sequence, kv_head, heads: heads.clone(), rows, partitions, result });
-                    result += partitions * self.result_length(tasks.last().expect("just pushed"));
+                    let (first, end) = (self.first_seen(start), self.seen(rows.end - 1));
+                    let partitions = first / self.steps.partition..end.div_ceil(self.steps.partition);
+                    let count = partitions.len();
+                    let positions = end - self.first_seen(rows.end - 1);
+                    tasks.push(Task { sequence, kv_head, heads: heads.clone(), rows, partitions, positions, result });
+                    result += count * self.result_length(tasks.last().expect("just pushed"));
                 }
             }
         }
@@ -71,16 +76,22 @@ impl View<'_> {
         first(kv_head)..first(kv_head + 1)
     }
 
-    /// Positions that a row of the flat batch sees.
+    /// The end of the positions that a row of the flat batch sees.
     #[inline]
     pub(super) fn seen(&self, row: usize) -> usize {
         self.batch.positions[row] as usize + 1
     }
 
+    /// The first position that it sees.
+    #[inline]
+    pub(super) fn first_seen(&self, row: usize) -> usize {
+        self.scoring.window.map_or(0, |window| self.seen(row).saturating_sub(window))
+    }
+
     /// Floats of a task's [`Sums`].
     #[inline]
     pub(super) fn result_length(&self, task: &Task) -> usize {
-        task.queries() * (self.cache.shape().padded_dim() + 2)
+        task.queries() * (self.cache.shape().padded_value_dim() + 2)
     }
 }
 

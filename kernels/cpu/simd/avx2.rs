@@ -176,6 +176,21 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn bits(self, a: Self::I) -> Self::F {
+        avx2!(_mm256_castsi256_ps(a))
+    }
+
+    #[inline(always)]
+    fn pick(self, [low, high]: [Self::F; 2], index: Self::I) -> Self::F {
+        avx2!({
+            // A permutation looks at three bits of each lane, a blend at the sign, to which the fourth bit goes.
+            let upper = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index));
+            let (low, high) = (_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index));
+            _mm256_blendv_ps(low, high, upper)
+        })
+    }
+
+    #[inline(always)]
     fn splat_halves(self, bits: &[u8; 4]) -> (Self::F, Self::F) {
         avx2!({
             let pair = _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from_le_bytes(*bits)));

@@ -152,6 +152,16 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn bits(self, a: Self::I) -> Self::F {
+        each!(i => f32::from_bits(a[i] as u32))
+    }
+
+    #[inline(always)]
+    fn pick(self, table: [Self::F; 2], index: Self::I) -> Self::F {
+        each!(i => table[(index[i] >> 3 & 1) as usize][(index[i] & 7) as usize])
+    }
+
+    #[inline(always)]
     fn splat_halves(self, bits: &[u8; 4]) -> (Self::F, Self::F) {
         let splat = |a, b| [f16::from_le_bytes([a, b]).to_f32(); 8];
         (splat(bits[0], bits[1]), splat(bits[2], bits[3]))

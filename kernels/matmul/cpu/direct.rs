@@ -34,7 +34,7 @@ impl<F: Format, const R: usize, const M: usize> Kernel for Direct<'_, F, R, M> {
         // Where there are fewer rows than the kernel has room for, the last one is computed again.
         let mut x_rows: [&[f32]; M] = [&[]; M];
         for (row, values) in x_rows.iter_mut().enumerate() {
-            *values = x.row(row.min(x.rows() - 1));
+            *values = x.row(row.min(x.count() - 1));
         }
         // The hardware's own prefetching does not follow several rows that are read side by side.
         let ahead = (R * part.row_stride()).max(PREFETCH_BYTES);
@@ -44,7 +44,7 @@ impl<F: Format, const R: usize, const M: usize> Kernel for Direct<'_, F, R, M> {
                 *weights = part.row((rows.start + at + index).min(rows.end - 1));
             }
             let sums = direct::<S, F, R, M>(simd, weights, x_rows, ahead);
-            for (row, sums) in sums.iter().enumerate().take(x.rows()) {
+            for (row, sums) in sums.iter().enumerate().take(x.count()) {
                 place.put(row, at, &sums[..R.min(rows.len() - at)]);
             }
         }

@@ -59,7 +59,7 @@ impl Kernel for Panel<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let rows = self.product.x.rows();
+        let rows = self.product.x.count();
         let mut row = 0;
         while row + ROWS <= rows {
             self.rows::<S, ROWS>(simd, row);

@@ -1,6 +1,6 @@
 //! Causal self-attention over the paged KV cache, split by query heads.
 
-use kernels::{Backend, Heads, Result, memory::Memory};
+use kernels::{Backend, Heads, Result, attention::Scoring, memory::Memory};
 
 use super::{ColumnParallel, Norm, Part, Rotary, RowParallel, Source};
 use crate::weights::LoadError;
@@ -12,16 +12,19 @@ pub(crate) struct Attention<M: Memory> {
     /// Norms of every query and of every key head, in families that have them.
     qk_norm: Option<(Norm<M>, Norm<M>)>,
     o_proj: RowParallel<M>,
+    /// `[1, own query heads]`, in families that have them.
+    sinks: Option<M::Tensor>,
     heads: Heads,
     layer: usize,
-    eps: f32,
+    scale: f32,
+    window: Option<usize>,
 }
 
 impl<M: Memory> Attention<M> {
     /// Takes this rank's heads of layer `layer`'s attention, called `name`.
-    pub(crate) fn load(source: &mut Source<M>, name: &str, layer: usize) -> std::result::Result<Self, LoadError> {
+    pub(crate) fn load(source: &Source<M>, name: &str, layer: usize) -> std::result::Result<Self, LoadError> {
         let config = source.config();
-        let (hidden_size, bias) = (config.hidden_size, config.attention_bias);
+        let hidden_size = config.hidden_size;
         let (query_width, kv_width) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let own = source.shard.heads(config);
         let (query, kv) = (own.elements(&own.query), own.elements(&own.kv));
@@ -31,15 +34,22 @@ impl<M: Memory> Attention<M> {
             part("k_proj", kv_width, kv.clone()),
             part("v_proj", kv_width, kv),
         ];
-        let mut norm = |norm: &str| Norm::load(source, &format!("{name}.{norm}"), config.head_dim);
+        let norm = |norm: &str| Norm::load(source, &format!("{name}.{norm}"), config.head_dim);
         let qk_norm = if config.qk_norm { Some((norm("q_norm")?, norm("k_norm")?)) } else { None };
+        let sinks = match config.sinks {
+            true => Some(source.vector(&format!("{name}.sinks"), config.heads, own.query.clone())?),
+            false => None,
+        };
+        let o_proj = format!("{name}.o_proj");
         Ok(Self {
-            qkv_proj: ColumnParallel::load(source, &parts, hidden_size, bias)?,
+            qkv_proj: ColumnParallel::load(source, &parts, hidden_size, config.qkv_bias)?,
             qk_norm,
-            o_proj: RowParallel::load(source, &format!("{name}.o_proj"), (hidden_size, query_width), query, bias)?,
+            o_proj: RowParallel::load(source, &o_proj, (hidden_size, query_width), query, config.o_bias)?,
+            sinks: sinks.map(|sinks| source.upload(&sinks)).transpose()?,
             heads: own.heads(),
             layer,
-            eps: config.rms_norm_eps,
+            scale: config.attention_scale,
+            window: config.windows[layer],
         })
     }
 
@@ -58,12 +68,12 @@ impl<M: Memory> Attention<M> {
         let heads = &self.heads;
         let mut qkv = self.qkv_proj.forward(device, x)?;
         if let Some((query, key)) = &self.qk_norm {
-            device.rms_norm_heads(&mut qkv, heads, query.weight(), key.weight(), self.eps)?;
+            device.rms_norm_heads(&mut qkv, heads, query.weight(), key.weight(), query.eps())?;
         }
         rotary.forward(device, &mut qkv, heads, batch)?;
         device.store_kv(cache, self.layer, &qkv, heads, batch)?;
-        let scale = (heads.dim as f32).sqrt().recip();
-        let attended = device.attention(&qkv, cache, self.layer, heads, scale, batch)?;
+        let scoring = Scoring { scale: self.scale, window: self.window, sinks: self.sinks.as_ref() };
+        let attended = device.attention(&qkv, cache, self.layer, heads, &scoring, batch)?;
         self.o_proj.forward(device, &attended)
     }
 }

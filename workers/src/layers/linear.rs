@@ -5,7 +5,7 @@ use std::ops::Range;
 use kernels::{Backend, Result, memory::Memory};
 
 use super::Source;
-use crate::weights::LoadError;
+use crate::{models::Role, weights::LoadError};
 
 /// Matrices over the same input, one after the other; each rank computes its own outputs, no communication.
 pub(crate) struct ColumnParallel<M: Memory> {
@@ -28,10 +28,31 @@ pub(crate) struct Part {
 impl<M: Memory> ColumnParallel<M> {
     /// Takes this rank's outputs of every part.
     pub(crate) fn load(
-        source: &mut Source<M>,
+        source: &Source<M>,
         parts: &[Part],
         inputs: usize,
         bias: bool,
+    ) -> std::result::Result<Self, LoadError> {
+        Self::in_role(source, parts, inputs, bias, Role::Linear)
+    }
+
+    /// A router: all outputs of one matrix, on every rank.
+    pub(crate) fn router(
+        source: &Source<M>,
+        name: &str,
+        (outputs, inputs): (usize, usize),
+        bias: bool,
+    ) -> std::result::Result<Self, LoadError> {
+        let parts = [Part { name: name.into(), outputs, own: 0..outputs }];
+        Self::in_role(source, &parts, inputs, bias, Role::Router)
+    }
+
+    fn in_role(
+        source: &Source<M>,
+        parts: &[Part],
+        inputs: usize,
+        bias: bool,
+        role: Role,
     ) -> std::result::Result<Self, LoadError> {
         let mut weights = Vec::new();
         let mut biases = Vec::new();
@@ -41,8 +62,17 @@ impl<M: Memory> ColumnParallel<M> {
                 biases.extend(source.vector(&format!("{name}.bias"), *outputs, own.clone())?);
             }
         }
-        let weight = source.weight(weights)?;
+        let weight = source.weight(weights, role)?;
         Ok(Self { weight, bias: bias.then(|| source.upload(&biases)).transpose()? })
+    }
+
+    /// Takes all outputs of one matrix, on every rank.
+    pub(crate) fn whole(
+        source: &Source<M>,
+        name: &str,
+        (outputs, inputs): (usize, usize),
+    ) -> std::result::Result<Self, LoadError> {
+        Self::load(source, &[Part { name: name.into(), outputs, own: 0..outputs }], inputs, false)
     }
 
     /// `[rows, own outputs]` from `x [rows, inputs]`.
@@ -65,14 +95,14 @@ pub(crate) struct RowParallel<M: Memory> {
 impl<M: Memory> RowParallel<M> {
     /// Takes columns `own` of the matrix `name`, `outputs × inputs` in the whole model.
     pub(crate) fn load(
-        source: &mut Source<M>,
+        source: &Source<M>,
         name: &str,
         (outputs, inputs): (usize, usize),
         own: Range<usize>,
         bias: bool,
     ) -> std::result::Result<Self, LoadError> {
         let whole = source.matrix(&format!("{name}.weight"), outputs, inputs)?;
-        let weight = source.weight(vec![source.columns(&whole, own)])?;
+        let weight = source.weight(vec![whole.column_range(own)], Role::Linear)?;
         let bias = match bias {
             true => Some(source.vector(&format!("{name}.bias"), outputs, 0..outputs)?),
             false => None,
@@ -86,8 +116,16 @@ impl<M: Memory> RowParallel<M> {
     where
         M: Backend,
     {
-        let mut sum = device.matmul(x, &self.weight, self.bias.as_ref())?;
+        let mut sum = self.partial(device, x)?;
         device.all_reduce(&mut sum)?;
         Ok(sum)
+    }
+
+    /// This rank's part of the sum, for who adds more to it before the ranks meet.
+    pub(crate) fn partial(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
+    where
+        M: Backend,
+    {
+        device.matmul(x, &self.weight, self.bias.as_ref())
     }
 }

@@ -4,6 +4,8 @@
 //! one (every rank has some inputs) whose partial sums an all-reduce makes whole. Hidden states and norms are replicated.
 
 mod attention;
+mod experts;
+mod latent_attention;
 mod linear;
 mod mlp;
 mod norm;
@@ -13,10 +15,13 @@ mod source;
 mod vocabulary;
 
 pub(crate) use attention::Attention;
+pub(crate) use experts::MixtureOfExperts;
+pub(crate) use latent_attention::LatentAttention;
 pub(crate) use linear::{ColumnParallel, Part, RowParallel};
 pub(crate) use mlp::Mlp;
 pub(crate) use norm::Norm;
 pub(crate) use rotary::Rotary;
 pub use shard::Shard;
+pub use source::{Amount, Inventory};
 pub(crate) use source::{Purpose, Source};
 pub(crate) use vocabulary::Vocabulary;

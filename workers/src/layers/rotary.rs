@@ -7,17 +7,16 @@ use crate::{models::Rope, weights::LoadError};
 
 /// The angles of every position up to the longest sequence.
 pub(crate) struct Rotary<M: Memory> {
-    /// `[positions, head_dim]`: per position the cosines, then the sines.
+    /// `[positions, rotary dim]`: per position the cosines, then the sines.
     table: M::Tensor,
     pairing: Pairing,
 }
 
 impl<M: Memory> Rotary<M> {
     /// Computes the table for positions `0..positions`.
-    pub(crate) fn new(source: &Source<M>, positions: usize) -> std::result::Result<Self, LoadError> {
-        let config = source.config();
-        let table = table(&config.rope, config.head_dim, positions);
-        Ok(Self { table: source.device.tensor(positions, config.head_dim, &table)?, pairing: config.rope.pairing })
+    pub(crate) fn new(source: &Source<M>, rope: &Rope, positions: usize) -> std::result::Result<Self, LoadError> {
+        let table = table(rope, positions);
+        Ok(Self { table: source.device.tensor(positions, rope.dim, &table)?, pairing: rope.pairing })
     }
 
     /// Turns the query and key heads of `qkv` by their tokens' positions.
@@ -31,13 +30,13 @@ impl<M: Memory> Rotary<M> {
 
 /// Angles are products in f32, as in the models' training; at position 100,000 their rounding is visible, and part of the
 /// model.
-fn table(rope: &Rope, head_dim: usize, positions: usize) -> Vec<f32> {
-    let frequencies = rope.frequencies(head_dim);
-    let mut table = Vec::with_capacity(positions * head_dim);
+fn table(rope: &Rope, positions: usize) -> Vec<f32> {
+    let (frequencies, magnitude) = (rope.frequencies(), f64::from(rope.magnitude()));
+    let mut table = Vec::with_capacity(positions * rope.dim);
     for position in 0..positions {
         let angle = |frequency: &f32| f64::from(position as f32 * frequency);
-        table.extend(frequencies.iter().map(|frequency| angle(frequency).cos() as f32));
-        table.extend(frequencies.iter().map(|frequency| angle(frequency).sin() as f32));
+        table.extend(frequencies.iter().map(|frequency| (angle(frequency).cos() * magnitude) as f32));
+        table.extend(frequencies.iter().map(|frequency| (angle(frequency).sin() * magnitude) as f32));
     }
     table
 }
@@ -49,8 +48,8 @@ mod tests {
 
     #[test]
     fn cosines_come_before_sines() {
-        let rope = Rope { theta: 10_000.0, scaling: Scaling::None, pairing: Pairing::Half };
-        let table = table(&rope, 4, 3);
+        let rope = Rope { dim: 4, theta: 10_000.0, scaling: Scaling::None, pairing: Pairing::Half };
+        let table = table(&rope, 3);
         assert_eq!(&table[..4], [1.0, 1.0, 0.0, 0.0]);
         let expected = [2.0f32.cos(), 0.02f32.cos(), 2.0f32.sin(), 0.02f32.sin()];
         for (found, expected) in table[8..].iter().zip(expected) {

@@ -87,6 +87,7 @@ impl OwnHeads {
             dim: self.dim,
             group: self.group,
             first_in_group: self.query.start % self.group,
+            values_from: None,
         }
     }
 

@@ -1,13 +1,17 @@
 //! Where layers take their weights from: a checkpoint, for one shard and one device.
 
-use std::{cell::Cell, collections::BTreeSet, ops::Range};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
-use kernels::{Matrix, matmul::dequantize, memory::Memory};
+use kernels::{DType, Matrix, memory::Memory};
 
 use super::Shard;
 use crate::{
-    models::ModelConfig,
-    weights::{Checkpoint, LoadError},
+    models::{LoadOptions, ModelConfig, Role, WeightOptions},
+    weights::{Checkpoint, LoadError, Stored, convert, target},
 };
 
 /// A checkpoint on its way to a rank's device. Layers ask for whole tensors by name and shape, and keep their shard of
@@ -17,10 +21,13 @@ pub(crate) struct Source<'a, M> {
     pub device: &'a M,
     /// Whose weights are wanted.
     pub shard: Shard,
+    /// How.
+    pub options: WeightOptions,
     checkpoint: &'a Checkpoint,
     purpose: Purpose,
-    taken: BTreeSet<String>,
-    weight_bytes: Cell<u64>,
+    threads: usize,
+    taken: RefCell<BTreeSet<String>>,
+    inventory: RefCell<Inventory>,
 }
 
 /// What the weights are wanted for.
@@ -34,8 +41,16 @@ pub(crate) enum Purpose {
 
 impl<'a, M: Memory> Source<'a, M> {
     /// The weights of `checkpoint` for `shard`, bound for `device`.
-    pub(crate) fn new(device: &'a M, checkpoint: &'a Checkpoint, shard: Shard, purpose: Purpose) -> Self {
-        Self { device, shard, checkpoint, purpose, taken: BTreeSet::new(), weight_bytes: Cell::new(0) }
+    pub(crate) fn new(
+        device: &'a M,
+        checkpoint: &'a Checkpoint,
+        shard: Shard,
+        options: LoadOptions,
+        purpose: Purpose,
+    ) -> Self {
+        let (taken, inventory) = (RefCell::default(), RefCell::default());
+        let LoadOptions { threads, weights: options, .. } = options;
+        Self { device, shard, options, checkpoint, purpose, threads, taken, inventory }
     }
 
     /// The model's shape.
@@ -43,40 +58,53 @@ impl<'a, M: Memory> Source<'a, M> {
         self.checkpoint.config()
     }
 
-    /// The whole tensor `name`, `rows × columns`, as the file has it.
-    pub(crate) fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Result<Matrix, LoadError> {
-        self.taken.insert(self.checkpoint.own_name(name));
-        self.checkpoint.tensor_of_shape(name, rows, columns)
+    /// Whether there is a tensor `name`.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.checkpoint.has(name)
+    }
+
+    /// The whole matrix `name`, `rows × columns`, as the file has it.
+    pub(crate) fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Stored, LoadError> {
+        self.take(name);
+        self.checkpoint.matrix(name, rows, columns)
     }
 
     /// The part `own` of the vector `name` of `length` elements, as f32.
-    pub(crate) fn vector(&mut self, name: &str, length: usize, own: Range<usize>) -> Result<Vec<f32>, LoadError> {
-        let vector = self.matrix(name, 1, length)?;
-        Ok(row_values(&vector, 0)[own].to_vec())
+    pub(crate) fn vector(&self, name: &str, length: usize, own: Range<usize>) -> Result<Vec<f32>, LoadError> {
+        self.take(name);
+        self.checkpoint.vector(name, length, own)
     }
 
-    /// Columns `own` of every row: a view of the file, or, where the range cuts quantization blocks, the values themselves.
-    pub(crate) fn columns(&self, matrix: &Matrix, own: Range<usize>) -> Matrix {
-        match matrix.column_range(own.clone()) {
-            Some(view) => view,
-            None if self.purpose == Purpose::Check => matrix.clone(),
-            None => column_values(matrix, own),
+    /// Rows of several matrices as one weight on the device, in the format that its role asks for.
+    pub(crate) fn weight(&self, parts: Vec<Stored>, role: Role) -> Result<M::Weight, LoadError> {
+        let formats = self.options.formats(role, self.config().moe.is_some());
+        let mut matrices = Vec::new();
+        for part in &parts {
+            let to = target(part, &formats);
+            self.inventory.borrow_mut().add(part, to);
+            if self.purpose == Purpose::Load {
+                matrices.push(self.read(part, to)?);
+            }
         }
+        Ok(self.device.weight(matrices)?)
     }
 
-    /// Rows of several matrices as one weight on the device.
-    pub(crate) fn weight(&self, parts: Vec<Matrix>) -> Result<M::Weight, LoadError> {
-        if self.purpose == Purpose::Load {
-            parts.iter().for_each(fetch);
+    fn read(&self, part: &Stored, to: Option<DType>) -> Result<Matrix, LoadError> {
+        let matrix = match to {
+            Some(to) => convert(part, to, self.threads)?,
+            None => part.read()?,
+        };
+        if to.is_some() || part.copies() {
+            part.forget();
+        } else {
+            fetch(&matrix);
         }
-        let bytes: usize = parts.iter().map(Matrix::stored_bytes).sum();
-        self.weight_bytes.set(self.weight_bytes.get() + bytes as u64);
-        Ok(self.device.weight(parts)?)
+        Ok(matrix)
     }
 
-    /// Stored bytes of all weights so far.
-    pub(crate) fn weight_bytes(&self) -> u64 {
-        self.weight_bytes.get()
+    /// All weights so far.
+    pub(crate) fn inventory(&self) -> Inventory {
+        self.inventory.borrow().clone()
     }
 
     /// Values that go to the device as one row.
@@ -85,17 +113,53 @@ impl<'a, M: Memory> Source<'a, M> {
     }
 
     /// The tensors that layers asked for, by the file's own names.
-    pub(crate) fn taken(&self) -> &BTreeSet<String> {
-        &self.taken
+    pub(crate) fn taken(&self) -> BTreeSet<String> {
+        self.taken.borrow().clone()
+    }
+
+    fn take(&self, name: &str) {
+        self.taken.borrow_mut().insert(self.checkpoint.own_name(name));
     }
 }
 
-fn column_values(matrix: &Matrix, own: Range<usize>) -> Matrix {
-    let mut values = Vec::with_capacity(matrix.rows() * own.len());
-    for row in 0..matrix.rows() {
-        values.extend_from_slice(&row_values(matrix, row)[own.clone()]);
+/// How many weights a rank has, by storage format.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// Weights and their bytes, by the format's name.
+    pub formats: BTreeMap<&'static str, Amount>,
+    /// Weights that are not kept as the file has them.
+    pub converted: u64,
+}
+
+/// Weights of one format.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// How many.
+    pub weights: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Inventory {
+    fn add(&mut self, part: &Stored, to: Option<DType>) {
+        let own = if part.keeps_blocks() { part.dtype() } else { DType::F32 };
+        let dtype = to.unwrap_or(own);
+        let weights = (part.rows() * part.columns()) as u64;
+        self.converted += to.map_or(0, |_| weights);
+        let amount = self.formats.entry(dtype.name()).or_default();
+        amount.weights += weights;
+        amount.bytes += (part.rows() * dtype.bytes_of(part.columns())) as u64;
     }
-    Matrix::from_f32(&values, matrix.rows(), own.len())
+
+    /// How many weights there are.
+    pub fn weights(&self) -> u64 {
+        self.formats.values().map(|amount| amount.weights).sum()
+    }
+
+    /// Bytes of all.
+    pub fn bytes(&self) -> u64 {
+        self.formats.values().map(|amount| amount.bytes).sum()
+    }
 }
 
 /// Has the view's pages read from the file now, while loading is expected to take time, and not in the first step.
@@ -106,36 +170,5 @@ fn fetch(matrix: &Matrix) {
         let bytes = matrix.row(row);
         let sum = bytes.iter().step_by(PAGE_BYTES).chain(bytes.last()).fold(0, |sum, byte| sum ^ byte);
         std::hint::black_box(sum);
-    }
-}
-
-fn row_values(matrix: &Matrix, row: usize) -> Vec<f32> {
-    let mut values = vec![0.0; matrix.columns()];
-    dequantize(matrix.dtype(), matrix.row(row), &mut values);
-    values
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use kernels::DType;
-
-    use super::*;
-
-    /// One Q8_0 row of two blocks: 0, 1, … 63 with scale 1.
-    fn row() -> Matrix {
-        let block = |first: u8| [0x00, 0x3c].into_iter().chain(first..first + 32);
-        let bytes: Vec<u8> = block(0).chain(block(32)).collect();
-        Matrix::new(Arc::new(bytes), 0, DType::Q8_0, 1, 64).unwrap()
-    }
-
-    #[test]
-    fn columns_cut_within_blocks_keep_their_values() {
-        for own in [32..64, 16..48, 0..63, 63..64] {
-            let part = column_values(&row(), own.clone());
-            let expected: Vec<f32> = own.map(|value| value as f32).collect();
-            assert_eq!(row_values(&part, 0), expected);
-        }
     }
 }

@@ -1,9 +1,12 @@
 //! A table over the vocabulary, of which each rank has an equal run of rows: the embedding, the head, or both at once.
 
-use kernels::{Backend, Matrix, Result, memory::Memory};
+use kernels::{Backend, Result, memory::Memory};
 
 use super::{Source, shard::Tokens};
-use crate::weights::LoadError;
+use crate::{
+    models::Role,
+    weights::{LoadError, Stored},
+};
 
 /// This rank's rows, filled up with zeros where the vocabulary does not divide.
 pub(crate) struct Vocabulary<M: Memory> {
@@ -15,7 +18,7 @@ pub(crate) struct Vocabulary<M: Memory> {
 
 impl<M: Memory> Vocabulary<M> {
     /// Takes this rank's rows of `name.weight`.
-    pub(crate) fn load(source: &mut Source<M>, name: &str) -> std::result::Result<Self, LoadError> {
+    pub(crate) fn load(source: &Source<M>, name: &str) -> std::result::Result<Self, LoadError> {
         let (vocab_size, hidden_size) = (source.config().vocab_size, source.config().hidden_size);
         let whole = source.matrix(&format!("{name}.weight"), vocab_size, hidden_size)?;
         let Tokens { own, padding } = source.shard.tokens(vocab_size);
@@ -23,17 +26,17 @@ impl<M: Memory> Vocabulary<M> {
         let mut parts = vec![whole.row_range(own)];
         parts.retain(|part| part.rows() > 0);
         if padding > 0 {
-            parts.push(Matrix::from_f32(&vec![0.0; padding * hidden_size], padding, hidden_size));
+            parts.push(Stored::zeros(padding, hidden_size));
         }
-        Ok(Self { weight: source.weight(parts)?, first_token })
+        Ok(Self { weight: source.weight(parts, Role::Vocabulary)?, first_token })
     }
 
-    /// `[tokens, hidden size]`: the batch's tokens as hidden states, on all ranks.
-    pub(crate) fn embed(&self, device: &M, batch: &M::Batch) -> Result<M::Tensor>
+    /// `[tokens, hidden size]`: the batch's tokens as hidden states times `scale`, on all ranks.
+    pub(crate) fn embed(&self, device: &M, scale: f32, batch: &M::Batch) -> Result<M::Tensor>
     where
         M: Backend,
     {
-        let mut hidden = device.embed(&self.weight, self.first_token, batch)?;
+        let mut hidden = device.embed(&self.weight, self.first_token, scale, batch)?;
         device.all_reduce(&mut hidden)?;
         Ok(hidden)
     }

@@ -3,38 +3,58 @@
 
 use kernels::{Batch, KvShape, Matrix, Result, memory::Memory};
 
-use super::{LoadOptions, ModelConfig, decoder::Decoder};
+use super::{LoadOptions, ModelConfig, WeightOptions, decoder::Decoder};
 use crate::{
-    layers::{Purpose, Shard, Source},
+    layers::{Inventory, Purpose, Shard, Source},
     weights::{Checkpoint, LoadError},
 };
 
-/// Refuses a checkpoint that `world_size` ranks could not load. No weight matrix is read.
-pub fn check(checkpoint: &Checkpoint, world_size: usize) -> std::result::Result<(), LoadError> {
-    split(checkpoint, world_size)?;
-    for rank in 0..world_size {
-        let mut source = Source::new(&Nowhere, checkpoint, Shard { rank, world_size }, Purpose::Check);
-        Decoder::load(&mut source, LoadOptions { max_model_len: 1 }, &mut |_| {})?;
+/// Refuses a checkpoint that `world_size` ranks could not load; else, what each of them will have. No weight matrix is
+/// read.
+pub fn check(
+    checkpoint: &Checkpoint,
+    world_size: usize,
+    options: WeightOptions,
+) -> std::result::Result<Vec<Inventory>, LoadError> {
+    split(checkpoint, world_size, options)?;
+    let load = |rank| {
+        let options = LoadOptions { max_model_len: 1, threads: 1, weights: options };
+        let source = Source::new(&Nowhere, checkpoint, Shard { rank, world_size }, options, Purpose::Check);
+        Decoder::load(&source, options, &mut |_| {})?;
         refuse_left_over(checkpoint, &source)?;
+        Ok(source.inventory())
+    };
+    (0..world_size).map(load).collect()
+}
+
+/// Each rank needs a query head, some of the MLP's width, and some of the experts' width or an expert.
+pub(super) fn split(
+    checkpoint: &Checkpoint,
+    world_size: usize,
+    options: WeightOptions,
+) -> std::result::Result<(), LoadError> {
+    let ModelConfig { heads, intermediate_size, moe, .. } = checkpoint.config();
+    let refuse = |most: usize, fault: String| {
+        let fault = format!("{fault}; 1 to {most} ranks work");
+        Err(LoadError::Split { path: checkpoint.path().into(), world_size, fault })
+    };
+    let experts = moe.as_ref().map(|moe| match options.whole_experts {
+        true => (moe.experts, format!("{} experts", moe.experts)),
+        false => (moe.width, format!("experts of width {}", moe.width)),
+    });
+    let (most_by_experts, experts) =
+        experts.map_or((usize::MAX, String::new()), |(most, experts)| (most, format!(" and {experts}")));
+    let most = (*heads).min(*intermediate_size).min(most_by_experts);
+    if !(1..=most).contains(&world_size) {
+        return refuse(most, format!("it has {heads} attention heads, an MLP of width {intermediate_size}{experts}"));
     }
     Ok(())
 }
 
-/// Each rank needs a query head and some of the MLP's width.
-pub(super) fn split(checkpoint: &Checkpoint, world_size: usize) -> std::result::Result<(), LoadError> {
-    let ModelConfig { heads, intermediate_size, .. } = *checkpoint.config();
-    let most = heads.min(intermediate_size);
-    if (1..=most).contains(&world_size) {
-        return Ok(());
-    }
-    let fault =
-        format!("it has {heads} attention heads and an MLP of width {intermediate_size}; 1 to {most} ranks work");
-    Err(LoadError::Split { path: checkpoint.path().into(), world_size, fault })
-}
-
 /// A tensor that nobody asked for means that the model is not what its settings say: a bias they do not mention, say.
 fn refuse_left_over<M: Memory>(checkpoint: &Checkpoint, source: &Source<M>) -> std::result::Result<(), LoadError> {
-    let left_over = |name: &&str| !source.taken().contains(*name) && !is_redundant(name);
+    let taken = source.taken();
+    let left_over = |name: &&str| !taken.contains(*name) && !is_redundant(name);
     match checkpoint.names().find(left_over) {
         None => Ok(()),
         Some(name) => {
@@ -103,7 +123,7 @@ mod tests {
         bytes.splice(at..at + from.len(), to.bytes());
         std::fs::write(copy.path().join(file), bytes).unwrap();
         let checkpoint = Checkpoint::open(copy.path()).expect("the files hold together");
-        check(&checkpoint, 1).expect_err("the model does not").to_string()
+        check(&checkpoint, 1, WeightOptions::default()).expect_err("the model does not").to_string()
     }
 
     #[test]
@@ -111,10 +131,12 @@ mod tests {
         let check_model = |name: &str, heads: usize| {
             let checkpoint = Checkpoint::open(&golden(name)).unwrap();
             for world_size in 1..=heads {
-                check(&checkpoint, world_size).unwrap_or_else(|fault| panic!("{world_size} ranks: {fault}"));
+                check(&checkpoint, world_size, WeightOptions::default())
+                    .unwrap_or_else(|fault| panic!("{world_size} ranks: {fault}"));
             }
             for world_size in [0, heads + 1, 1_000_000_000] {
-                let line = check(&checkpoint, world_size).expect_err("too many ranks").to_string();
+                let line =
+                    check(&checkpoint, world_size, WeightOptions::default()).expect_err("too many ranks").to_string();
                 assert!(line.contains(&format!("1 to {heads} ranks work")), "{line}");
             }
         };

@@ -1,38 +1,59 @@
-//! The decoder that all families share so far: what differs between them is in their [`ModelConfig`].
+//! The decoder that all families share: what differs between them is in their [`ModelConfig`].
 //!
 //! [`ModelConfig`]: super::ModelConfig
 
 use kernels::{Backend, Result, memory::Memory};
 
-use super::{HiddenStates, LoadOptions, Model};
+use super::{BranchNorms, HiddenStates, LoadOptions, Model};
 use crate::{
-    layers::{Attention, Mlp, Norm, Rotary, Source, Vocabulary},
+    layers::{Attention, LatentAttention, MixtureOfExperts, Mlp, Norm, Rotary, Source, Vocabulary},
     weights::LoadError,
 };
 
 /// A model's weights, one rank's shard. Fields are called as the checkpoint calls them.
 pub(super) struct Decoder<M: Memory> {
     embed_tokens: Vocabulary<M>,
+    embedding_scale: f32,
     layers: Vec<Layer<M>>,
     norm: Norm<M>,
     /// `None`: the embedding is the head, too.
     lm_head: Option<Vocabulary<M>>,
     rotary: Rotary<M>,
+    /// That of layers with a window, where it is another one.
+    window_rotary: Option<Rotary<M>>,
     weight_bytes: u64,
 }
 
 /// One decoder layer.
 struct Layer<M: Memory> {
     input_layernorm: Norm<M>,
-    self_attn: Attention<M>,
-    post_attention_layernorm: Norm<M>,
-    mlp: Mlp<M>,
+    self_attn: SelfAttention<M>,
+    /// Of what attention answers, in families that have it.
+    attention_norm: Option<Norm<M>>,
+    /// Before the MLP.
+    mlp_layernorm: Norm<M>,
+    mlp: FeedForward<M>,
+    /// Of what the MLP answers, in families that have it.
+    mlp_norm: Option<Norm<M>>,
+    has_window: bool,
+}
+
+/// The kinds of attention.
+enum SelfAttention<M: Memory> {
+    Heads(Attention<M>),
+    Latent(LatentAttention<M>),
+}
+
+/// The kinds of what comes after it.
+enum FeedForward<M: Memory> {
+    Mlp(Mlp<M>),
+    Experts(MixtureOfExperts<M>),
 }
 
 impl<M: Memory> Decoder<M> {
     /// Takes this rank's shard of every weight, telling `progress` the share done, `0..=1`.
     pub(super) fn load(
-        source: &mut Source<M>,
+        source: &Source<M>,
         options: LoadOptions,
         progress: &mut dyn FnMut(f32),
     ) -> std::result::Result<Self, LoadError> {
@@ -45,18 +66,28 @@ impl<M: Memory> Decoder<M> {
         }
         let norm = Norm::load(source, "model.norm", config.hidden_size)?;
         let lm_head = if config.tied { None } else { Some(Vocabulary::load(source, "lm_head")?) };
-        let rotary = Rotary::new(source, options.max_model_len)?;
+        let rotary = |rope| Rotary::new(source, rope, options.max_model_len);
         progress(1.0);
-        Ok(Self { embed_tokens, layers, norm, lm_head, rotary, weight_bytes: source.weight_bytes() })
+        Ok(Self {
+            embed_tokens,
+            embedding_scale: config.embedding_scale,
+            layers,
+            norm,
+            lm_head,
+            rotary: rotary(&config.rope)?,
+            window_rotary: config.window_rope.as_ref().map(rotary).transpose()?,
+            weight_bytes: source.inventory().bytes(),
+        })
     }
 }
 
 impl<B: Backend> Model<B> for Decoder<B> {
     fn forward(&self, device: &B, batch: &B::Batch, cache: &mut B::KvCache) -> Result<HiddenStates<B>> {
-        let mut residual = self.embed_tokens.embed(device, batch)?;
+        let mut residual = self.embed_tokens.embed(device, self.embedding_scale, batch)?;
         let mut branch = None;
         for layer in &self.layers {
-            branch = Some(layer.forward(device, &mut residual, branch, &self.rotary, batch, cache)?);
+            let rotary = self.window_rotary.as_ref().filter(|_| layer.has_window).unwrap_or(&self.rotary);
+            branch = Some(layer.forward(device, &mut residual, branch, rotary, batch, cache)?);
         }
         Ok(HiddenStates { residual, branch })
     }
@@ -77,14 +108,27 @@ impl<B: Backend> Model<B> for Decoder<B> {
 }
 
 impl<M: Memory> Layer<M> {
-    fn load(source: &mut Source<M>, layer: usize) -> std::result::Result<Self, LoadError> {
-        let hidden_size = source.config().hidden_size;
+    fn load(source: &Source<M>, layer: usize) -> std::result::Result<Self, LoadError> {
+        let config = source.config();
         let name = |field: &str| format!("model.layers.{layer}.{field}");
+        let norm = |field: &str| Norm::load(source, &name(field), config.hidden_size);
+        let (of_attention, before_mlp, of_mlp) = match config.branch_norms {
+            BranchNorms::None => (None, "post_attention_layernorm", None),
+            BranchNorms::Gemma => {
+                (Some("post_attention_layernorm"), "pre_feedforward_layernorm", Some("post_feedforward_layernorm"))
+            }
+            BranchNorms::Glm => {
+                (Some("post_self_attn_layernorm"), "post_attention_layernorm", Some("post_mlp_layernorm"))
+            }
+        };
         Ok(Self {
-            input_layernorm: Norm::load(source, &name("input_layernorm"), hidden_size)?,
-            self_attn: Attention::load(source, &name("self_attn"), layer)?,
-            post_attention_layernorm: Norm::load(source, &name("post_attention_layernorm"), hidden_size)?,
-            mlp: Mlp::load(source, &name("mlp"))?,
+            input_layernorm: norm("input_layernorm")?,
+            self_attn: SelfAttention::load(source, &name("self_attn"), layer)?,
+            attention_norm: of_attention.map(norm).transpose()?,
+            mlp_layernorm: norm(before_mlp)?,
+            mlp: FeedForward::load(source, &name("mlp"), layer)?,
+            mlp_norm: of_mlp.map(norm).transpose()?,
+            has_window: config.windows[layer].is_some(),
         })
     }
 }
@@ -103,7 +147,61 @@ impl<B: Backend> Layer<B> {
     ) -> Result<B::Tensor> {
         let normed = self.input_layernorm.forward(device, residual, branch.as_ref())?;
         let attended = self.self_attn.forward(device, &normed, rotary, batch, cache)?;
-        let normed = self.post_attention_layernorm.forward(device, residual, Some(&attended))?;
-        self.mlp.forward(device, &normed)
+        let attended = normed_if(self.attention_norm.as_ref(), device, attended)?;
+        let normed = self.mlp_layernorm.forward(device, residual, Some(&attended))?;
+        normed_if(self.mlp_norm.as_ref(), device, self.mlp.forward(device, &normed)?)
+    }
+}
+
+fn normed_if<B: Backend>(norm: Option<&Norm<B>>, device: &B, x: B::Tensor) -> Result<B::Tensor> {
+    match norm {
+        None => Ok(x),
+        Some(norm) => norm.of(device, &x),
+    }
+}
+
+impl<M: Memory> SelfAttention<M> {
+    fn load(source: &Source<M>, name: &str, layer: usize) -> std::result::Result<Self, LoadError> {
+        match &source.config().latent {
+            None => Attention::load(source, name, layer).map(Self::Heads),
+            Some(latent) => LatentAttention::load(source, name, layer, latent).map(Self::Latent),
+        }
+    }
+
+    fn forward(
+        &self,
+        device: &M,
+        x: &M::Tensor,
+        rotary: &Rotary<M>,
+        batch: &M::Batch,
+        cache: &mut M::KvCache,
+    ) -> Result<M::Tensor>
+    where
+        M: Backend,
+    {
+        match self {
+            Self::Heads(heads) => heads.forward(device, x, rotary, batch, cache),
+            Self::Latent(latent) => latent.forward(device, x, rotary, batch, cache),
+        }
+    }
+}
+
+impl<M: Memory> FeedForward<M> {
+    fn load(source: &Source<M>, name: &str, layer: usize) -> std::result::Result<Self, LoadError> {
+        let config = source.config();
+        match config.moe_of(layer) {
+            None => Mlp::load(source, name, config.intermediate_size).map(Self::Mlp),
+            Some(moe) => MixtureOfExperts::load(source, name, moe).map(Self::Experts),
+        }
+    }
+
+    fn forward(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
+    where
+        M: Backend,
+    {
+        match self {
+            Self::Mlp(mlp) => mlp.forward(device, x),
+            Self::Experts(experts) => experts.forward(device, x),
+        }
     }
 }

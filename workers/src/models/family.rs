@@ -1,30 +1,28 @@
-//! What distinguishes one family of models from another, as data: how its settings are written and what they leave unsaid.
+//! What distinguishes one family of models from another: its names, what its settings leave unsaid, and a function for
+//! the rest.
 
 use kernels::rotary::Pairing;
 
-use super::FAMILIES;
+use super::{FAMILIES, ModelConfig};
+use crate::weights::{Fields, LoadError};
 
-/// One family. All of them are pre-norm decoders with rotary attention and a SwiGLU block; what differs is here.
-#[derive(Debug, PartialEq)]
+/// One family. All of them are pre-norm decoders with rotary attention and a gated MLP.
+#[derive(Debug)]
 pub struct Family {
-    /// Its name in config.json's `architectures`, the present one first.
+    /// Its names in config.json's `architectures`, the present one first.
     pub architectures: &'static [&'static str],
     /// Its name in config.json's `model_type`, for files without `architectures`.
     pub model_type: &'static str,
-    /// Its name in a GGUF file's `general.architecture`.
-    pub gguf_name: &'static str,
+    /// Its names in a GGUF file's `general.architecture`; none: there are no such files.
+    pub gguf_names: &'static [&'static str],
     /// Which elements of a head turn together in Hugging Face's weights …
     pub pairing: Pairing,
     /// … and in GGUF's, whose converter may have permuted the rows of queries and keys.
     pub gguf_pairing: Pairing,
-    /// Whether query and key heads are normalised before they are turned.
-    pub qk_norm: bool,
-    /// The key that says whether query, key, value and output projections have biases.
-    pub attention_bias_key: &'static str,
-    /// The key that says whether the MLP has biases, if the family can have them.
-    pub mlp_bias_key: Option<&'static str>,
     /// Settings that a file may leave out.
     pub unsaid: Unsaid,
+    /// Makes of Llama's shape, as far as the settings that all families share give it, this family's.
+    pub(super) shape: fn(&Fields, &mut ModelConfig) -> Result<(), LoadError>,
 }
 
 /// The values of absent keys, as the family's class in transformers has them.
@@ -40,6 +38,20 @@ pub struct Unsaid {
     pub rope_theta: f64,
     /// Longest context.
     pub max_positions: usize,
+    /// Share of a head that turns.
+    pub partial_rotary_factor: f64,
+}
+
+impl Unsaid {
+    /// What Llama leaves unsaid, and most others too.
+    pub(super) const LLAMA: Self = Self {
+        head_dim: None,
+        tied: false,
+        rms_norm_eps: 1e-6,
+        rope_theta: 10_000.0,
+        max_positions: 2048,
+        partial_rotary_factor: 1.0,
+    };
 }
 
 impl Family {
@@ -55,7 +67,7 @@ impl Family {
 
     /// The family that GGUF calls `name`.
     pub(super) fn of_gguf(name: &str) -> Option<&'static Self> {
-        FAMILIES.into_iter().find(|family| family.gguf_name == name)
+        FAMILIES.into_iter().find(|family| family.gguf_names.contains(&name))
     }
 
     /// Its present name.

@@ -8,11 +8,14 @@ use super::family::{Family, Unsaid};
 pub(super) const FAMILY: Family = Family {
     architectures: &["LlamaForCausalLM"],
     model_type: "llama",
-    gguf_name: "llama",
+    gguf_names: &["llama"],
     pairing: Pairing::Half,
     gguf_pairing: Pairing::Interleaved,
-    qk_norm: false,
-    attention_bias_key: "attention_bias",
-    mlp_bias_key: Some("mlp_bias"),
-    unsaid: Unsaid { head_dim: None, tied: false, rms_norm_eps: 1e-6, rope_theta: 10_000.0, max_positions: 2048 },
+    unsaid: Unsaid::LLAMA,
+    shape: |fields, config| {
+        config.qkv_bias = fields.flag_or("attention_bias", false)?;
+        config.o_bias = config.qkv_bias;
+        config.mlp_bias = fields.flag_or("mlp_bias", false)?;
+        Ok(())
+    },
 };

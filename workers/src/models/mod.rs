@@ -3,18 +3,30 @@
 mod check;
 mod config;
 mod decoder;
+mod deepseek;
 mod ernie45;
+mod ernie45_moe;
 mod family;
 mod from_gguf;
 mod from_json;
+mod gemma3;
+mod glm4;
+mod glm4_moe;
+mod gpt_oss;
 mod llama;
+mod mistral;
+mod options;
+mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod rope;
 
 pub use check::check;
-pub use config::ModelConfig;
+pub use config::{BranchNorms, Latent, ModelConfig, Moe};
 pub use family::Family;
-pub use rope::{Rope, Scaling};
+pub(crate) use options::Role;
+pub use options::{LoadOptions, PlainType, Quantization, WeightOptions};
+pub use rope::{Rope, Scaling, Yarn};
 
 use decoder::Decoder;
 use kernels::{Backend, KvDType, KvShape, memory::Memory};
@@ -25,7 +37,21 @@ use crate::{
 };
 
 /// Every family that Shardwire knows.
-pub const FAMILIES: [&Family; 3] = [&llama::FAMILY, &ernie45::FAMILY, &qwen3::FAMILY];
+pub const FAMILIES: [&Family; 13] = [
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &ernie45::FAMILY,
+    &ernie45_moe::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &qwen3_moe::FAMILY,
+    &deepseek::V3,
+    &deepseek::V2,
+    &glm4::FAMILY,
+    &glm4_moe::FAMILY,
+    &gemma3::FAMILY,
+    &gpt_oss::FAMILY,
+];
 
 /// The longest sequence that a rotary table is made for, tokens.
 const MODEL_LEN_MAX: usize = 1 << 24;
@@ -57,13 +83,6 @@ pub struct HiddenStates<M: Memory> {
     branch: Option<M::Tensor>,
 }
 
-/// What a rank decides beside the weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LoadOptions {
-    /// Longest sequence, tokens: positions of the rotary table.
-    pub max_model_len: usize,
-}
-
 /// Puts a rank's shard of the checkpoint on `device`, telling `progress` the share done, `0..=1`.
 pub fn load<B: Backend>(
     device: &B,
@@ -72,18 +91,22 @@ pub fn load<B: Backend>(
     options: LoadOptions,
     progress: &mut dyn FnMut(f32),
 ) -> Result<Box<dyn Model<B>>, LoadError> {
-    check::split(checkpoint, shard.world_size)?;
+    check::split(checkpoint, shard.world_size, options.weights)?;
     if !(1..=MODEL_LEN_MAX).contains(&options.max_model_len) {
         let fault =
             format!("a maximum length of {} tokens is not between 1 and {MODEL_LEN_MAX}", options.max_model_len);
         return Err(LoadError::config(checkpoint.path(), fault));
     }
-    let mut source = Source::new(device, checkpoint, shard, Purpose::Load);
-    Ok(Box::new(Decoder::load(&mut source, options, progress)?))
+    let source = Source::new(device, checkpoint, shard, options, Purpose::Load);
+    Ok(Box::new(Decoder::load(&source, options, progress)?))
 }
 
 /// The KV cache that a rank's shard of a model needs.
 pub fn kv_shape(config: &ModelConfig, shard: Shard, block_size: usize, blocks: usize, dtype: KvDType) -> KvShape {
-    let kv_heads = shard.heads(config).heads().kv;
-    KvShape { layers: config.layers, blocks, block_size, kv_heads, head_dim: config.head_dim, dtype }
+    let (kv_heads, head_dim, values_from) = match &config.latent {
+        None => (shard.heads(config).heads().kv, config.head_dim, None),
+        // The latent vector is the same for all heads, so every rank has it.
+        Some(latent) => (1, latent.heads(1).key(), Some(latent.rope_dim)),
+    };
+    KvShape { layers: config.layers, blocks, block_size, kv_heads, head_dim, values_from, dtype }
 }

@@ -1,24 +1,32 @@
-//! Qwen3, the dense ones: Llama with a norm on every query and key head.
+//! Qwen3, the dense ones: Llama with a norm on every query and key head. Some layers may have a window.
 
 use kernels::rotary::Pairing;
 
-use super::family::{Family, Unsaid};
+use super::{
+    ModelConfig,
+    family::{Family, Unsaid},
+};
+use crate::weights::{Fields, LoadError};
 
 /// The family's line in the table.
 pub(super) const FAMILY: Family = Family {
     architectures: &["Qwen3ForCausalLM"],
     model_type: "qwen3",
-    gguf_name: "qwen3",
+    gguf_names: &["qwen3"],
     pairing: Pairing::Half,
     gguf_pairing: Pairing::Half,
-    qk_norm: true,
-    attention_bias_key: "attention_bias",
-    mlp_bias_key: None,
-    unsaid: Unsaid {
-        head_dim: Some(128),
-        tied: false,
-        rms_norm_eps: 1e-6,
-        rope_theta: 10_000.0,
-        max_positions: 32_768,
-    },
+    unsaid: Unsaid { head_dim: Some(128), max_positions: 32_768, ..Unsaid::LLAMA },
+    shape,
 };
+
+/// Qwen3's attention.
+pub(super) fn shape(fields: &Fields, config: &mut ModelConfig) -> Result<(), LoadError> {
+    config.qk_norm = true;
+    config.qkv_bias = fields.flag_or("attention_bias", false)?;
+    config.o_bias = config.qkv_bias;
+    if fields.flag_or("use_sliding_window", false)? {
+        let first = fields.count_or("max_window_layers", 28)?;
+        config.set_windows(fields, |layer| layer >= first)?;
+    }
+    Ok(())
+}

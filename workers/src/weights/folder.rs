@@ -3,12 +3,12 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use kernels::Matrix;
 use serde_json::Value;
 
-use super::{Fields, LoadError, MappedFile, TensorInfo, TensorTable, safetensors};
+use super::{Fields, FileTensor, LoadError, MappedFile, TensorTable, safetensors};
 
 /// The single file's name.
 const SINGLE: &str = "model.safetensors";
@@ -23,7 +23,7 @@ pub(crate) struct Folder {
 }
 
 struct File {
-    path: PathBuf,
+    path: Arc<Path>,
     map: MappedFile,
     tensors: TensorTable,
 }
@@ -50,8 +50,8 @@ impl Folder {
         let fields = Fields::open(index)?;
         let weight_map = fields.required("weight_map", fields.fields("weight_map")?)?;
         for (tensor, value) in weight_map.entries() {
-            let path = folder.join(file_name(index, tensor, value)?);
-            let place = match files.iter().position(|file| file.path == path) {
+            let path: PathBuf = folder.join(file_name(index, tensor, value)?);
+            let place = match files.iter().position(|file| *file.path == *path) {
                 Some(place) => place,
                 None => {
                     files.push(File::open(&path)?);
@@ -71,16 +71,17 @@ impl Folder {
         self.places.keys().map(String::as_str)
     }
 
-    /// The tensor's place and the file that holds it.
-    pub(crate) fn find(&self, name: &str) -> Option<(&TensorInfo, &Path)> {
-        let file = &self.files[*self.places.get(name)?];
-        Some((file.tensors.get(name)?, &file.path))
+    /// The tensor of this name.
+    pub(crate) fn tensor(&self, name: &str) -> Option<FileTensor> {
+        let (name, place) = self.places.get_key_value(name)?;
+        let File { path, map, tensors } = &self.files[*place];
+        let info = tensors.get(name)?.clone();
+        Some(FileTensor { name: name.as_str().into(), path: path.clone(), file: map.clone(), info })
     }
 
-    /// The tensor as a matrix; `None` if absent or of more than two dimensions.
-    pub(crate) fn matrix(&self, name: &str) -> Option<Matrix> {
-        let file = &self.files[*self.places.get(name)?];
-        file.tensors.get(name)?.matrix(&file.map)
+    /// Bytes of all files.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.map.bytes().len() as u64).sum()
     }
 }
 

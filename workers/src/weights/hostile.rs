@@ -9,7 +9,8 @@ use crate::{fixtures::golden, models};
 
 /// The line that opening and checking `path` end in; empty if all is well.
 fn complaint(path: &Path) -> String {
-    let opened = Checkpoint::open(path).and_then(|checkpoint| models::check(&checkpoint, 2));
+    let opened =
+        Checkpoint::open(path).and_then(|checkpoint| models::check(&checkpoint, 2, models::WeightOptions::default()));
     let line = opened.err().map(|fault| fault.to_string()).unwrap_or_default();
     assert!(!line.contains('\n'), "more than one line: {line}");
     line
@@ -65,9 +66,13 @@ fn absurd_settings_are_named() {
     check(
         "LlamaForCausalLM",
         "MambaForCausalLM",
-        "MambaForCausalLM is not known; LlamaForCausalLM, Ernie4_5ForCausalLM",
+        "MambaForCausalLM is not known; LlamaForCausalLM, MistralForCausalLM, Ernie4_5ForCausalLM",
     );
-    check("\"llama3\"", "\"spiral\"", "rope_scaling.rope_type must be one of default, linear, llama3, got \"spiral\"");
+    check(
+        "\"llama3\"",
+        "\"spiral\"",
+        "rope_scaling.rope_type must be one of default, linear, llama3, yarn, got \"spiral\"",
+    );
     check("\"factor\": 8.0,", "", "rope_scaling.factor is missing");
     check("\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": -1.0", "rms_norm_eps must be between 0 and 1");
     check("\"silu\"", "\"relu\"", "hidden_act must be silu, got \"relu\"");
@@ -167,13 +172,9 @@ fn damaged(mut bytes: Vec<u8>, flips: &[(f64, u8)], end: Option<f64>) -> Vec<u8>
 #[test]
 fn tensors_are_named() {
     let checkpoint = Checkpoint::open(&golden("models/qwen3")).unwrap();
-    let line = |fault: Result<kernels::Matrix, LoadError>| fault.err().expect("a fault").to_string();
-    assert!(line(checkpoint.tensor("model.norm.bias")).ends_with("qwen3: tensor model.norm.bias: is missing"));
-    let wrong = line(checkpoint.tensor_of_shape("model.norm.weight", 1, 65));
-    assert!(
-        wrong.ends_with(
-            "model.safetensors: tensor model.norm.weight: has shape 1 × 64, the model's settings ask for 1 × 65"
-        ),
-        "{wrong}"
-    );
+    let line = |name: &str, length| checkpoint.vector(name, length, 0..1).expect_err("a fault").to_string();
+    assert!(line("model.norm.bias", 64).ends_with("qwen3: tensor model.norm.bias: is missing"));
+    let wrong = line("model.norm.weight", 65);
+    let expected = "model.safetensors: tensor model.norm.weight: has shape 1 × 64, the model's settings ask for 1 × 65";
+    assert!(wrong.ends_with(expected), "{wrong}");
 }

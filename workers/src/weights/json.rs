@@ -1,6 +1,10 @@
-//! Typed, checked reading of a model's JSON files: every complaint names file and key.
+//! Typed, checked reading of a model's settings: every complaint names file and key.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde_json::{Map, Value};
 
@@ -15,12 +19,17 @@ const TOKEN_IDS_MAX: usize = 64;
 /// How much of a wrong value is shown, characters.
 const SHOWN_MAX: usize = 80;
 
+/// The most elements of a list: one per layer, at most.
+const LIST_MAX: usize = 1 << 12;
+
 /// A JSON object of a file. An absent key and `null` are the same, as in transformers.
 pub(crate) struct Fields {
     path: PathBuf,
     /// Keys that lead to this object, for messages: `rope_scaling.` or nothing.
     prefix: String,
     object: Map<String, Value>,
+    /// What the file itself calls a key (with its prefix), where the settings were translated.
+    own_keys: Arc<BTreeMap<String, String>>,
 }
 
 impl Fields {
@@ -33,10 +42,15 @@ impl Fields {
         }
         let bytes = std::fs::read(path).map_err(unreadable)?;
         match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(object)) => Ok(Self { path: path.into(), prefix: String::new(), object }),
+            Ok(Value::Object(object)) => Ok(Self::translated(path, object, BTreeMap::new())),
             Ok(_) => Err(LoadError::corrupt(path, "must hold a JSON object")),
             Err(fault) => Err(LoadError::corrupt(path, format!("is not valid JSON: {fault}"))),
         }
+    }
+
+    /// Settings that stood in the file at `path` under the names `own_keys`.
+    pub(crate) fn translated(path: &Path, object: Map<String, Value>, own_keys: BTreeMap<String, String>) -> Self {
+        Self { path: path.into(), prefix: String::new(), object, own_keys: Arc::new(own_keys) }
     }
 
     /// The file.
@@ -54,6 +68,21 @@ impl Fields {
         self.typed(key, "a whole number >= 0", |value| value.as_u64().and_then(|n| usize::try_from(n).ok()))
     }
 
+    /// A whole number that must be there.
+    pub(crate) fn size(&self, key: &str) -> Result<usize, LoadError> {
+        self.required(key, self.count(key)?)
+    }
+
+    /// A whole number, or else `default`.
+    pub(crate) fn count_or(&self, key: &str, default: usize) -> Result<usize, LoadError> {
+        Ok(self.count(key)?.unwrap_or(default))
+    }
+
+    /// True or false, or else `default`.
+    pub(crate) fn flag_or(&self, key: &str, default: bool) -> Result<bool, LoadError> {
+        Ok(self.flag(key)?.unwrap_or(default))
+    }
+
     /// A finite number.
     pub(crate) fn number(&self, key: &str) -> Result<Option<f64>, LoadError> {
         self.typed(key, "a number", |value| value.as_f64().filter(|n| n.is_finite()))
@@ -67,6 +96,19 @@ impl Fields {
     /// A string.
     pub(crate) fn text(&self, key: &str) -> Result<Option<&str>, LoadError> {
         self.typed(key, "a string", Value::as_str)
+    }
+
+    /// Strings, one per layer, say.
+    pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<&str>>, LoadError> {
+        self.typed(key, "a list of strings", |value| list(value)?.iter().map(Value::as_str).collect())
+    }
+
+    /// Whole numbers that are not negative; none if absent.
+    pub(crate) fn counts(&self, key: &str) -> Result<Vec<usize>, LoadError> {
+        let count = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
+        let counts =
+            self.typed(key, "a list of whole numbers >= 0", |value| list(value)?.iter().map(count).collect())?;
+        Ok(counts.unwrap_or_default())
     }
 
     /// Token ids: one, or a list of them; none if absent.
@@ -84,7 +126,12 @@ impl Fields {
     pub(crate) fn fields(&self, key: &str) -> Result<Option<Self>, LoadError> {
         let object = self.typed(key, "an object", Value::as_object)?;
         let prefix = format!("{}{key}.", self.prefix);
-        Ok(object.map(|object| Self { path: self.path.clone(), prefix, object: object.clone() }))
+        Ok(object.map(|object| Self {
+            path: self.path.clone(),
+            prefix,
+            object: object.clone(),
+            own_keys: self.own_keys.clone(),
+        }))
     }
 
     /// Every entry of this object.
@@ -94,7 +141,7 @@ impl Fields {
 
     /// The value of a key that must be there.
     pub(crate) fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, LoadError> {
-        value.ok_or_else(|| LoadError::config(&self.path, format!("{}{key} is missing", self.prefix)))
+        value.ok_or_else(|| LoadError::config(&self.path, format!("{} is missing", self.own_key(key))))
     }
 
     /// A complaint about `key`.
@@ -103,7 +150,12 @@ impl Fields {
         if let Some((end, _)) = found.char_indices().nth(SHOWN_MAX) {
             found.replace_range(end.., "…");
         }
-        LoadError::config(&self.path, format!("{}{key} must be {must_be}, got {found}", self.prefix))
+        LoadError::config(&self.path, format!("{} must be {must_be}, got {found}", self.own_key(key)))
+    }
+
+    fn own_key(&self, key: &str) -> String {
+        let key = format!("{}{key}", self.prefix);
+        self.own_keys.get(&key).cloned().unwrap_or(key)
     }
 
     fn typed<'a, T>(
@@ -115,4 +167,8 @@ impl Fields {
         let Some(value) = self.get(key) else { return Ok(None) };
         read(value).map(Some).ok_or_else(|| self.fault(key, must_be))
     }
+}
+
+fn list(value: &Value) -> Option<&Vec<Value>> {
+    value.as_array().filter(|list| list.len() <= LIST_MAX)
 }

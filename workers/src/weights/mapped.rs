@@ -1,8 +1,8 @@
 //! Read-only mappings of model files: the one room of this folder with unsafe code.
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{fs::File, ops::Range, path::Path, sync::Arc};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 use super::LoadError;
 
@@ -32,6 +32,13 @@ impl MappedFile {
     /// The file's bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// Lets the system take the memory of these bytes back; whoever reads them again has them read from the file again.
+    pub(crate) fn forget(&self, range: Range<usize>) {
+        // SAFETY: the mapping is of a file, private and never written to: dropping its pages loses nothing.
+        // Advice that the system does not take is no fault: the memory stays in use, as it was.
+        let _ = unsafe { self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
     }
 
     /// The bytes with their owner, as a matrix holds them.

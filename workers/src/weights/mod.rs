@@ -5,23 +5,31 @@
 //! that names the file and the fault, whatever does not add up.
 
 mod checkpoint;
+mod convert;
 mod error;
 mod folder;
 mod generation;
 pub mod gguf;
 mod json;
+mod layout;
 #[allow(unsafe_code, reason = "mapping a file is the only way to read just a shard of it without copying")]
 mod mapped;
+mod random;
 mod safetensors;
+mod stored;
 mod tensor;
 
 pub use checkpoint::Checkpoint;
+pub(crate) use convert::{convert, target};
 pub use error::LoadError;
 pub use generation::GenerationConfig;
 pub use gguf::{Metadata, MetadataValue};
 pub(crate) use json::Fields;
+pub(crate) use layout::{Layout, Part, Place};
 pub(crate) use mapped::MappedFile;
-pub(crate) use tensor::{TensorInfo, TensorTable};
+pub use stored::Stored;
+pub(crate) use stored::transposed;
+pub(crate) use tensor::{Elements, FileTensor, Raw, TensorInfo, TensorTable};
 
 #[cfg(test)]
 mod hostile;

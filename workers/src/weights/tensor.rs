@@ -1,16 +1,60 @@
 //! The tensors of one file: where each lies, by name.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
-use kernels::{DType, Matrix};
+use kernels::{DType, Matrix, matmul::dequantize};
 
-use super::MappedFile;
+use super::{LoadError, MappedFile};
+
+/// How a file stores the elements of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Elements {
+    /// Weights as kernels read them.
+    Weights(DType),
+    /// Something that stands for weights together with other tensors: packed quants, codes, scales' exponents.
+    Raw(Raw),
+}
+
+/// Elements that mean nothing on their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Raw {
+    /// Bytes.
+    U8,
+    /// Signed bytes.
+    I8,
+    /// 32-bit integers.
+    I32,
+    /// 64-bit integers.
+    I64,
+    /// 8-bit floats, 4 bits of exponent and 3 of mantissa.
+    F8E4M3,
+}
+
+impl Elements {
+    /// Elements that are stored together.
+    pub(crate) const fn block_elements(self) -> usize {
+        match self {
+            Elements::Weights(dtype) => dtype.block_elements(),
+            Elements::Raw(_) => 1,
+        }
+    }
+
+    /// Bytes of those.
+    pub(crate) const fn block_bytes(self) -> usize {
+        match self {
+            Elements::Weights(dtype) => dtype.block_bytes(),
+            Elements::Raw(Raw::U8 | Raw::I8 | Raw::F8E4M3) => 1,
+            Elements::Raw(Raw::I32) => 4,
+            Elements::Raw(Raw::I64) => 8,
+        }
+    }
+}
 
 /// One tensor of a file. Its reader has checked that the bytes are there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TensorInfo {
     /// Storage format.
-    pub dtype: DType,
+    pub elements: Elements,
     /// Lengths, slowest first: `[outputs, inputs]` of a linear layer.
     pub shape: Vec<usize>,
     /// First byte within the file.
@@ -18,29 +62,76 @@ pub(crate) struct TensorInfo {
 }
 
 impl TensorInfo {
-    /// Number of weights, if that is a number at all.
-    pub(crate) fn elements(&self) -> Option<usize> {
+    /// Number of elements, if that is a number at all.
+    pub(crate) fn count(&self) -> Option<usize> {
         self.shape.iter().try_fold(1usize, |product, &length| product.checked_mul(length))
     }
 
     /// Number of bytes; `None` if the shape is absurd or a row is not a whole number of blocks.
     pub(crate) fn bytes(&self) -> Option<usize> {
-        let elements = self.elements()?;
-        let block = self.dtype.block_elements();
+        let count = self.count()?;
+        let block = self.elements.block_elements();
         let whole_rows = self.shape.last().is_none_or(|columns| columns.is_multiple_of(block));
-        whole_rows.then(|| (elements / block).checked_mul(self.dtype.block_bytes()))?
-    }
-
-    /// The tensor as a matrix, a vector as one row. `None` for more than two dimensions.
-    pub(crate) fn matrix(&self, file: &MappedFile) -> Option<Matrix> {
-        let (rows, columns) = match self.shape[..] {
-            [columns] => (1, columns),
-            [rows, columns] => (rows, columns),
-            _ => return None,
-        };
-        Matrix::new(file.shared(), self.offset, self.dtype, rows, columns)
+        whole_rows.then(|| (count / block).checked_mul(self.elements.block_bytes()))?
     }
 }
 
 /// All tensors of a file, by the file's own names.
 pub(crate) type TensorTable = BTreeMap<String, TensorInfo>;
+
+/// A tensor with the mapped file that holds it. Nothing of it is read before it is asked for.
+#[derive(Clone)]
+pub(crate) struct FileTensor {
+    pub(crate) name: Arc<str>,
+    pub(crate) path: Arc<Path>,
+    pub(crate) file: MappedFile,
+    pub(crate) info: TensorInfo,
+}
+
+impl FileTensor {
+    /// Rows and columns, all lengths but the last multiplied into rows.
+    pub(crate) fn flat(&self) -> (usize, usize) {
+        let columns = self.info.shape.last().copied().unwrap_or(1);
+        let count = self.info.count().expect("the file's reader has checked the shape");
+        (count.checked_div(columns).unwrap_or(0), columns)
+    }
+
+    /// The stored bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let length = self.info.bytes().expect("the file's reader has checked the shape");
+        &self.file.bytes()[self.info.offset..self.info.offset + length]
+    }
+
+    /// As kernels read it, all lengths but the last multiplied into rows.
+    pub(crate) fn matrix(&self) -> Result<Matrix, LoadError> {
+        let Elements::Weights(dtype) = self.info.elements else {
+            let fault = format!("holds {:?}, which are no weights by themselves", self.info.elements);
+            return Err(self.fault(fault));
+        };
+        let (rows, columns) = self.flat();
+        let matrix = Matrix::new(self.file.shared(), self.info.offset, dtype, rows, columns);
+        matrix.ok_or_else(|| self.fault("does not lie within its file"))
+    }
+
+    /// Elements `range` in the order of the file, as f32.
+    pub(crate) fn values(&self, range: Range<usize>) -> Result<Vec<f32>, LoadError> {
+        let matrix = self.matrix()?;
+        let mut values = vec![0.0; matrix.rows() * matrix.columns()];
+        if matrix.columns() > 0 {
+            let rows = values.chunks_exact_mut(matrix.columns()).enumerate();
+            rows.for_each(|(row, values)| dequantize(matrix.dtype(), matrix.row(row), values));
+        }
+        Ok(values[range].to_vec())
+    }
+
+    /// Gives the memory of its pages back: what was copied need not stay.
+    pub(crate) fn forget(&self) {
+        let length = self.info.bytes().unwrap_or(0);
+        self.file.forget(self.info.offset..self.info.offset + length);
+    }
+
+    /// A complaint about it.
+    pub(crate) fn fault(&self, fault: impl Into<String>) -> LoadError {
+        LoadError::tensor(&self.path, &*self.name, fault)
+    }
+}

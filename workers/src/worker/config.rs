@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use kernels::KvDType;
 use serde::{Deserialize, Serialize};
 
+use crate::models::WeightOptions;
+
 /// All that a worker is told: one line of JSON on its standard input. The rest of that pipe stays silent; its end
 /// means that the server is gone, and the worker goes too.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +21,8 @@ pub struct WorkerConfig {
     pub link: String,
     /// A GGUF file or a Hugging Face folder.
     pub model: PathBuf,
+    /// How weights are taken.
+    pub weights: WeightOptions,
     /// Longest sequence, tokens: sizes the rotary table.
     pub max_model_len: usize,
     /// Most tokens in a step.

@@ -17,9 +17,10 @@ mod written;
 use std::path::Path;
 
 use fixtures::golden;
-use ranks::{Rank, Sequence, Wanted, on_ranks, step_all};
+use ranks::{Rank, Ranks, Sequence, Wanted, on_ranks, step_all};
 use reference::{Golden, Greedy, Tolerance};
-use workers::weights::Checkpoint;
+use workers::{models::WeightOptions, weights::Checkpoint};
+use written::Manner;
 
 const TOLERANCE: Tolerance = Tolerance { logit: 1e-3, logprob: 2e-3, margin: 5e-3 };
 
@@ -81,27 +82,28 @@ fn chunked(rank: &mut Rank, golden: &Golden, length: usize) -> Vec<Vec<f32>> {
     rows
 }
 
-fn check_model(path: &Path, golden_json: &str, world_size: usize) {
+fn check_model(path: &Path, golden_json: &str, ranks: impl Into<Ranks>) {
+    let ranks = ranks.into();
     let checkpoint = Checkpoint::open(path).unwrap();
     let (path, golden) = (path.display(), Golden::read(golden_json));
     let prompts: Vec<usize> = golden.cases.iter().map(|case| case.prompt_ids.len()).collect();
-    let alone = on_ranks(&checkpoint, world_size, TOKENS_MAX, |rank| alone(rank, &golden));
-    let together = on_ranks(&checkpoint, world_size, TOKENS_MAX, |rank| together(rank, &golden));
-    assert!(alone == together, "{path} on {world_size} ranks: a batch changes the bits");
-    let chunked = on_ranks(&checkpoint, world_size, TOKENS_MAX, |rank| chunked(rank, &golden, 64));
+    let alone = on_ranks(&checkpoint, ranks, TOKENS_MAX, |rank| alone(rank, &golden));
+    let together = on_ranks(&checkpoint, ranks, TOKENS_MAX, |rank| together(rank, &golden));
+    assert!(alone == together, "{path} on {ranks:?}: a batch changes the bits");
+    let chunked = on_ranks(&checkpoint, ranks, TOKENS_MAX, |rank| chunked(rank, &golden, 64));
     let mut at = 0;
     let mut whole = Vec::new();
     for (case, prompt) in golden.cases.iter().zip(&prompts) {
         whole.extend(alone[at..at + prompt].iter().cloned());
         at += prompt + case.greedy.ids.len();
     }
-    assert!(whole == chunked, "{path} on {world_size} ranks: chunks change the bits");
-    check_chats(&checkpoint, &golden, world_size);
+    assert!(whole == chunked, "{path} on {ranks:?}: chunks change the bits");
+    check_chats(&checkpoint, &golden, ranks);
 }
 
-fn check_chats(checkpoint: &Checkpoint, golden: &Golden, world_size: usize) {
+fn check_chats(checkpoint: &Checkpoint, golden: &Golden, ranks: Ranks) {
     for chat in &golden.chat {
-        on_ranks(checkpoint, world_size, TOKENS_MAX, |rank| {
+        on_ranks(checkpoint, ranks, TOKENS_MAX, |rank| {
             let mut sequence = Sequence::new(&chat.prompt_ids);
             let row = rank.step(&mut [(&mut sequence, chat.prompt_ids.len())], Wanted::LastRows).remove(0).remove(0);
             continued(rank, &chat.name, sequence, row, &chat.greedy)
@@ -112,6 +114,14 @@ fn check_chats(checkpoint: &Checkpoint, golden: &Golden, world_size: usize) {
 fn check_folder(name: &str, world_sizes: &[usize]) {
     for &world_size in world_sizes {
         check_model(&golden(&format!("models/{name}")), &format!("models/{name}/golden.json"), world_size);
+    }
+}
+
+/// The same with experts handed out whole.
+fn check_experts(name: &str, world_sizes: &[usize]) {
+    for &world_size in world_sizes {
+        let ranks = Ranks { world_size, weights: WeightOptions { whole_experts: true, ..WeightOptions::default() } };
+        check_model(&golden(&format!("models/{name}")), &format!("models/{name}/golden.json"), ranks);
     }
 }
 
@@ -139,6 +149,66 @@ fn ernie45() {
 }
 
 #[test]
+fn mistral_swa() {
+    check_folder("mistral_swa", &[1, 2, 3, 4]);
+}
+
+#[test]
+fn ernie45_moe() {
+    check_folder("ernie45_moe", &[1, 2, 3, 4]);
+    check_experts("ernie45_moe", &[2, 3]);
+}
+
+#[test]
+fn qwen2() {
+    check_folder("qwen2", &[1, 2, 3, 4]);
+}
+
+#[test]
+fn qwen2_yarn() {
+    check_folder("qwen2_yarn", &[1, 2, 4]);
+}
+
+#[test]
+fn qwen3_moe() {
+    check_folder("qwen3_moe", &[1, 2, 3, 4]);
+    check_experts("qwen3_moe", &[2, 3]);
+}
+
+#[test]
+fn deepseek_v3() {
+    check_folder("deepseek_v3", &[1, 2, 3, 4]);
+    check_experts("deepseek_v3", &[2, 3]);
+}
+
+#[test]
+fn deepseek_v3_yarn() {
+    check_folder("deepseek_v3_yarn", &[1, 2, 4]);
+}
+
+#[test]
+fn glm4() {
+    check_folder("glm4", &[1, 2, 3, 4]);
+}
+
+#[test]
+fn glm4_moe() {
+    check_folder("glm4_moe", &[1, 2, 3, 4, 8]);
+    check_experts("glm4_moe", &[2, 3]);
+}
+
+#[test]
+fn gemma3_text() {
+    check_folder("gemma3_text", &[1, 2, 3, 4]);
+}
+
+#[test]
+fn gpt_oss() {
+    check_folder("gpt_oss", &[1, 2, 3, 4, 8]);
+    check_experts("gpt_oss", &[2, 3]);
+}
+
+#[test]
 fn qwen3() {
     check_folder("qwen3", &[1, 2, 3, 4]);
 }
@@ -156,17 +226,60 @@ fn gguf_mixed() {
 /// The families that the golden set has no GGUF file of, and the way Llama 3's scaling travels in one.
 #[test]
 fn gguf_of_every_family() {
-    for (model, name) in [("llama3_rope", "llama"), ("ernie45", "ernie4_5"), ("qwen3", "qwen3")] {
-        let (_folder, path) = written::as_gguf(model, name);
-        check_model(&path, &format!("models/{model}/golden.json"), 1);
-        check_model(&path, &format!("models/{model}/golden.json"), 2);
+    for (model, architecture) in [
+        ("llama3_rope", "llama"),
+        ("ernie45", "ernie4_5"),
+        ("ernie45_moe", "ernie4_5-moe"),
+        ("qwen2", "qwen2"),
+        ("qwen2_yarn", "qwen2"),
+        ("qwen3", "qwen3"),
+        ("qwen3_moe", "qwen3moe"),
+        ("deepseek_v3", "deepseek2"),
+        ("deepseek_v3_yarn", "deepseek2"),
+        ("gemma3_text", "gemma3"),
+        ("gpt_oss", "gpt-oss"),
+        ("glm4", "glm4"),
+        ("glm4_moe", "glm4moe"),
+    ] {
+        check_written(model, Manner::of(architecture));
     }
+}
+
+/// A model in three files, and latent attention as newer files have it.
+#[test]
+fn gguf_in_parts_and_absorbed() {
+    check_written("qwen3", Manner { parts: 3, ..Manner::of("qwen3") });
+    let absorbed = Manner { absorbed: true, ..Manner::of("deepseek2") };
+    check_written("deepseek_v3", absorbed);
+    check_written("deepseek_v3_yarn", Manner { parts: 2, ..absorbed });
+}
+
+fn check_written(model: &str, manner: Manner) {
+    let (_folder, path) = written::as_gguf(model, manner);
+    check_model(&path, &format!("models/{model}/golden.json"), 1);
+    check_model(&path, &format!("models/{model}/golden.json"), 2);
 }
 
 /// transformers 5 writes the same settings differently.
 #[test]
 fn both_forms_of_config_json_say_the_same() {
-    for model in ["llama_basic", "llama3_rope", "ernie45", "qwen3"] {
+    for model in [
+        "llama_basic",
+        "llama3_rope",
+        "mistral_swa",
+        "ernie45",
+        "ernie45_moe",
+        "qwen2",
+        "qwen2_yarn",
+        "qwen3",
+        "qwen3_moe",
+        "deepseek_v3",
+        "deepseek_v3_yarn",
+        "gemma3_text",
+        "gpt_oss",
+        "glm4",
+        "glm4_moe",
+    ] {
         let folder = golden(&format!("models/{model}"));
         let (old, new) = (Checkpoint::open(&folder).unwrap(), folder.join("config_v5.json"));
         let new = Checkpoint::open_folder_with(&folder, &new).unwrap();

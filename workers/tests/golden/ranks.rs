@@ -10,7 +10,7 @@ use kernels::{
 };
 use workers::{
     layers::Shard,
-    models::{self, LoadOptions, Model},
+    models::{self, LoadOptions, Model, WeightOptions},
     weights::Checkpoint,
 };
 
@@ -24,6 +24,19 @@ pub struct Rank {
     cache: KvCache,
     vocab_size: usize,
     blocks_left: Vec<u32>,
+}
+
+/// How many ranks there are, and how they take weights.
+#[derive(Debug, Clone, Copy)]
+pub struct Ranks {
+    pub world_size: usize,
+    pub weights: WeightOptions,
+}
+
+impl From<usize> for Ranks {
+    fn from(world_size: usize) -> Self {
+        Self { world_size, weights: WeightOptions::default() }
+    }
 }
 
 /// A growing list of tokens and where its keys and values are.
@@ -44,14 +57,15 @@ pub enum Wanted {
 /// Runs `scenario` on every rank at once, insists that all ranks found the same, and answers it.
 pub fn on_ranks<T: Send + PartialEq>(
     checkpoint: &Checkpoint,
-    world_size: usize,
+    ranks: impl Into<Ranks>,
     tokens_max: usize,
     scenario: impl Fn(&mut Rank) -> T + Sync,
 ) -> T {
-    models::check(checkpoint, world_size).unwrap();
+    let Ranks { world_size, weights } = ranks.into();
+    models::check(checkpoint, world_size, weights).unwrap();
     let memory = GroupMemory::heap(world_size);
     let run = |rank| {
-        let mut rank = Rank::new(checkpoint, Shard { rank, world_size }, tokens_max, memory.clone());
+        let mut rank = Rank::new(checkpoint, Shard { rank, world_size }, weights, tokens_max, memory.clone());
         scenario(&mut rank)
     };
     let mut found = std::thread::scope(|scope| {
@@ -73,13 +87,19 @@ pub fn step_all(rank: &mut Rank, sequences: &mut [Sequence], wanted: Wanted) -> 
 }
 
 impl Rank {
-    fn new(checkpoint: &Checkpoint, shard: Shard, tokens_max: usize, memory: GroupMemory) -> Self {
+    fn new(
+        checkpoint: &Checkpoint,
+        shard: Shard,
+        weights: WeightOptions,
+        tokens_max: usize,
+        memory: GroupMemory,
+    ) -> Self {
         let Shard { rank, world_size } = shard;
         let waiting = Waiting::Sleep;
         let membership = Membership { rank, world_size, waiting, join_timeout: Duration::from_secs(60) };
         let group = if world_size == 1 { Group::solo() } else { Group::join(memory, membership).unwrap() };
         let device = Cpu::new(CpuConfig { threads: 1, ..CpuConfig::default() }, group);
-        let options = LoadOptions { max_model_len: tokens_max };
+        let options = LoadOptions { max_model_len: tokens_max, threads: 1, weights };
         let model = models::load(&device, checkpoint, shard, options, &mut |_| {}).unwrap();
         let blocks = tokens_max.div_ceil(BLOCK_SIZE) + 16;
         let shape = models::kv_shape(checkpoint.config(), shard, BLOCK_SIZE, blocks, KvDType::F32);

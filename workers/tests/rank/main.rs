@@ -19,6 +19,7 @@ use serde_json::Value;
 use workers::link::report::{Outcome, SampledToken, StepReport};
 use workers::link::{sampling::Sampling, step::Step};
 use workers::masks::Masks;
+use workers::models::WeightOptions;
 use workers::rank::Rank;
 use workers::worker::WorkerConfig;
 
@@ -39,6 +40,7 @@ fn config(model: &str, rank: usize, world_size: usize) -> WorkerConfig {
     WorkerConfig {
         rank,
         world_size,
+        weights: WeightOptions::default(),
         epoch: 0,
         link: String::new(),
         model: folder(model),

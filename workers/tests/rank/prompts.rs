@@ -5,7 +5,7 @@ use serde_json::Value;
 use workers::link::report::{Logprobs, StepReport};
 use workers::link::sampling::Sampling;
 use workers::link::step::{Chunk, NewSequence, Pooling, SequenceId};
-use workers::weights::Checkpoint;
+use workers::{models::ModelConfig, weights::Checkpoint};
 
 use crate::folder;
 use crate::group::{Ranks, chunk};
@@ -127,7 +127,8 @@ fn pooled(ranks: &mut Ranks, id: u64, tokens: &[u32], pooling: Pooling, most: us
 fn head(model: &str) -> Vec<Vec<f64>> {
     let checkpoint = Checkpoint::open(&folder(model)).expect("the model");
     let name = if checkpoint.config().tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
-    let matrix = checkpoint.tensor(name).expect("the head");
+    let ModelConfig { vocab_size, hidden_size, .. } = *checkpoint.config();
+    let matrix = checkpoint.matrix(name, vocab_size, hidden_size).and_then(|head| head.read()).expect("the head");
     let bytes = match matrix.dtype() {
         DType::F32 => 4,
         DType::BF16 => 2,

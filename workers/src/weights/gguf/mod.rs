@@ -1,70 +1,95 @@
-//! GGUF files, versions 2 and 3: metadata and tensors in one file.
+//! GGUF files, versions 2 and 3: metadata and tensors in one file, or in several whose names are numbered.
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 mod cursor;
 mod metadata;
 mod names;
+mod split;
 mod tensors;
 
-use std::path::{Path, PathBuf};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use cursor::Cursor;
-use kernels::Matrix;
 pub use metadata::{Metadata, MetadataValue};
+pub(crate) use names::place;
 
-use super::{LoadError, MappedFile, TensorInfo, TensorTable};
+use super::{Elements, FileTensor, LoadError, MappedFile, TensorInfo, TensorTable};
 
-/// A mapped GGUF file. Tensors are asked for by their Hugging Face names.
+/// A model's mapped GGUF files.
 pub(crate) struct Gguf {
-    path: PathBuf,
+    /// The first one has the model's settings.
+    files: Vec<File>,
+    /// Tensor name → which file.
+    places: BTreeMap<String, usize>,
+}
+
+struct File {
+    path: Arc<Path>,
     map: MappedFile,
     metadata: Metadata,
     tensors: TensorTable,
 }
 
 impl Gguf {
-    /// Maps the file and reads all before the tensors' bytes.
+    /// Maps the file, and the others where it is one of several, and reads all before the tensors' bytes.
     pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
+        let file = File::open(path)?;
+        let count = file.metadata.unsigned("split.count").unwrap_or(1);
+        let files = if count > 1 { split::open_all(path, count)? } else { vec![file] };
+        let mut places = BTreeMap::new();
+        for (index, file) in files.iter().enumerate() {
+            for name in file.tensors.keys() {
+                if places.insert(name.clone(), index).is_some() {
+                    return Err(LoadError::tensor(&file.path, name, "comes twice: in another part of the model, too"));
+                }
+            }
+        }
+        Ok(Self { files, places })
+    }
+
+    /// The model's settings.
+    pub(crate) fn metadata(&self) -> &Metadata {
+        &self.files[0].metadata
+    }
+
+    /// The file with the settings.
+    pub(crate) fn path(&self) -> &Path {
+        &self.files[0].path
+    }
+
+    /// The tensors' names, the file's own.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.places.contains_key(name)
+    }
+
+    /// The tensor of this name.
+    pub(crate) fn tensor(&self, name: &str) -> Option<FileTensor> {
+        let (name, place) = self.places.get_key_value(name)?;
+        let File { path, map, tensors, .. } = &self.files[*place];
+        let info = tensors.get(name)?.clone();
+        Some(FileTensor { name: name.as_str().into(), path: path.clone(), file: map.clone(), info })
+    }
+
+    /// Bytes of all files.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.map.bytes().len() as u64).sum()
+    }
+}
+
+impl File {
+    fn open(path: &Path) -> Result<Self, LoadError> {
         let map = MappedFile::open(path)?;
         let corrupt = |fault: String| LoadError::corrupt(path, fault);
         let mut cursor = Cursor::new(map.bytes());
         let header = Header::read(&mut cursor).map_err(corrupt)?;
         let metadata = Metadata::read(&mut cursor, header.metadata_count).map_err(corrupt)?;
-        if metadata.unsigned("split.count").is_some_and(|count| count > 1) {
-            return Err(corrupt("is one part of a split model: merge the parts into one file first".into()));
-        }
         let tensors = tensors::read(path, &mut cursor, header.tensor_count, &metadata)?;
         Ok(Self { path: path.into(), map, metadata, tensors })
-    }
-
-    /// The file's settings.
-    pub(crate) fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-
-    /// The file.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The tensors' names, the file's own.
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
-    }
-
-    /// The file's own name for a tensor; one that has none keeps its Hugging Face name.
-    pub(crate) fn own_name(name: &str) -> String {
-        names::own_name(name).unwrap_or_else(|| name.into())
-    }
-
-    /// The tensor's place.
-    pub(crate) fn find(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.get(&Self::own_name(name))
-    }
-
-    /// The tensor as a matrix; `None` if absent or of more than two dimensions.
-    pub(crate) fn matrix(&self, name: &str) -> Option<Matrix> {
-        self.find(name)?.matrix(&self.map)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use kernels::DType;
 
-use super::{Cursor, LoadError, Metadata, TensorInfo, TensorTable};
+use super::{Cursor, Elements, LoadError, Metadata, TensorInfo, TensorTable};
 
 /// The most tensors a file may have; a model of 126 layers has a thousand.
 const TENSORS_MAX: u64 = 1 << 16;
@@ -12,28 +12,21 @@ const TENSORS_MAX: u64 = 1 << 16;
 const ALIGNMENT_BYTES: u64 = 32;
 
 /// The types that are not read, by the format's numbers, so that a message can name them.
-const NOT_READ: [(u32, &str); 22] = [
+const NOT_READ: [(u32, &str); 15] = [
     (9, "Q8_1"),
-    (10, "Q2_K"),
-    (11, "Q3_K"),
     (15, "Q8_K"),
     (16, "IQ2_XXS"),
     (17, "IQ2_XS"),
     (18, "IQ3_XXS"),
     (19, "IQ1_S"),
-    (20, "IQ4_NL"),
     (21, "IQ3_S"),
     (22, "IQ2_S"),
-    (23, "IQ4_XS"),
     (24, "I8"),
     (25, "I16"),
     (26, "I32"),
     (27, "I64"),
     (28, "F64"),
     (29, "IQ1_M"),
-    (34, "TQ1_0"),
-    (35, "TQ2_0"),
-    (39, "MXFP4"),
     (40, "NVFP4"),
 ];
 
@@ -89,7 +82,7 @@ fn entry<'a>(path: &Path, cursor: &mut Cursor<'a>) -> Result<(&'a str, TensorInf
     shape.reverse();
     let dtype = dtype(cursor.u32().map_err(corrupt)?).map_err(|fault| LoadError::tensor(path, name, fault))?;
     let offset = usize::try_from(cursor.u64().map_err(corrupt)?).unwrap_or(usize::MAX);
-    Ok((name, TensorInfo { dtype, shape, offset }))
+    Ok((name, TensorInfo { elements: Elements::Weights(dtype), shape, offset }))
 }
 
 /// Makes the offset count from the beginning of the file, and checks that the bytes are there.
@@ -98,7 +91,7 @@ fn place(tensor: &mut TensorInfo, data: usize, alignment: usize, file_bytes: usi
         return Err(format!("its offset {} is not a multiple of {alignment}", tensor.offset));
     }
     let bytes =
-        tensor.bytes().ok_or_else(|| format!("its shape {:?} does not suit {:?}", tensor.shape, tensor.dtype))?;
+        tensor.bytes().ok_or_else(|| format!("its shape {:?} does not suit {:?}", tensor.shape, tensor.elements))?;
     let begin = data.checked_add(tensor.offset);
     let end = begin.and_then(|begin| begin.checked_add(bytes)).filter(|end| *end <= file_bytes);
     match (begin, end) {
@@ -117,14 +110,22 @@ fn dtype(number: u32) -> Result<DType, String> {
         6 => DType::Q5_0,
         7 => DType::Q5_1,
         8 => DType::Q8_0,
+        10 => DType::Q2_K,
+        11 => DType::Q3_K,
         12 => DType::Q4_K,
         13 => DType::Q5_K,
         14 => DType::Q6_K,
+        20 => DType::IQ4_NL,
+        23 => DType::IQ4_XS,
         30 => DType::BF16,
+        34 => DType::TQ1_0,
+        35 => DType::TQ2_0,
+        39 => DType::MXFP4,
         other => {
             let name = NOT_READ.iter().find(|(number, _)| *number == other).map_or("unknown", |(_, name)| name);
-            let read = DType::ALL.map(|dtype| format!("{dtype:?}")).join(", ");
-            return Err(format!("its type {name} (number {other}) is not read; {read} are"));
+            return Err(format!(
+                "its type {name} (number {other}) is not read; F32, F16, BF16, all Qn and Qn_K but Q8_1 and Q8_K, IQ4, TQ and MXFP4 are"
+            ));
         }
     })
 }
