@@ -120,8 +120,8 @@ pub struct ServeFlags {
     /// The model's name in the API; turns on the checking of names.
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub served_model_name: Option<String>,
-    /// A folder (or tokenizer.json) to take the tokenizer from instead of the model's.
-    #[arg(long, value_name = "DIR", help_heading = "Model")]
+    /// What to take the tokenizer from instead of the model: a folder, a tokenizer.json, tokenizer.model, tiktoken or GGUF file.
+    #[arg(long, value_name = "DIR|FILE", help_heading = "Model")]
     pub tokenizer: Option<PathBuf>,
     /// A Jinja chat template, or a file holding one, instead of the model's.
     #[arg(long, value_name = "FILE|TEXT", help_heading = "Model")]

@@ -29,6 +29,8 @@ enum Held {
     Bytes(Vec<u8>),
     /// A run of byte tokens. One wrong byte turns the whole run into U+FFFD, so nothing of it is final before it ends.
     Run { bytes: Vec<u8>, strip_left: usize },
+    /// Nothing, but whether a token has been seen.
+    Word { is_first: bool },
     /// The tokens that the decoder must see together; the first `shown` of them are handed out already.
     Window { tokens: Vec<u32>, shown: usize },
 }
@@ -42,6 +44,7 @@ impl<T: Borrow<Tokenizer>> Detokenizer<T> {
         let held = match tokenizer.borrow().pieces().joining {
             Joining::Bytes => Held::Bytes(Vec::new()),
             Joining::ByteFallback { strip_left } => Held::Run { bytes: Vec::new(), strip_left },
+            Joining::Words { .. } => Held::Word { is_first: true },
             Joining::Opaque => Held::Window { tokens: Vec::new(), shown: 0 },
         };
         Self { tokenizer, skip_special_tokens, kept: Vec::new(), held }
@@ -66,6 +69,10 @@ impl<T: Borrow<Tokenizer>> Detokenizer<T> {
         match &mut self.held {
             Held::Bytes(pending) => push_bytes(pending, &piece.bytes),
             Held::Run { bytes, strip_left } => push_piece(bytes, strip_left, piece),
+            Held::Word { is_first } => {
+                let first = if std::mem::take(is_first) { piece.first.as_deref() } else { None };
+                first.map_or_else(|| String::from_utf8_lossy(&piece.bytes).into_owned(), str::to_string)
+            }
             Held::Window { tokens, shown } => {
                 tokens.push(token);
                 push_window(tokenizer, tokens, shown)
@@ -78,6 +85,7 @@ impl<T: Borrow<Tokenizer>> Detokenizer<T> {
         match &mut self.held {
             Held::Bytes(pending) => String::from_utf8_lossy(&std::mem::take(pending)).into_owned(),
             Held::Run { bytes, strip_left } => strip(&last_run(&std::mem::take(bytes)), strip_left),
+            Held::Word { .. } => String::new(),
             Held::Window { tokens, shown } => {
                 let text = window_rest(self.tokenizer.borrow(), tokens, *shown).unwrap_or_default();
                 *shown = tokens.len();

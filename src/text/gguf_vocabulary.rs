@@ -2,21 +2,24 @@
 //!
 //! Keys and token types: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>, "Tokenizer".
 
-use std::collections::HashMap;
-
-use serde_json::{Value, json};
+use serde_json::json;
 use tokenizers::{
     AddedToken, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer,
-    models::bpe::{BPE, Merges, Vocab},
+    models::bpe::{BPE, Vocab},
 };
 use workers::weights::{Metadata, MetadataValue};
 
-use super::{TextError, pre_tokenizer::PreTokenizer, tokenizer::from_json};
+use super::{
+    TextError,
+    pre_tokenizer::PreTokenizer,
+    tokenizer::from_json,
+    vocabulary::{Algorithm, Entry, Kind, Prefix, SentencePieces, Spaces},
+};
 
 /// `tokenizer.ggml.*`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GgufVocabulary {
-    /// `model`: `gpt2` (byte-level BPE) or `llama` (SentencePiece BPE).
+    /// `model`: `gpt2` (byte-level BPE), `llama` (SentencePiece's BPE) or `t5` (its unigram model).
     pub model: String,
     /// `pre`: the name of the rule that cuts a text before BPE, for `gpt2` only.
     pub pre: Option<String>,
@@ -24,7 +27,7 @@ pub struct GgufVocabulary {
     pub tokens: Vec<String>,
     /// `token_type`, one per token; empty: all are normal.
     pub token_types: Vec<i32>,
-    /// `scores`, one per token, for `llama` only: the higher, the earlier it is merged.
+    /// `scores`, one per token, for `llama` (the higher, the earlier it is merged) and `t5`.
     pub scores: Vec<f32>,
     /// `merges`: pairs written with one space between, the first merged first; for `gpt2` only.
     pub merges: Vec<String>,
@@ -40,16 +43,15 @@ pub struct GgufVocabulary {
     pub add_bos: Option<bool>,
     /// `add_eos_token`.
     pub add_eos: Option<bool>,
-    /// `add_space_prefix`, for `llama` only.
+    /// `add_space_prefix`, for `llama` and `t5`.
     pub add_space_prefix: Option<bool>,
+    /// `remove_extra_whitespaces`, for `t5` only.
+    pub remove_extra_whitespaces: Option<bool>,
+    /// `precompiled_charsmap`, for `t5` only: SentencePiece's compiled normalization.
+    pub charsmap: Vec<u8>,
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
 }
-
-const NORMAL: i32 = 1;
-const UNKNOWN: i32 = 2;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
 
 impl GgufVocabulary {
     /// Reads it from a GGUF file's metadata. An entry of the wrong type counts as missing.
@@ -58,6 +60,7 @@ impl GgufVocabulary {
         let id = |key: &str| metadata.unsigned(key).and_then(|id| u32::try_from(id).ok());
         let texts = |key: &str| strings(metadata.strings(key).unwrap_or_default());
         let scores = metadata.array("tokenizer.ggml.scores").unwrap_or_default();
+        let charsmap = metadata.integers("tokenizer.ggml.precompiled_charsmap").unwrap_or_default();
         let types = metadata.integers("tokenizer.ggml.token_type").unwrap_or_default();
         Self {
             model: text("tokenizer.ggml.model").unwrap_or_default(),
@@ -73,6 +76,9 @@ impl GgufVocabulary {
             add_bos: metadata.boolean("tokenizer.ggml.add_bos_token"),
             add_eos: metadata.boolean("tokenizer.ggml.add_eos_token"),
             add_space_prefix: metadata.boolean("tokenizer.ggml.add_space_prefix"),
+            remove_extra_whitespaces: metadata.boolean("tokenizer.ggml.remove_extra_whitespaces"),
+            // Some writers store bytes as signed.
+            charsmap: charsmap.into_iter().map(|byte| byte as u8).collect(),
             chat_template: text("tokenizer.chat_template"),
         }
     }
@@ -80,23 +86,25 @@ impl GgufVocabulary {
     /// The tokenizer, without what is put around a text.
     pub(crate) fn build(&self) -> Result<Tokenizer, TextError> {
         self.check()?;
-        let mut tokenizer = match self.model.as_str() {
-            "gpt2" => self.byte_level()?,
-            "llama" => self.sentence_piece()?,
+        match self.model.as_str() {
+            "gpt2" => self.byte_level(),
+            "llama" => self.sentence_piece(Algorithm::Bpe),
+            "t5" => self.sentence_piece(Algorithm::Unigram),
             other => {
-                return Err(TextError::model(format!(
-                    "tokenizer model `{other}` is not known; known are gpt2 and llama"
-                )));
+                Err(TextError::model(format!("tokenizer model `{other}` is not known; known are gpt2, llama and t5")))
             }
-        };
-        self.add_tokens(&mut tokenizer)?;
-        Ok(tokenizer)
+        }
     }
 
     /// Whether a BOS is put before a text: as the file says, else as llama.cpp does where it says nothing.
     pub fn adds_bos(&self) -> bool {
         let default = self.model == "llama" || PreTokenizer::named(self.pre.as_deref()).is_ok_and(|pre| pre.adds_bos);
         self.add_bos.unwrap_or(default)
+    }
+
+    /// Whether an EOS is put after a text: as the file says, else only for `t5`.
+    pub fn adds_eos(&self) -> bool {
+        self.add_eos.unwrap_or(self.model == "t5")
     }
 
     /// The text of the token with this id.
@@ -138,60 +146,51 @@ impl GgufVocabulary {
         tokenizer.with_pre_tokenizer(Some(from_json::<PreTokenizerWrapper>(pre.recipe())?));
         let decoder = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
         tokenizer.with_decoder(Some(from_json::<DecoderWrapper>(decoder)?));
+        self.add_tokens(&mut tokenizer)?;
         Ok(tokenizer)
     }
 
-    /// SentencePiece's BPE as Hugging Face writes it: spaces become `▁`, unknown characters their bytes.
-    fn sentence_piece(&self) -> Result<Tokenizer, TextError> {
+    /// As Hugging Face's fast tokenizers read it: each stretch between special tokens has its own space before it.
+    fn sentence_piece(&self, algorithm: Algorithm) -> Result<Tokenizer, TextError> {
         if self.scores.is_empty() {
-            return Err(TextError::model("tokenizer.ggml.scores is missing, tokenizer model llama needs it"));
+            let model = &self.model;
+            return Err(TextError::model(format!(
+                "tokenizer.ggml.scores is missing, tokenizer model {model} needs it"
+            )));
         }
-        let mut bpe =
-            BPE::builder().vocab_and_merges(self.ids(), self.merges_of_scores()).byte_fallback(true).fuse_unk(true);
-        if let Some(unknown) = self.token(self.unknown) {
-            bpe = bpe.unk_token(unknown.into());
+        let kinds = (0..self.tokens.len()).map(|id| self.kind(id));
+        let entries = self.tokens.iter().zip(&self.scores).zip(kinds);
+        let mut entries: Vec<_> =
+            entries.map(|((text, &score), kind)| Entry { text: text.clone(), score, kind }).collect();
+        if let Some(unknown) = self.unknown.and_then(|id| entries.get_mut(id as usize)) {
+            unknown.kind = Kind::Unknown;
         }
-        let mut tokenizer = Tokenizer::new(bpe.build().map_err(bad_merges)?);
-        let prefix = self.add_space_prefix.unwrap_or(true);
-        let normalizer = from_json::<NormalizerWrapper>(sentence_piece_normalizer(prefix))?;
-        tokenizer.with_normalizer(Some(normalizer)).map_err(TextError::model)?;
-        tokenizer.with_decoder(Some(from_json::<DecoderWrapper>(sentence_piece_decoder(prefix))?));
-        Ok(tokenizer)
+        let squeezes = algorithm == Algorithm::Unigram && self.remove_extra_whitespaces == Some(true);
+        let pieces = SentencePieces {
+            byte_fallback: algorithm == Algorithm::Bpe || entries.iter().any(|entry| entry.kind == Kind::Byte),
+            entries,
+            algorithm,
+            charsmap: if algorithm == Algorithm::Unigram { self.charsmap.clone() } else { Vec::new() },
+            spaces: if squeezes { Spaces::Squeezed } else { Spaces::Kept },
+            prefix: if self.add_space_prefix.unwrap_or(true) { Prefix::Each } else { Prefix::Never },
+        };
+        pieces.tokenizer()
+    }
+
+    fn kind(&self, id: usize) -> Kind {
+        self.token_types.get(id).map_or(Kind::Normal, |&kind| Kind::numbered(kind.into()).unwrap_or(Kind::Unused))
     }
 
     fn ids(&self) -> Vocab {
         self.tokens.iter().cloned().zip(0..).collect()
     }
 
-    /// SentencePiece keeps no list of merges: it merges the pair whose result has the highest score. The same order
-    /// comes from listing every way to put a piece together from two others, best score first.
-    fn merges_of_scores(&self) -> Merges {
-        let is_piece = |id: usize| self.token_types.get(id).is_none_or(|&kind| kind == NORMAL || kind == USER_DEFINED);
-        let pieces: HashMap<&str, usize> = self
-            .tokens
-            .iter()
-            .enumerate()
-            .filter(|(id, _)| is_piece(*id))
-            .map(|(id, text)| (text.as_str(), id))
-            .collect();
-        let mut merges = Vec::new();
-        for (&text, &id) in &pieces {
-            for (at, _) in text.char_indices().skip(1) {
-                let (left, right) = text.split_at(at);
-                if let (Some(&left_id), Some(&right_id)) = (pieces.get(left), pieces.get(right)) {
-                    merges.push((self.scores[id], id, left_id, right_id));
-                }
-            }
-        }
-        merges.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2, a.3).cmp(&(b.1, b.2, b.3))));
-        merges.into_iter().map(|(_, _, left, right)| (self.tokens[left].clone(), self.tokens[right].clone())).collect()
-    }
-
     /// Control tokens are special; user-defined ones are found whole in a text, too, but are part of it.
     fn add_tokens(&self, tokenizer: &mut Tokenizer) -> Result<(), TextError> {
-        let added = self.tokens.iter().zip(&self.token_types).filter_map(|(text, &kind)| match kind {
-            CONTROL | UNKNOWN => Some(AddedToken::from(text, true)),
-            USER_DEFINED => Some(AddedToken::from(text, false).normalized(false)),
+        let kinds = (0..self.tokens.len()).map(|id| self.kind(id));
+        let added = self.tokens.iter().zip(kinds).filter_map(|(text, kind)| match kind {
+            Kind::Control | Kind::Unknown => Some(AddedToken::from(text, true)),
+            Kind::UserDefined => Some(AddedToken::from(text, false).normalized(false)),
             _ => None,
         });
         let (special, plain): (Vec<_>, Vec<_>) =
@@ -219,23 +218,4 @@ fn split_merge(merge: &str) -> Result<(String, String), TextError> {
 
 fn bad_merges(error: impl std::fmt::Display) -> TextError {
     TextError::model(format!("tokenizer.ggml.merges don't fit tokenizer.ggml.tokens: {error}"))
-}
-
-fn sentence_piece_normalizer(prefix: bool) -> Value {
-    let spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
-    let prepend = json!({"type": "Prepend", "prepend": "▁"});
-    let steps = if prefix { vec![prepend, spaces] } else { vec![spaces] };
-    json!({"type": "Sequence", "normalizers": steps})
-}
-
-fn sentence_piece_decoder(prefix: bool) -> Value {
-    let mut steps = vec![
-        json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
-        json!({"type": "ByteFallback"}),
-        json!({"type": "Fuse"}),
-    ];
-    if prefix {
-        steps.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
-    }
-    json!({"type": "Sequence", "decoders": steps})
 }

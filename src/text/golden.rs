@@ -21,7 +21,7 @@ pub(super) fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
-fn streamed(tokenizer: &Arc<Tokenizer>, ids: &[u32], skip_special_tokens: bool) -> String {
+pub(super) fn streamed(tokenizer: &Arc<Tokenizer>, ids: &[u32], skip_special_tokens: bool) -> String {
     let mut detokenizer = Detokenizer::new(tokenizer.clone(), skip_special_tokens);
     let text: String = ids.iter().map(|&id| detokenizer.push(id)).collect();
     text + &detokenizer.finish()
@@ -54,6 +54,23 @@ fn texts_become_the_golden_ids_and_back() {
 
 /// What is handed out is only ever added to, is part of the final text, and lags behind the decoded prefix only by
 /// what isn't final.
+pub(super) fn check_stream(tokenizer: &Arc<Tokenizer>, ids: &[u32], prefixes: &[&str]) {
+    let last = *prefixes.last().unwrap();
+    let mut detokenizer = Detokenizer::new(tokenizer.clone(), false);
+    let mut shown = String::new();
+    for (index, (&id, prefix)) in ids.iter().zip(prefixes).enumerate() {
+        shown.push_str(&detokenizer.push(id));
+        assert!(last.starts_with(&shown), "{shown:?} is not the beginning of {last:?}");
+        let cut = streamed(tokenizer, &ids[..=index], false);
+        assert!(cut.starts_with(&shown) && cut.matches('\u{fffd}').count() <= 1, "{cut:?}");
+        match prefix.contains('\u{fffd}') {
+            true => assert!(cut.ends_with('\u{fffd}') && last.starts_with(&cut[..cut.len() - 3]), "{cut:?}"),
+            false => assert_eq!(cut, *prefix),
+        }
+    }
+    assert_eq!(shown + &detokenizer.finish(), last);
+}
+
 #[test]
 fn streams_hand_out_only_what_the_whole_text_keeps() {
     for which in [BYTE_LEVEL, SENTENCE_PIECE] {
@@ -61,21 +78,7 @@ fn streams_hand_out_only_what_the_whole_text_keeps() {
         for stream in golden["streams"].as_array().unwrap() {
             let prefixes: Vec<_> =
                 stream["prefix_decodes"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
-            let last = *prefixes.last().unwrap();
-            let ids = ids(&stream["ids"]);
-            let mut detokenizer = Detokenizer::new(model.tokenizer.clone(), false);
-            let mut shown = String::new();
-            for (index, (&id, prefix)) in ids.iter().zip(&prefixes).enumerate() {
-                shown.push_str(&detokenizer.push(id));
-                assert!(last.starts_with(&shown), "{shown:?} is not the beginning of {last:?}");
-                let cut = streamed(&model.tokenizer, &ids[..=index], false);
-                assert!(cut.starts_with(&shown) && cut.matches('\u{fffd}').count() <= 1, "{cut:?}");
-                match prefix.contains('\u{fffd}') {
-                    true => assert!(cut.ends_with('\u{fffd}') && last.starts_with(&cut[..cut.len() - 3]), "{cut:?}"),
-                    false => assert_eq!(cut, *prefix),
-                }
-            }
-            assert_eq!(shown + &detokenizer.finish(), last);
+            check_stream(&model.tokenizer, &ids(&stream["ids"]), &prefixes);
         }
     }
 }
@@ -120,7 +123,7 @@ fn reference(tokenizer: &Tokenizer, ids: &[u32], skip_special_tokens: bool) -> S
     tokenizer.inner().decode(ids, skip_special_tokens).unwrap()
 }
 
-fn check_random(tokenizer: &Arc<Tokenizer>, ids: &[u32], skip: bool) {
+pub(super) fn check_random(tokenizer: &Arc<Tokenizer>, ids: &[u32], skip: bool) {
     let text = streamed(tokenizer, ids, skip);
     assert_eq!(text, tokenizer.decode(ids, skip));
     // A token that ends any run of bytes makes the end of the text whole, so that the reference needs no exception.

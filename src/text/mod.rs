@@ -23,6 +23,7 @@ pub mod template;
 mod template_source;
 pub mod tokenizer;
 pub mod tool_calls;
+mod vocabulary;
 
 #[cfg(test)]
 mod golden;
@@ -60,7 +61,8 @@ pub struct TextModel {
 /// What the command line puts in place of the checkpoint's own files.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TextOverrides<'a> {
-    /// `--tokenizer`: a folder (or its tokenizer.json) or a GGUF file to read the tokenizer from.
+    /// `--tokenizer`: a folder, one of its vocabulary files (tokenizer.json, tokenizer.model, a tiktoken file) or a GGUF
+    /// file to read the tokenizer from.
     pub tokenizer: Option<&'a Path>,
     /// `--chat-template`: a Jinja text, or the path of a file that holds one.
     pub chat_template: Option<&'a str>,
@@ -115,8 +117,10 @@ fn is_gguf(path: &Path) -> bool {
 }
 
 fn read_folder(source: &Path) -> Result<(Tokenizer, template_source::TemplateSource), TextError> {
-    let folder = if source.is_file() { source.parent().unwrap_or(Path::new(".")) } else { source };
-    Ok((Tokenizer::from_folder(folder)?, template_source::TemplateSource::of_folder(folder)?))
+    let is_file = source.is_file();
+    let folder = if is_file { source.parent().unwrap_or(Path::new(".")) } else { source };
+    let tokenizer = if is_file { Tokenizer::from_file(source)? } else { Tokenizer::from_folder(source)? };
+    Ok((tokenizer, template_source::TemplateSource::of_folder(folder)?))
 }
 
 fn read_gguf(file: &Path) -> Result<(Tokenizer, template_source::TemplateSource), TextError> {
@@ -139,7 +143,7 @@ mod tests {
         let bare = tempfile::tempdir().unwrap();
         let load = |overrides| TextModel::load(bare.path(), overrides);
         let error = load(TextOverrides::default()).unwrap_err();
-        assert!(error.to_string().contains("tokenizer.json: missing") && !error.is_client_fault(), "{error}");
+        assert!(error.to_string().contains("looked for tokenizer.json") && !error.is_client_fault(), "{error}");
 
         std::fs::copy(own.join("tokenizer.json"), bare.path().join("tokenizer.json")).unwrap();
         let messages = json!([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]);

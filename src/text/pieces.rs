@@ -14,6 +14,8 @@ pub(crate) struct Piece {
     pub special: bool,
     /// Written `<0xNN>`: one byte of a character that the vocabulary doesn't have.
     pub byte_fallback: bool,
+    /// What the piece is at the beginning of a text, where that differs.
+    pub first: Option<Box<str>>,
 }
 
 /// How pieces become text.
@@ -24,6 +26,8 @@ pub(crate) enum Joining {
     /// Text in a row, except that runs of byte tokens are read as UTF-8, each run for itself; then at most
     /// `strip_left` spaces are taken from the beginning (SentencePiece).
     ByteFallback { strip_left: usize },
+    /// Text in a row, except that the first token, whatever it is, loses its marks for spaces (T5).
+    Words { strips_first: bool },
     /// A decoder that isn't known here: only the tokenizer itself can join tokens.
     Opaque,
 }
@@ -85,6 +89,12 @@ impl Recipe {
         {
             return Some(Self { joining: Joining::Bytes, replacements: Vec::new() });
         }
+        if let [step] = steps
+            && step["type"] == "Metaspace"
+        {
+            let joining = Joining::Words { strips_first: step["prepend_scheme"] != "never" };
+            return Some(Self { joining, replacements: vec![(step["replacement"].as_str()?.into(), " ".into())] });
+        }
         let before = steps.iter().take_while(|step| step["type"] == "Replace");
         let replacements = before.map(replacement).collect::<Option<Vec<_>>>()?;
         let rest = &steps[replacements.len()..];
@@ -101,13 +111,24 @@ impl Recipe {
 
     fn piece(&self, text: &str, special: bool) -> Piece {
         if self.joining == Joining::Bytes {
-            return Piece { bytes: bytes_of_level(text).into(), special, byte_fallback: false };
+            return Piece { bytes: bytes_of_level(text).into(), special, byte_fallback: false, first: None };
         }
+        let first = self.first(text).filter(|first| first != text).map(String::into_boxed_str);
         let text = self.replacements.iter().fold(text.to_string(), |text, (from, to)| text.replace(from, to));
         match byte_of_fallback(&text) {
-            Some(byte) => Piece { bytes: [byte].into(), special, byte_fallback: true },
-            None => Piece { bytes: text.into_bytes().into(), special, byte_fallback: false },
+            Some(byte) if self.has_bytes() => Piece { bytes: [byte].into(), special, byte_fallback: true, first },
+            _ => Piece { bytes: text.into_bytes().into(), special, byte_fallback: false, first },
         }
+    }
+
+    fn has_bytes(&self) -> bool {
+        !matches!(self.joining, Joining::Words { .. })
+    }
+
+    fn first(&self, text: &str) -> Option<String> {
+        let strips = self.joining == Joining::Words { strips_first: true };
+        strips
+            .then(|| self.replacements.iter().fold(text.to_string(), |text, (mark, _)| text.replace(mark.as_str(), "")))
     }
 }
 
@@ -137,6 +158,17 @@ fn byte_of_level(letter: char) -> Option<u8> {
     }
 }
 
+/// The inverse: the letter of a byte.
+pub(crate) fn letter_of_byte(byte: u8) -> char {
+    let beyond = match byte {
+        0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => return char::from(byte),
+        0..=0x20 => u32::from(byte),
+        0x7f..=0xa0 => u32::from(byte) - 0x7f + 0x21,
+        0xad => 0x43,
+    };
+    char::from_u32(0x100 + beyond).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -152,6 +184,7 @@ mod tests {
         assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
         let others = (0..0x1000).filter_map(char::from_u32).filter(|letter| !alphabet.contains(letter));
         assert_eq!(others.filter_map(byte_of_level).count(), 0);
+        assert!((0..=255).all(|byte| byte_of_level(letter_of_byte(byte)) == Some(byte)));
         assert_eq!(bytes_of_level("ĠhiĊ"), b" hi\n");
         assert_eq!(bytes_of_level("<｜User｜>"), "<｜User｜>".as_bytes());
     }
@@ -167,7 +200,12 @@ mod tests {
             (sequence(&[&replace, &fallback, &fuse]), Joining::ByteFallback { strip_left: 0 }),
             (sequence(&[&replace, &fallback, &fuse, &strip(0)]), Joining::ByteFallback { strip_left: 1 }),
             (sequence(&[&replace, &fallback, &fuse, &strip(1)]), Joining::Opaque),
-            (json!({"type": "Metaspace", "replacement": "▁"}), Joining::Opaque),
+            (json!({"type": "Metaspace", "replacement": "▁"}), Joining::Words { strips_first: true }),
+            (
+                json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never"}),
+                Joining::Words { strips_first: false },
+            ),
+            (json!({"type": "WordPiece"}), Joining::Opaque),
             (Value::Null, Joining::Opaque),
         ] {
             assert_eq!(Recipe::read(&decoder).joining, expected, "{decoder}");

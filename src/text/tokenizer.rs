@@ -1,6 +1,7 @@
 //! Text to token ids and back.
 
 use std::{
+    collections::HashSet,
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -8,9 +9,9 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokenizers::PostProcessorWrapper;
+use tokenizers::{ModelWrapper, PostProcessorWrapper};
 
-use super::{Detokenizer, TextError, gguf_vocabulary::GgufVocabulary, pieces::Pieces};
+use super::{Detokenizer, TextError, gguf_vocabulary::GgufVocabulary, pieces::Pieces, vocabulary};
 
 /// The longest text that is tokenized, in bytes. A text this long has a million tokens or more, beyond any context;
 /// the bound keeps one request from holding a tokenizer thread for minutes.
@@ -30,34 +31,52 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a Hugging Face folder, and `tokenizer_config.json` beside it where there is one.
+    /// Reads the tokenizer of a Hugging Face folder: its `tokenizer.json`, else what there is of SentencePiece's
+    /// `tokenizer.model` or tiktoken's files, with the settings of the JSON files beside it.
     pub fn from_folder(folder: &Path) -> Result<Self, TextError> {
         let file = folder.join("tokenizer.json");
-        if !file.is_file() {
-            return Err(TextError::file(&file, missing_reason(folder)));
+        if file.is_file() { Self::from_json_file(&file) } else { Self::from_vocabulary(folder) }
+    }
+
+    /// The same of a file in such a folder: a JSON file means the folder's tokenizer, any other is itself the vocabulary.
+    pub fn from_file(file: &Path) -> Result<Self, TextError> {
+        match file.extension().is_some_and(|extension| extension == "json") {
+            true => Self::from_folder(file.parent().unwrap_or(Path::new("."))),
+            false => Self::from_vocabulary(file),
         }
-        let bytes = fs::read(&file).map_err(|error| TextError::file(&file, error))?;
+    }
+
+    fn from_vocabulary(source: &Path) -> Result<Self, TextError> {
+        let mut built = vocabulary::build(source)?;
+        let ends = Ends { before: built.before, after: built.after };
+        ends.apply(&mut built.tokenizer).map_err(|error| error.in_file(source))?;
+        Self::new(built.tokenizer, built.bos, built.eos).map_err(|error| error.in_file(source))
+    }
+
+    fn from_json_file(file: &Path) -> Result<Self, TextError> {
+        let folder = file.parent().unwrap_or(Path::new("."));
+        let bytes = fs::read(file).map_err(|error| TextError::file(file, error))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|error| TextError::file(&file, format!("not a tokenizer: {error}")))?;
+            .map_err(|error| TextError::file(file, format!("not a tokenizer: {error}")))?;
         let config = read_json_if_present(&folder.join("tokenizer_config.json"))?;
         let token = |name: &str| special_token(&config, name).and_then(|text| inner.token_to_id(text));
         let (bos, eos) = (token("bos_token"), token("eos_token"));
         let ends = Ends {
-            bos: bos.filter(|_| config["add_bos_token"] != false),
-            eos: eos.filter(|_| config["add_eos_token"] == true),
+            before: bos.filter(|_| config["add_bos_token"] != false).into_iter().collect(),
+            after: eos.filter(|_| config["add_eos_token"] == true).into_iter().collect(),
         };
         if writes_own_ends(&config) {
-            ends.apply(&mut inner).map_err(|error| error.in_file(&file))?;
+            ends.apply(&mut inner).map_err(|error| error.in_file(file))?;
         }
-        Self::new(inner, bos, eos).map_err(|error| error.in_file(&file))
+        Self::new(inner, bos, eos).map_err(|error| error.in_file(file))
     }
 
     /// Makes the tokenizer that a GGUF file describes in its metadata.
     pub fn from_gguf(vocabulary: &GgufVocabulary) -> Result<Self, TextError> {
         let mut inner = vocabulary.build()?;
         let ends = Ends {
-            bos: vocabulary.bos.filter(|_| vocabulary.adds_bos()),
-            eos: vocabulary.eos.filter(|_| vocabulary.add_eos == Some(true)),
+            before: vocabulary.bos.filter(|_| vocabulary.adds_bos()).into_iter().collect(),
+            after: vocabulary.eos.filter(|_| vocabulary.adds_eos()).into_iter().collect(),
         };
         ends.apply(&mut inner)?;
         Self::new(inner, vocabulary.bos, vocabulary.eos)
@@ -174,8 +193,8 @@ impl Tokenizer {
 
 /// The tokens put before and after a text.
 struct Ends {
-    bos: Option<u32>,
-    eos: Option<u32>,
+    before: Vec<u32>,
+    after: Vec<u32>,
 }
 
 impl Ends {
@@ -187,10 +206,9 @@ impl Ends {
             tokens.insert(text.clone(), json!({"id": text, "ids": [id], "tokens": [text]}));
             Ok(json!({"SpecialToken": {"id": text, "type_id": 0}}))
         };
-        let bos = self.bos.map(&mut special).transpose()?;
-        let eos = self.eos.map(&mut special).transpose()?;
-        let sequence = Some(json!({"Sequence": {"id": "A", "type_id": 0}}));
-        let single: Vec<_> = [bos, sequence, eos].into_iter().flatten().collect();
+        let mut single = self.before.iter().copied().map(&mut special).collect::<Result<Vec<_>, _>>()?;
+        single.push(json!({"Sequence": {"id": "A", "type_id": 0}}));
+        single.extend(self.after.iter().copied().map(&mut special).collect::<Result<Vec<_>, _>>()?);
         let processor =
             json!({"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": tokens});
         tokenizer.with_post_processor(Some(from_json::<PostProcessorWrapper>(processor)?));
@@ -229,17 +247,30 @@ pub(crate) fn from_json<T: serde::de::DeserializeOwned>(json: Value) -> Result<T
 fn without_added_tokens(tokenizer: &tokenizers::Tokenizer) -> Result<tokenizers::Tokenizer, String> {
     let mut json = serde_json::to_value(tokenizer).map_err(|error| error.to_string())?;
     json["added_tokens"] = json!([]);
+    let added = tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+    unmake(&mut json["model"], &added);
     // It may name tokens that aren't there any more, and is not needed.
     json["post_processor"] = Value::Null;
-    serde_json::from_value(json).map_err(|error| error.to_string())
+    let mut plain: tokenizers::Tokenizer = serde_json::from_value(json).map_err(|error| error.to_string())?;
+    // The JSON has the scores, but not the lowest that counts.
+    if let (ModelWrapper::Unigram(from), ModelWrapper::Unigram(to)) = (tokenizer.get_model(), plain.get_model()) {
+        let mut model = to.clone();
+        model.min_score = from.min_score;
+        plain.with_model(model);
+    }
+    Ok(plain)
 }
 
-fn missing_reason(folder: &Path) -> &'static str {
-    if folder.join("tokenizer.model").is_file() {
-        "missing; tokenizer.model alone can't be read: convert it once with transformers' save_pretrained, \
-         or give another folder by --tokenizer"
-    } else {
-        "missing; give the folder of a tokenizer by --tokenizer"
+/// Takes the ways to make these tokens out of a text from a model that has them in its own vocabulary, too.
+fn unmake(model: &mut Value, tokens: &HashSet<String>) {
+    if let Some(merges) = model["merges"].as_array_mut() {
+        let made = |merge: &Value| merge.as_array().into_iter().flatten().filter_map(Value::as_str).collect::<String>();
+        merges.retain(|merge| !tokens.contains(&made(merge)));
+    }
+    for piece in model["vocab"].as_array_mut().into_iter().flatten() {
+        if piece[0].as_str().is_some_and(|text| tokens.contains(text)) {
+            piece[1] = json!(vocabulary::NEVER);
+        }
     }
 }
 
@@ -331,12 +362,10 @@ mod tests {
         }
     }
 
-    /// SentencePiece's newer form has a decoder of its own kind, which only the library can run.
     #[test]
     fn an_unknown_decoder_streams_as_it_decodes() {
         let folder = folder_with("ernie45", |tokenizer, _| {
-            tokenizer["decoder"] =
-                json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+            tokenizer["decoder"] = json!({"type": "WordPiece", "prefix": "##", "cleanup": false});
         });
         let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
         let text = "two  words, 你好 and one more line\nand the next ".repeat(20);
@@ -348,13 +377,18 @@ mod tests {
     fn broken_files_are_named() {
         let check = |folder: &Path, told: &str| {
             let error = Tokenizer::from_folder(folder).unwrap_err();
-            let named = error.to_string().starts_with(folder.join("tokenizer").to_str().unwrap());
+            let named = error.to_string().starts_with(folder.to_str().unwrap());
             assert!(named && error.to_string().contains(told) && !error.is_client_fault(), "{error}");
         };
         let folder = tempfile::tempdir().unwrap();
-        check(folder.path(), "--tokenizer");
-        fs::write(folder.path().join("tokenizer.model"), "").unwrap();
-        check(folder.path(), "tokenizer.model alone");
+        check(folder.path(), "looked for tokenizer.json, tokenizer.model, ");
+        check(folder.path(), "*.tiktoken; give a folder or file that has one by --tokenizer");
+        for bytes in
+            ["", "\n", "\n\u{7f}", "\u{12}\u{0}", "word", "AA== x", "AA== 0\nAQ==\n", "AA== 0\nAQ== 0\n", "AA== 0\n"]
+        {
+            fs::write(folder.path().join("tokenizer.model"), bytes).unwrap();
+            check(folder.path(), "tokenizer.model: ");
+        }
         for text in [
             "",
             "{}",
