@@ -79,7 +79,7 @@ impl Unit for GeluTanh {
     /// `(1 + tanh y) / 2` is `sigmoid(2y)`.
     #[inline(always)]
     fn gate<S: Simd>(self, simd: S, gate: S::F, up: S::F) -> S::F {
-        const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+        const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
         let cubic = simd.fma(simd.mul(gate, gate), simd.splat(0.044715), simd.splat(1.0));
         let y = simd.mul(simd.mul(gate, cubic), simd.splat(TWICE_SQRT_2_OVER_PI));
         simd.mul(times_sigmoid(simd, gate, y), up)
