@@ -6,7 +6,7 @@ use kernels::{Batch, KvShape, Matrix, Result, memory::Memory};
 use super::{LoadOptions, ModelConfig, WeightOptions, decoder::Decoder};
 use crate::{
     layers::{Inventory, Purpose, Shard, Source},
-    weights::{Checkpoint, LoadError},
+    weights::{Checkpoint, LoadError, belongs_to},
 };
 
 /// Refuses a checkpoint that `world_size` ranks could not load; else, what each of them will have. No weight matrix is
@@ -54,7 +54,8 @@ pub(super) fn split(
 /// A tensor that nobody asked for means that the model is not what its settings say: a bias they do not mention, say.
 fn refuse_left_over<M: Memory>(checkpoint: &Checkpoint, source: &Source<M>) -> std::result::Result<(), LoadError> {
     let taken = source.taken();
-    let left_over = |name: &&str| !taken.contains(*name) && !is_redundant(name);
+    let is_taken = |name: &str| taken.contains(name) || belongs_to(name).any(|matrix| taken.contains(&matrix));
+    let left_over = |name: &&str| !is_taken(name) && !is_redundant(name) && !is_redundant_here(checkpoint, name);
     match checkpoint.names().find(left_over) {
         None => Ok(()),
         Some(name) => {
@@ -64,12 +65,29 @@ fn refuse_left_over<M: Memory>(checkpoint: &Checkpoint, source: &Source<M>) -> s
     }
 }
 
+/// What is multiplied with keys, values, queries and probabilities where they are stored in FP8.
+const KV_SCALES: [&str; 5] = [".k_scale", ".v_scale", ".q_scale", ".prob_scale", ".kv_scale"];
+
 /// Tensors that files carry though the model is whole without them: a tied head's copy, precomputed rotary frequencies,
-/// the layers that predict tokens further ahead.
+/// the layers that predict tokens further ahead, scales of a quantized KV cache.
 fn is_redundant(name: &str) -> bool {
     matches!(name, "lm_head.weight" | "rope_freqs.weight")
         || name.ends_with("rotary_emb.inv_freq")
         || name.contains("mtp_")
+        || name.contains("self_attn.") && KV_SCALES.iter().any(|scale| name.ends_with(scale))
+}
+
+/// What only the checkpoint tells: the layers of DeepSeek and GLM that predict tokens further ahead follow the model's own
+/// and have a matrix of their own kind; and the first tools for GPTQ wrote a bias of zeros for every matrix.
+fn is_redundant_here(checkpoint: &Checkpoint, name: &str) -> bool {
+    let further = |layer: usize| layer >= checkpoint.config().layers;
+    let predicts_further = layer_of(name)
+        .is_some_and(|layer| further(layer) && checkpoint.has(&format!("model.layers.{layer}.eh_proj.weight")));
+    predicts_further || name.ends_with(".bias") && checkpoint.encoding().is_stored() && checkpoint.is_zero(name)
+}
+
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
 /// A device that keeps nothing: loading onto it is checking.
@@ -146,6 +164,22 @@ mod tests {
         check_model("models/qwen3", 4);
         check_model("gguf/llama_q8_0/model.gguf", 8);
         check_model("gguf/llama_mixed/model.gguf", 8);
+    }
+
+    #[test]
+    fn tensors_beside_quantized_matrices_belong_to_them() {
+        let check_fault = |model: &str, from: &str, to: &str, expected: &str| {
+            let line = fault(&format!("quantized/{model}"), "model.safetensors", from, to);
+            assert!(line.contains(expected), "{line}");
+        };
+        let missing = "tensor model.layers.1.mlp.up_proj.scales: is missing";
+        check_fault("gptq", "layers.1.mlp.up_proj.scales", "layers.1.mlp.up_proj.scalez", missing);
+        let whole = "tensor model.layers.1.mlp.up_proj.weight: is missing";
+        check_fault("gptq", "layers.1.mlp.up_proj.qweight", "layers.1.mlp.up_proj.qwaight", whole);
+        let left_over = "layers.1.mlp.up_porj.g_idx: is not part of LlamaForCausalLM with these settings";
+        check_fault("gptq", "layers.1.mlp.up_proj.g_idx", "layers.1.mlp.up_porj.g_idx", left_over);
+        let left_over = "model.layers.3.enorm.weight: is not part of DeepseekV3ForCausalLM with these settings";
+        check_fault("fp8_experts", "model.layers.2.enorm", "model.layers.3.enorm", left_over);
     }
 
     #[test]

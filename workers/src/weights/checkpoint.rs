@@ -6,11 +6,12 @@ use std::{
 };
 
 use super::{
-    Fields, FileTensor, GenerationConfig, Layout, LoadError, Metadata, Part, Place, Stored,
+    Encoding, Fields, FileTensor, GenerationConfig, Layout, LoadError, Metadata, Part, Place, Stored,
     folder::Folder,
+    forms::{self, Found, Tensors},
     gguf::Gguf,
     random::Random,
-    stored::{EveryRow, Plain, Transposed},
+    stored::Transposed,
 };
 use crate::models::{ModelConfig, WeightOptions};
 
@@ -21,6 +22,7 @@ pub struct Checkpoint {
     generation_config: GenerationConfig,
     source: Source,
     layout: Layout,
+    encoding: Encoding,
 }
 
 enum Source {
@@ -54,7 +56,8 @@ impl Checkpoint {
         let config = ModelConfig::from_json(&fields)?;
         let generation_config = GenerationConfig::from_folder(path, &config.eos_ids)?;
         let source = Source::Random(Random::of(&fields)?);
-        Ok(Self { path: path.into(), config, generation_config, source, layout: Layout::HuggingFace })
+        let encoding = Encoding::from_json(&fields)?.of_plain_weights();
+        Ok(Self { path: path.into(), config, generation_config, source, layout: Layout::HuggingFace, encoding })
     }
 
     fn open_folder(path: &Path) -> Result<Self, LoadError> {
@@ -63,18 +66,21 @@ impl Checkpoint {
 
     /// Opens the folder at `path` with the settings of another `config` than its own `config.json`.
     pub fn open_folder_with(path: &Path, config: &Path) -> Result<Self, LoadError> {
-        let config = ModelConfig::from_json(&Fields::open(config)?)?;
+        let fields = Fields::open(config)?;
+        let config = ModelConfig::from_json(&fields)?;
+        let encoding = Encoding::from_json(&fields)?;
         let generation_config = GenerationConfig::from_folder(path, &config.eos_ids)?;
         let folder = Folder::open(path)?;
         let layout = Layout::of_folder(folder.names());
-        Ok(Self { path: path.into(), config, generation_config, source: Source::Folder(folder), layout })
+        Ok(Self { path: path.into(), config, generation_config, source: Source::Folder(folder), layout, encoding })
     }
 
     fn open_gguf(path: &Path) -> Result<Self, LoadError> {
         let gguf = Gguf::open(path)?;
         let config = ModelConfig::from_gguf(&gguf)?;
         let generation_config = GenerationConfig::from_gguf(gguf.metadata());
-        Ok(Self { path: path.into(), config, generation_config, source: Source::Gguf(gguf), layout: Layout::Gguf })
+        let (source, layout, encoding) = (Source::Gguf(gguf), Layout::Gguf, Encoding::default());
+        Ok(Self { path: path.into(), config, generation_config, source, layout, encoding })
     }
 
     /// What was opened.
@@ -90,6 +96,11 @@ impl Checkpoint {
     /// The makers' advice for sampling, and the tokens that end a text.
     pub fn generation_config(&self) -> &GenerationConfig {
         &self.generation_config
+    }
+
+    /// How its matrices are encoded, if other tools have quantized them, and what its makers advise for plain ones.
+    pub fn encoding(&self) -> &Encoding {
+        &self.encoding
     }
 
     /// A GGUF file's settings, the tokenizer's among them; `None` for a folder.
@@ -109,42 +120,31 @@ impl Checkpoint {
         }
     }
 
-    /// The matrix that Hugging Face calls `name`; nothing of it is read yet. Refused unless it is `rows × columns`.
+    /// The matrix that Hugging Face calls `name`; no weight of it is read yet. Refused unless it is `rows × columns`.
     pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Stored, LoadError> {
         if let Source::Random(random) = &self.source {
             return Ok(random.matrix(name, rows, columns));
         }
-        let Place { tensor: own_name, expert, transposed, rows: part } = self.place(name);
-        let tensor = self.existing(&own_name)?;
-        let misshapen = |tensor: &FileTensor, (found_rows, found_columns): (usize, usize)| {
-            let wanted = format!("the model's settings ask for {rows} × {columns}");
-            tensor.fault(format!("has shape {found_rows} × {found_columns}, {wanted}"))
-        };
-        let mut stored = Stored::new(Plain::of(tensor.clone())?);
-        if let Some(expert) = expert {
-            let each = tensor.info.shape[1..tensor.info.shape.len().max(2) - 1].iter().product::<usize>();
-            let own = expert * each..(expert + 1) * each;
-            if tensor.info.shape.len() < 3 || own.end > stored.rows() {
-                return Err(
-                    tensor.fault(format!("has no matrix number {expert}: its shape is {:?}", tensor.info.shape))
-                );
-            }
-            stored = stored.row_range(own);
+        let place = self.place(name);
+        let Found { mut stored, tensor, is_plain } = self.whole(&place, columns)?;
+        if place.transposed && is_plain && ((stored.rows(), stored.columns()) != (rows, columns) || rows == columns) {
+            stored = turned(stored, &tensor)?;
         }
-        if transposed && (stored.rows(), stored.columns()) != (rows, columns) || transposed && rows == columns {
-            let blocks = || tensor.fault(format!("is {:?}, which can't be stored transposed", tensor.info.elements));
-            stored = Stored::new(Transposed::of(stored).ok_or_else(blocks)?);
-        }
-        let part = part.of(stored.rows());
+        let part = place.rows.of(stored.rows());
         let found = (part.count(stored.rows()), stored.columns());
         if found != (rows, columns) {
-            return Err(misshapen(&tensor, found));
+            let wanted = format!("the model's settings ask for {rows} × {columns}");
+            return Err(tensor.fault(format!("has shape {} × {}, {wanted}", found.0, found.1)));
         }
-        Ok(match part {
-            Part::EveryOther(first) => Stored::new(EveryRow::of(stored, first, 2)),
-            Part::Run(start, length) => stored.row_range(start..start + length),
-            Part::All | Part::Half(_) => stored,
-        })
+        Ok(part.take(stored))
+    }
+
+    /// All that lies at a place; `columns` are those that it should have.
+    fn whole(&self, place: &Place, columns: usize) -> Result<Found, LoadError> {
+        let missing = |name: &str| LoadError::tensor(&self.path, name, "is missing");
+        let find = |name: &str| self.tensor(name);
+        let tensors = Tensors { name: &place.tensor, expert: place.expert, find: &find, missing: &missing };
+        forms::find(&tensors, columns, &self.encoding)?.ok_or_else(|| missing(&place.tensor))
     }
 
     /// Elements `own` of the vector `name` of `length` elements.
@@ -178,9 +178,15 @@ impl Checkpoint {
         Ok(values[own].to_vec())
     }
 
-    /// Whether there is a tensor that Hugging Face calls `name`.
+    /// Whether there is a tensor, or what stands for it, that Hugging Face calls `name`.
     pub fn has(&self, name: &str) -> bool {
-        self.tensor(&self.place(name).tensor).is_some()
+        self.holds(&self.place(name).tensor)
+    }
+
+    /// Whether all elements of a tensor of the file's own name are zeros.
+    pub(crate) fn is_zero(&self, own_name: &str) -> bool {
+        let values = self.tensor(own_name).and_then(|tensor| tensor.values(0..tensor.info.count()?).ok());
+        values.is_some_and(|values| values.iter().all(|value| *value == 0.0))
     }
 
     /// The file's own names of all tensors.
@@ -198,7 +204,11 @@ impl Checkpoint {
     }
 
     fn place(&self, name: &str) -> Place {
-        self.layout.place(name, &self.config, &|own| self.tensor(own).is_some())
+        self.layout.place(name, &self.config, &|own| self.holds(own))
+    }
+
+    fn holds(&self, own_name: &str) -> bool {
+        forms::stands_for(own_name, &|name| self.tensor(name).is_some())
     }
 
     fn existing(&self, own_name: &str) -> Result<FileTensor, LoadError> {
@@ -214,24 +224,8 @@ impl Checkpoint {
     }
 }
 
-impl Part {
-    /// Halves of so many rows as runs.
-    fn of(self, rows: usize) -> Self {
-        match self {
-            Part::Half(which) => Part::Run(which * (rows / 2), rows / 2),
-            // A run that reaches beyond the rows is no part of them.
-            Part::Run(start, length) if start + length > rows => Part::Run(0, 0),
-            part => part,
-        }
-    }
-
-    /// How many rows of so many.
-    fn count(self, rows: usize) -> usize {
-        match self {
-            Part::All => rows,
-            Part::Half(_) => rows / 2,
-            Part::EveryOther(first) => rows.saturating_sub(first).div_ceil(2),
-            Part::Run(_, length) => length,
-        }
-    }
+/// A matrix whose tensor is `[inputs, outputs]`.
+fn turned(stored: Stored, tensor: &FileTensor) -> Result<Stored, LoadError> {
+    let blocks = || tensor.fault(format!("is {:?}, which can't be stored transposed", tensor.info.elements));
+    Ok(Stored::new(Transposed::of(stored).ok_or_else(blocks)?))
 }

@@ -75,7 +75,7 @@ fn absurd_settings_are_named() {
     );
     check("\"factor\": 8.0,", "", "rope_scaling.factor is missing");
     check("\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": -1.0", "rms_norm_eps must be between 0 and 1");
-    check("\"silu\"", "\"relu\"", "hidden_act must be silu, got \"relu\"");
+    check("\"silu\"", "\"relu\"", "hidden_act must be silu or gelu_pytorch_tanh, got \"relu\"");
     let many = format!("\"eos_token_id\": {:?},\n  \"head_dim\"", [7; 65]);
     check("\"head_dim\"", &many, "eos_token_id must be a token id or a list of at most 64, got [7,7,7,");
     check("{", "[", "is not valid JSON");
@@ -143,6 +143,17 @@ proptest! {
     fn any_damage_to_a_safetensors_file_is_answered(flips in flips(), end in proptest::option::of(0.0..1.0f64)) {
         let folder = folder_with("models/ernie45", "model.safetensors", |bytes| *bytes = damaged(bytes.clone(), &flips, end));
         complaint(folder.path());
+    }
+
+    /// With its settings, which say how the rest is to be understood.
+    #[test]
+    fn any_damage_to_quantized_weights_is_answered(
+        model in prop::sample::select(vec!["gptq", "awq", "packed_int4", "fp8_experts", "mxfp4"]),
+        file in prop::sample::select(vec!["model.safetensors", "config.json"]),
+        flips in flips(),
+    ) {
+        let change = |bytes: &mut Vec<u8>| *bytes = damaged(bytes.clone(), &flips, None);
+        complaint(folder_with(&format!("quantized/{model}"), file, change).path());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Models ask by the names that Hugging Face's folders usually have: `model.layers.3.self_attn.q_proj.weight`. A folder of
 //! Paddle's, a GGUF file, or a folder whose matrices are fused or stacked has the same numbers elsewhere.
 
-use super::gguf;
+use super::{Part, gguf};
 use crate::models::ModelConfig;
 
 /// A way to name tensors and to lay them out.
@@ -28,19 +28,6 @@ pub(crate) struct Place {
     pub transposed: bool,
     /// Which rows.
     pub rows: Part,
-}
-
-/// Which rows of a matrix (or elements of a bias) are meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// All.
-    All,
-    /// The first half, or the second.
-    Half(usize),
-    /// Every other one, from the first or the second on.
-    EveryOther(usize),
-    /// A run of them: start and length.
-    Run(usize, usize),
 }
 
 impl Place {

@@ -14,6 +14,11 @@ pub(crate) trait Form: Send + Sync {
     /// The storage format that it is read into.
     fn dtype(&self) -> DType;
 
+    /// The storage format that some columns are read into, where they alone may have another one.
+    fn dtype_of(&self, _columns: &Range<usize>) -> DType {
+        self.dtype()
+    }
+
     /// Some rows, and of those some columns. A view of the file where the form allows it, else a copy.
     fn read(&self, rows: Range<usize>, columns: Range<usize>) -> Result<Matrix, LoadError>;
 
@@ -57,7 +62,7 @@ impl Stored {
 
     /// The storage format that it is read into.
     pub fn dtype(&self) -> DType {
-        self.form.dtype()
+        self.form.dtype_of(&self.columns)
     }
 
     /// Rows `range` of it.
@@ -214,6 +219,10 @@ impl Form for EveryRow {
 
     fn dtype(&self) -> DType {
         self.stored.dtype()
+    }
+
+    fn dtype_of(&self, columns: &Range<usize>) -> DType {
+        self.stored.column_range(columns.clone()).dtype()
     }
 
     fn read(&self, rows: Range<usize>, columns: Range<usize>) -> Result<Matrix, LoadError> {

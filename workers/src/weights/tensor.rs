@@ -124,6 +124,26 @@ impl FileTensor {
         Ok(values[range].to_vec())
     }
 
+    /// The elements of a small tensor of integers.
+    pub(crate) fn integers(&self, raw: Raw) -> Result<Vec<i64>, LoadError> {
+        let elements = self.info.elements;
+        if elements != Elements::Raw(raw) {
+            return Err(self.fault(format!("holds {elements:?}, where {raw:?} would be")));
+        }
+        let each = self.bytes().chunks_exact(elements.block_bytes());
+        Ok(each.map(integer).collect())
+    }
+
+    /// One of the tensors that are stacked in it, `[stacked, …]`.
+    pub(crate) fn nth(&self, index: usize) -> Result<Self, LoadError> {
+        let (count, shape) = self.info.shape.split_first().map_or((0, &[][..]), |(count, shape)| (*count, shape));
+        if index >= count {
+            return Err(self.fault(format!("has no matrix number {index}: its shape is {:?}", self.info.shape)));
+        }
+        let offset = self.info.offset + index * (self.bytes().len() / count);
+        Ok(Self { info: TensorInfo { shape: shape.into(), offset, ..self.info.clone() }, ..self.clone() })
+    }
+
     /// Gives the memory of its pages back: what was copied need not stay.
     pub(crate) fn forget(&self) {
         let length = self.info.bytes().unwrap_or(0);
@@ -134,4 +154,10 @@ impl FileTensor {
     pub(crate) fn fault(&self, fault: impl Into<String>) -> LoadError {
         LoadError::tensor(&self.path, &*self.name, fault)
     }
+}
+
+/// A little-endian integer with a sign, of 8 bytes at most.
+fn integer(bytes: &[u8]) -> i64 {
+    let sign = if bytes.last().is_some_and(|byte| byte & 0x80 != 0) { -1 } else { 0 };
+    bytes.iter().rev().fold(sign, |value, &byte| value << 8 | i64::from(byte))
 }

@@ -13,6 +13,7 @@ mod folder;
 mod minicpm;
 mod options;
 mod paddle;
+mod quantized;
 mod ranks;
 mod reference;
 mod smollm2;

@@ -3,7 +3,10 @@
 
 use crate::{
     models::{BranchNorms, ModelConfig},
-    weights::layout::{Part, Place, heads},
+    weights::{
+        Part,
+        layout::{Place, heads},
+    },
 };
 
 /// Names within `model.layers.N.` and within `blk.N.`, of which the first that the file has counts.
