@@ -49,7 +49,11 @@ impl<'a, M: Memory> Source<'a, M> {
         purpose: Purpose,
     ) -> Self {
         let (taken, inventory) = (RefCell::default(), RefCell::default());
-        let LoadOptions { threads, weights: options, .. } = options;
+        let LoadOptions { threads, weights: mut options, .. } = options;
+        // The makers' advice counts where the user is silent.
+        let has_experts = checkpoint.config().moe.is_some();
+        let advice = checkpoint.encoding().at_load().and_then(|advice| advice.quantization(has_experts));
+        options.quantization = options.quantization.or(advice);
         Self { device, shard, options, checkpoint, purpose, threads, taken, inventory }
     }
 
