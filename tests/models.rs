@@ -108,6 +108,14 @@ fn random_weights_need_no_files() {
 }
 
 #[test]
+fn uneven_heads_are_served_and_told() {
+    let server = Server::of_golden("models/llama_basic", &["-tp", "3"]);
+    let said = server.log("server.log");
+    let expected = "8 query heads do not divide by 3 ranks: some have 3, others 2";
+    assert!(said.contains(expected) && said.contains("1, 2, 4, 8 ranks share them evenly"), "{said}");
+}
+
+#[test]
 fn what_is_quantized_already_stays() {
     let path = golden("gguf/llama_q8_0/model.gguf");
     let server = Server::start(&["--model", text(&path), "--quantization", "wint4"]);
@@ -137,6 +145,9 @@ fn what_cannot_be_loaded_ends_in_one_line_that_says_what_is_known() {
     check("models/deepseek_v3", "\"silu\"", "\"silu\"", &["-tp", "6"], &sizes);
     let groups = ["8 experts cannot be grouped into 3"];
     check("models/deepseek_v3", "\"n_group\": 4", "\"n_group\": 3", &[], &groups);
+    let method = ["quantization_config.quant_method", "bitsandbytes", "gptq", "awq"];
+    let to = "\"use_cache\": true, \"quantization_config\": {\"quant_method\": \"bitsandbytes\"}";
+    check("models/llama3_rope", "\"use_cache\": true", to, &[], &method);
     let (code, _, complaint) = run(&["inspect", "--quantization", "int3"]);
     assert!(code == 2 && complaint.contains("wint8, wint4, block_wise_fp8"), "{complaint}");
 }

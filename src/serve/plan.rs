@@ -52,6 +52,11 @@ impl Plan {
         let checkpoint = Checkpoint::open_with(&path, weights).map_err(one_line)?;
         let inventory = models::check(&checkpoint, flags.loading.world_size(), weights).map_err(one_line)?;
         warn_of_nothing_to_quantize(flags, &inventory, &mut warnings);
+        warn_of_uneven_heads(checkpoint.config().heads, flags.loading.world_size(), &mut warnings);
+        if checkpoint.encoding().quantizes_activations() {
+            warnings
+                .push("the model asks for quantized activations: they stay as they are, which is more exact".into());
+        }
         let overrides = TextOverrides {
             tokenizer: flags.tokenizer.as_deref(),
             chat_template: flags.chat_template.as_deref(),
@@ -90,6 +95,20 @@ fn warn_of_nothing_to_quantize(flags: &ServeFlags, weights: &[Inventory], warnin
     if flags.loading.quantization.is_some() && weights.iter().all(|rank| rank.converted == 0) {
         warnings.push("--quantization changes nothing: the model's weights are quantized already".into());
     }
+}
+
+/// Ranks with fewer heads wait for those with more at every layer.
+fn warn_of_uneven_heads(heads: usize, ranks: usize, warnings: &mut Vec<String>) {
+    if heads.is_multiple_of(ranks) {
+        return;
+    }
+    let even = (1..=heads).filter(|ranks| heads.is_multiple_of(*ranks));
+    let even = even.map(|ranks| ranks.to_string()).collect::<Vec<_>>().join(", ");
+    let (most, least) = (heads.div_ceil(ranks), heads / ranks);
+    warnings.push(format!(
+        "{heads} query heads do not divide by {ranks} ranks: some have {most}, others {least}, and every step waits for \
+         the former; {even} ranks share them evenly"
+    ));
 }
 
 /// Usual is the contrary: a model's vocabulary that is padded to a round number.
