@@ -4,6 +4,7 @@ use super::Memory;
 use crate::{
     Batch, KvShape, Matrix, Result,
     cpu::{Cpu, KvCache, Tensor, Weight},
+    rotary::{Angles, Turns},
 };
 
 impl Memory for Cpu {
@@ -11,6 +12,7 @@ impl Memory for Cpu {
     type Weight = Weight;
     type Batch = Batch;
     type KvCache = KvCache;
+    type Angles = Angles;
 
     fn name(&self) -> String {
         format!("cpu ({} threads, {})", self.team.threads(), self.isa.name())
@@ -33,6 +35,10 @@ impl Memory for Cpu {
 
     fn batch(&self, batch: Batch) -> Result<Batch> {
         Ok(batch)
+    }
+
+    fn angles(&self, turns: Turns) -> Result<Angles> {
+        Ok(Angles::new(turns))
     }
 
     fn kv_cache(&self, shape: KvShape) -> Result<KvCache> {

@@ -2,7 +2,7 @@
 
 mod cpu;
 
-use crate::{Batch, KvShape, Matrix, Result};
+use crate::{Batch, KvShape, Matrix, Result, rotary::Turns};
 
 /// Where a model's numbers live.
 pub trait Memory: Send + Sized + 'static {
@@ -14,6 +14,8 @@ pub trait Memory: Send + Sized + 'static {
     type Batch;
     /// Keys and values of all layers, by block.
     type KvCache: Send;
+    /// By which angles heads are turned.
+    type Angles: Send;
 
     /// The device's name for people, for instance `cpu (2 threads, avx2)`.
     fn name(&self) -> String;
@@ -30,6 +32,9 @@ pub trait Memory: Send + Sized + 'static {
 
     /// Hands a step's batch to the device.
     fn batch(&self, batch: Batch) -> Result<Self::Batch>;
+
+    /// Prepares to turn heads.
+    fn angles(&self, turns: Turns) -> Result<Self::Angles>;
 
     /// Takes the memory of a KV cache, zeroed.
     fn kv_cache(&self, shape: KvShape) -> Result<Self::KvCache>;

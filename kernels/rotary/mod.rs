@@ -2,6 +2,8 @@
 
 mod cpu;
 
+pub use cpu::Angles;
+
 #[cfg(test)]
 use crate::samples::{Samples, assert_close};
 use crate::{Heads, Result, memory::Memory};
@@ -15,37 +17,47 @@ pub enum Pairing {
     Interleaved,
 }
 
-/// See the module.
-pub trait Rotary: Memory {
-    /// Turns the query and key heads of `qkv [tokens, heads.qkv_columns()]` in place by their tokens' positions.
-    /// `table [positions, 2 × d/2]` holds per position the cosines, then the sines, of a head's `d/2` angles, where
-    /// `d ≤ head_dim` is the rotary dimension; elements from `d` on pass unchanged.
-    fn rotary(
-        &self,
-        qkv: &mut Self::Tensor,
-        heads: &Heads,
-        table: &Self::Tensor,
-        pairing: Pairing,
-        batch: &Self::Batch,
-    ) -> Result<()>;
+/// By which angles a model turns its heads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Turns {
+    /// The angle per position of each pair, `[d/2]`, where `d ≤ head_dim` is the rotary dimension.
+    pub frequencies: Vec<f32>,
+    /// What cosines and sines are multiplied by.
+    pub magnitude: f32,
+    /// Which elements are pairs.
+    pub pairing: Pairing,
+    /// Positions that there can be.
+    pub positions: usize,
 }
 
-/// What turning one head means, plainly.
+/// See the module.
+pub trait Rotary: Memory {
+    /// Turns the query and key heads of `qkv [tokens, heads.qkv_columns()]` in place by their tokens' positions, all of them
+    /// below [`Turns::positions`]. Elements of a head from `d` on pass unchanged. An angle is the product of position and
+    /// frequency in f32, as in the models' training: at position 100,000 its rounding is visible, and part of the model.
+    fn rotary(&self, qkv: &mut Self::Tensor, heads: &Heads, angles: &Self::Angles, batch: &Self::Batch) -> Result<()>;
+}
+
+/// What turning one head at one position means, plainly.
 #[cfg(test)]
-fn reference(head: &[f32], cosines: &[f32], sines: &[f32], pairing: Pairing) -> Vec<f32> {
+fn reference(head: &[f32], turns: &Turns, position: u32) -> Vec<f32> {
     let mut turned = head.to_vec();
-    for i in 0..cosines.len() {
-        let (a, b) = match pairing {
-            Pairing::Half => (i, i + cosines.len()),
+    let pairs = turns.frequencies.len();
+    for (i, frequency) in turns.frequencies.iter().enumerate() {
+        let (a, b) = match turns.pairing {
+            Pairing::Half => (i, i + pairs),
             Pairing::Interleaved => (2 * i, 2 * i + 1),
         };
-        turned[a] = head[a] * cosines[i] - head[b] * sines[i];
-        turned[b] = head[a] * sines[i] + head[b] * cosines[i];
+        let (sine, cosine) = f64::from(position as f32 * frequency).sin_cos();
+        let magnitude = f64::from(turns.magnitude);
+        let (x, y) = (f64::from(head[a]), f64::from(head[b]));
+        turned[a] = ((x * cosine - y * sine) * magnitude) as f32;
+        turned[b] = ((x * sine + y * cosine) * magnitude) as f32;
     }
     turned
 }
 
-/// Compares a device's rotations with the reference: both pairings, whole and partial heads.
+/// Compares a device's rotations with the reference: both pairings, whole and partial heads, near and far positions.
 #[cfg(test)]
 pub(crate) fn check<B: crate::Backend>(device: &B) {
     for pairing in [Pairing::Half, Pairing::Interleaved] {
@@ -57,22 +69,26 @@ pub(crate) fn check<B: crate::Backend>(device: &B) {
 
 #[cfg(test)]
 fn check_heads<B: crate::Backend>(device: &B, pairing: Pairing, tokens: usize, [dim, rotary_dim]: [usize; 2]) {
-    const POSITIONS: usize = 40;
+    const POSITIONS: usize = 100_000;
     let heads = Heads { query: 3, kv: 1, dim, group: 3, first_in_group: 0, values_from: None };
     let mut samples = Samples::new(tokens as u64);
-    let table = samples.floats(POSITIONS * rotary_dim);
-    let x = samples.floats(tokens * heads.qkv_columns());
-    let positions: Vec<u32> = (0..tokens).map(|_| samples.below(POSITIONS) as u32).collect();
-    let expected = x.chunks_exact(dim).enumerate().flat_map(|(index, head)| {
-        let position = positions[index / 5] as usize;
-        let (cosines, sines) = table[position * rotary_dim..][..rotary_dim].split_at(rotary_dim / 2);
-        if index % 5 < 4 { reference(head, cosines, sines, pairing) } else { head.to_vec() }
-    });
-    let mut qkv = device.tensor(tokens, heads.qkv_columns(), &x).expect("memory");
-    let device_table = device.tensor(POSITIONS, rotary_dim, &table).expect("memory");
-    let batch = crate::Batch { positions: positions.clone(), ..crate::Batch::default() };
-    let batch = device.batch(batch).expect("memory");
-    device.rotary(&mut qkv, &heads, &device_table, pairing, &batch).expect("a rotation");
-    let what = format!("{tokens} tokens, heads of {dim}, {pairing:?}");
-    assert_close(&device.to_host(&qkv).expect("a copy"), &expected.collect::<Vec<_>>(), 1e-6, &what);
+    let frequencies = samples.floats(rotary_dim / 2).into_iter().map(f32::abs).collect();
+    let turns = Turns { frequencies, magnitude: 1.25, pairing, positions: POSITIONS };
+    let angles = device.angles(turns.clone()).expect("memory");
+    // Near positions first: what was computed for them must not be all that far ones are turned by.
+    for positions_max in [40, POSITIONS, 40] {
+        let x = samples.floats(tokens * heads.qkv_columns());
+        let mut positions: Vec<u32> = (0..tokens).map(|_| samples.below(positions_max) as u32).collect();
+        positions.iter_mut().take(1).for_each(|position| *position = positions_max as u32 - 1);
+        let expected = x.chunks_exact(dim).enumerate().flat_map(|(index, head)| match index % 5 {
+            4 => head.to_vec(),
+            _ => reference(head, &turns, positions[index / 5]),
+        });
+        let mut qkv = device.tensor(tokens, heads.qkv_columns(), &x).expect("memory");
+        let batch = crate::Batch { positions: positions.clone(), ..crate::Batch::default() };
+        let batch = device.batch(batch).expect("memory");
+        device.rotary(&mut qkv, &heads, &angles, &batch).expect("a rotation");
+        let what = format!("{tokens} tokens, heads of {dim}, {pairing:?}, positions below {positions_max}");
+        assert_close(&device.to_host(&qkv).expect("a copy"), &expected.collect::<Vec<_>>(), 1e-6, &what);
+    }
 }

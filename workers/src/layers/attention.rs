@@ -2,7 +2,7 @@
 
 use kernels::{Backend, Heads, Result, attention::Scoring, memory::Memory};
 
-use super::{ColumnParallel, Norm, Part, Rotary, RowParallel, Source};
+use super::{ColumnParallel, Norm, Part, RowParallel, Source};
 use crate::weights::LoadError;
 
 /// A layer's attention.
@@ -58,7 +58,7 @@ impl<M: Memory> Attention<M> {
         &self,
         device: &M,
         x: &M::Tensor,
-        rotary: &Rotary<M>,
+        angles: &M::Angles,
         batch: &M::Batch,
         cache: &mut M::KvCache,
     ) -> Result<M::Tensor>
@@ -70,7 +70,7 @@ impl<M: Memory> Attention<M> {
         if let Some((query, key)) = &self.qk_norm {
             device.rms_norm_heads(&mut qkv, heads, query.weight(), key.weight(), query.eps())?;
         }
-        rotary.forward(device, &mut qkv, heads, batch)?;
+        device.rotary(&mut qkv, heads, angles, batch)?;
         device.store_kv(cache, self.layer, &qkv, heads, batch)?;
         let scoring = Scoring { scale: self.scale, window: self.window, sinks: self.sinks.as_ref() };
         let attended = device.attention(&qkv, cache, self.layer, heads, &scoring, batch)?;

@@ -3,7 +3,7 @@
 
 use kernels::{Backend, Heads, Result, attention::Scoring, memory::Memory, mla::LatentHeads};
 
-use super::{ColumnParallel, Norm, Part, Rotary, RowParallel, Source};
+use super::{ColumnParallel, Norm, Part, RowParallel, Source};
 use crate::{
     models::{Latent, Role},
     weights::{LoadError, Stored, transposed},
@@ -80,7 +80,7 @@ impl<M: Memory> LatentAttention<M> {
         &self,
         device: &M,
         x: &M::Tensor,
-        rotary: &Rotary<M>,
+        angles: &M::Angles,
         batch: &M::Batch,
         cache: &mut M::KvCache,
     ) -> Result<M::Tensor>
@@ -91,7 +91,7 @@ impl<M: Memory> LatentAttention<M> {
         let kv = self.kv_a_proj_with_mqa.forward(device, x)?;
         let norm = (self.kv_a_layernorm.weight(), self.kv_a_layernorm.eps());
         let mut rows = device.latent_rows(&queries, &kv, norm, &self.k_b_proj, &self.own)?;
-        rotary.forward(device, &mut rows, &self.heads, batch)?;
+        device.rotary(&mut rows, &self.heads, angles, batch)?;
         device.store_kv(cache, self.layer, &rows, &self.heads, batch)?;
         let scoring = Scoring { scale: self.scale, window: None, sinks: None };
         let attended = device.attention(&rows, cache, self.layer, &self.heads, &scoring, batch)?;

@@ -1,7 +1,7 @@
 //! Everything that can be known of a model before a rank is started: that every tensor is there, has its shape, and
 //! splits over the ranks, and that none is left over.
 
-use kernels::{Batch, KvShape, Matrix, Result, memory::Memory};
+use kernels::{Batch, KvShape, Matrix, Result, memory::Memory, rotary::Turns};
 
 use super::{LoadOptions, ModelConfig, WeightOptions, decoder::Decoder};
 use crate::{
@@ -98,6 +98,7 @@ impl Memory for Nowhere {
     type Weight = ();
     type Batch = ();
     type KvCache = ();
+    type Angles = ();
 
     fn name(&self) -> String {
         "nowhere".into()
@@ -116,6 +117,10 @@ impl Memory for Nowhere {
     }
 
     fn batch(&self, _batch: Batch) -> Result<()> {
+        Ok(())
+    }
+
+    fn angles(&self, _turns: Turns) -> Result<()> {
         Ok(())
     }
 

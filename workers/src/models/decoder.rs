@@ -4,9 +4,9 @@
 
 use kernels::{Backend, Result, memory::Memory};
 
-use super::{BranchNorms, HiddenStates, LoadOptions, Model};
+use super::{BranchNorms, HiddenStates, LoadOptions, Model, Rope};
 use crate::{
-    layers::{Attention, LatentAttention, MixtureOfExperts, Mlp, Norm, Rotary, Source, Vocabulary},
+    layers::{Attention, LatentAttention, MixtureOfExperts, Mlp, Norm, Source, Vocabulary},
     weights::LoadError,
 };
 
@@ -18,9 +18,9 @@ pub(super) struct Decoder<M: Memory> {
     norm: Norm<M>,
     /// `None`: the embedding is the head, too.
     lm_head: Option<Vocabulary<M>>,
-    rotary: Rotary<M>,
-    /// That of layers with a window, where it is another one.
-    window_rotary: Option<Rotary<M>>,
+    angles: M::Angles,
+    /// Those of layers with a window, where they are others.
+    window_angles: Option<M::Angles>,
     weight_bytes: u64,
 }
 
@@ -67,7 +67,7 @@ impl<M: Memory> Decoder<M> {
         let norm_scale = (config.rms_norm_eps, config.logit_scale);
         let norm = Norm::scaled(source, "model.norm", config.hidden_size, norm_scale)?;
         let lm_head = if config.tied { None } else { Some(Vocabulary::load(source, "lm_head")?) };
-        let rotary = |rope| Rotary::new(source, rope, options.max_model_len);
+        let angles = |rope: &Rope| source.device.angles(rope.turns(options.max_model_len));
         progress(1.0);
         Ok(Self {
             embed_tokens,
@@ -75,8 +75,8 @@ impl<M: Memory> Decoder<M> {
             layers,
             norm,
             lm_head,
-            rotary: rotary(&config.rope)?,
-            window_rotary: config.window_rope.as_ref().map(rotary).transpose()?,
+            angles: angles(&config.rope)?,
+            window_angles: config.window_rope.as_ref().map(angles).transpose()?,
             weight_bytes: source.inventory().bytes(),
         })
     }
@@ -87,8 +87,8 @@ impl<B: Backend> Model<B> for Decoder<B> {
         let mut residual = self.embed_tokens.embed(device, self.embedding_scale, batch)?;
         let mut branch = None;
         for layer in &self.layers {
-            let rotary = self.window_rotary.as_ref().filter(|_| layer.has_window).unwrap_or(&self.rotary);
-            branch = Some(layer.forward(device, &mut residual, branch, rotary, batch, cache)?);
+            let angles = self.window_angles.as_ref().filter(|_| layer.has_window).unwrap_or(&self.angles);
+            branch = Some(layer.forward(device, &mut residual, branch, angles, batch, cache)?);
         }
         Ok(HiddenStates { residual, branch })
     }
@@ -142,12 +142,12 @@ impl<B: Backend> Layer<B> {
         device: &B,
         residual: &mut B::Tensor,
         branch: Option<B::Tensor>,
-        rotary: &Rotary<B>,
+        angles: &B::Angles,
         batch: &B::Batch,
         cache: &mut B::KvCache,
     ) -> Result<B::Tensor> {
         let normed = self.input_layernorm.forward(device, residual, branch.as_ref())?;
-        let attended = self.self_attn.forward(device, &normed, rotary, batch, cache)?;
+        let attended = self.self_attn.forward(device, &normed, angles, batch, cache)?;
         let attended = normed_if(self.attention_norm.as_ref(), device, attended)?;
         let normed = self.mlp_layernorm.forward(device, residual, Some(&attended))?;
         normed_if(self.mlp_norm.as_ref(), device, self.mlp.forward(device, &normed)?)
@@ -173,7 +173,7 @@ impl<M: Memory> SelfAttention<M> {
         &self,
         device: &M,
         x: &M::Tensor,
-        rotary: &Rotary<M>,
+        angles: &M::Angles,
         batch: &M::Batch,
         cache: &mut M::KvCache,
     ) -> Result<M::Tensor>
@@ -181,8 +181,8 @@ impl<M: Memory> SelfAttention<M> {
         M: Backend,
     {
         match self {
-            Self::Heads(heads) => heads.forward(device, x, rotary, batch, cache),
-            Self::Latent(latent) => latent.forward(device, x, rotary, batch, cache),
+            Self::Heads(heads) => heads.forward(device, x, angles, batch, cache),
+            Self::Latent(latent) => latent.forward(device, x, angles, batch, cache),
         }
     }
 }

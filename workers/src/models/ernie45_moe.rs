@@ -30,7 +30,7 @@ pub(super) const FAMILY: Family = Family {
                 normalise: Some(fields.number("moe_norm_min")?.unwrap_or(1e-12) as f32),
                 scale: 1.0,
             },
-            correction_bias: true,
+            correction_bias: fields.flag_or("moe_use_aux_free", true)?,
             bias: false,
             interleaved: false,
         });

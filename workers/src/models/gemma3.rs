@@ -8,6 +8,7 @@ use super::{
     family::{Family, Unsaid},
     from_json::scaling,
 };
+use crate::weights::{Fields, LoadError};
 
 /// The family's line in the table.
 pub(super) const FAMILY: Family = Family {
@@ -33,14 +34,7 @@ pub(super) const FAMILY: Family = Family {
         let pattern = fields.count("sliding_window_pattern")?.or(fields.count("_sliding_window_pattern")?);
         let pattern = pattern.unwrap_or(6).max(1);
         config.set_windows(fields, |layer| !(layer + 1).is_multiple_of(pattern))?;
-        let local = match fields.fields("rope_parameters")? {
-            Some(parameters) => parameters.fields("sliding_attention")?,
-            None => None,
-        };
-        let own_theta = local.as_ref().map_or(Ok(None), |local| local.number("rope_theta"))?;
-        let theta = own_theta.or(fields.number("rope_local_base_freq")?).unwrap_or(10_000.0);
-        let local_scaling = local.as_ref().map_or(Ok(Scaling::None), |local| scaling(local, fields))?;
-        config.window_rope = Some(Rope { theta, scaling: local_scaling, ..config.rope.clone() });
+        config.window_rope = Some(window_rope(fields, &config.rope)?);
         let scalar = fields.number("query_pre_attn_scalar")?.unwrap_or(256.0);
         config.attention_scale = (scalar as f32).sqrt().recip();
         config.qkv_bias = fields.flag_or("attention_bias", false)?;
@@ -53,3 +47,15 @@ pub(super) const FAMILY: Family = Family {
         Ok(())
     },
 };
+
+/// Layers with a window turn faster, and are not stretched. transformers 5 has settings for each kind of layer.
+fn window_rope(fields: &Fields, whole: &Rope) -> Result<Rope, LoadError> {
+    let own = match fields.fields("rope_parameters")? {
+        Some(parameters) => parameters.fields("sliding_attention")?,
+        None => None,
+    };
+    let theta = own.as_ref().map_or(Ok(None), |own| own.number("rope_theta"))?;
+    let theta = theta.or(fields.number("rope_local_base_freq")?).unwrap_or(10_000.0);
+    let scaling = own.as_ref().map_or(Ok(Scaling::None), |own| scaling(own, fields))?;
+    Ok(Rope { theta, scaling, ..whole.clone() })
+}

@@ -55,7 +55,7 @@ pub const FAMILIES: [&Family; 14] = [
     &minicpm::FAMILY,
 ];
 
-/// The longest sequence that a rotary table is made for, tokens.
+/// The longest sequence that a model is loaded for, tokens.
 const MODEL_LEN_MAX: usize = 1 << 24;
 
 /// One rank's shard of a model, on its device.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// What a rank decides beside the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Longest sequence, tokens: positions of the rotary table.
+    /// Longest sequence, tokens: positions that heads are turned by.
     pub max_model_len: usize,
     /// Threads that quantize.
     pub threads: usize,

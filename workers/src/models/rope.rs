@@ -2,7 +2,7 @@
 
 use std::f64::consts::TAU;
 
-use kernels::rotary::Pairing;
+use kernels::rotary::{Pairing, Turns};
 
 /// A model's rotary embedding.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +75,12 @@ impl Rope {
     pub fn frequencies(&self) -> Vec<f32> {
         let plain = |i: usize| (1.0 / self.theta.powf((2 * i) as f64 / self.dim as f64)) as f32;
         (0..self.dim / 2).map(|i| self.scale(i, plain(i))).collect()
+    }
+
+    /// How heads are turned at positions below `positions`.
+    pub fn turns(&self, positions: usize) -> Turns {
+        let (frequencies, magnitude, pairing) = (self.frequencies(), self.magnitude(), self.pairing);
+        Turns { frequencies, magnitude, pairing, positions }
     }
 
     /// What cosines and sines are multiplied by.

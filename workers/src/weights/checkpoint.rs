@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Encoding, Fields, FileTensor, GenerationConfig, Layout, LoadError, Metadata, Part, Place, Stored,
+    Encoding, Fields, FileTensor, GenerationConfig, Layout, LoadError, Metadata, Place, Stored,
     folder::Folder,
     forms::{self, Found, Tensors},
     gguf::Gguf,
@@ -156,26 +156,16 @@ impl Checkpoint {
         let tensor = self.existing(&own_name)?;
         let count = tensor.info.count().unwrap_or(0);
         // Stacked vectors lie end to end.
-        let (start, each) = match expert {
-            None => (0, count),
-            Some(expert) => {
-                let each = count.checked_div(tensor.info.shape[0]).unwrap_or(0);
-                (expert * each, each)
-            }
-        };
+        let stacked = tensor.info.shape.first().copied().filter(|_| expert.is_some());
+        let each = stacked.map_or(count, |vectors| count.checked_div(vectors).unwrap_or(0));
+        let start = expert.unwrap_or(0) * each;
         let part = part.of(each);
-        let found = part.count(each);
-        if found != length || start + each > count {
+        let found = if start + each > count { 0 } else { part.count(each) };
+        if found != length {
             let fault = format!("has shape 1 × {found}, the model's settings ask for 1 × {length}");
             return Err(tensor.fault(fault));
         }
-        let values = tensor.values(start..start + each)?;
-        let values: Vec<f32> = match part {
-            Part::EveryOther(first) => values.into_iter().skip(first).step_by(2).collect(),
-            Part::Run(first, length) => values[first..first + length].to_vec(),
-            Part::All | Part::Half(_) => values,
-        };
-        Ok(values[own].to_vec())
+        Ok(part.take_values(tensor.values(start..start + each)?)[own].to_vec())
     }
 
     /// Whether there is a tensor, or what stands for it, that Hugging Face calls `name`.

@@ -126,6 +126,17 @@ fn broken_gguf_files_are_named() {
     check(&|bytes| bytes[16..24].fill(0xff), "metadata keys, at most");
     check(&|bytes| bytes.truncate(bytes.len() - 5000), "beyond the end of the file");
     check(&|bytes| bytes.truncate(100), "is truncated or corrupt");
+    let renamed = |from: &'static str, to: &'static str| {
+        move |bytes: &mut Vec<u8>| {
+            let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).expect(from);
+            bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        }
+    };
+    // Settings are told by the file's own names for them.
+    let key = "llama.block_count";
+    check(&renamed(key, "llama.block_counX"), "llama.block_count is missing");
+    let known = "the architecture xlama is not known; llama, ernie4_5, ernie4_5-moe, qwen2";
+    check(&renamed("llama", "xlama"), known);
 }
 
 proptest! {

@@ -44,4 +44,13 @@ impl Part {
             Part::All | Part::Half(_) => stored,
         }
     }
+
+    /// Those of so many elements.
+    pub(super) fn take_values(self, values: Vec<f32>) -> Vec<f32> {
+        match self {
+            Part::EveryOther(first) => values.into_iter().skip(first).step_by(2).collect(),
+            Part::Run(start, length) => values[start..start + length].to_vec(),
+            Part::All | Part::Half(_) => values,
+        }
+    }
 }

@@ -23,7 +23,7 @@ pub struct WorkerConfig {
     pub model: PathBuf,
     /// How weights are taken.
     pub weights: WeightOptions,
-    /// Longest sequence, tokens: sizes the rotary table.
+    /// Longest sequence, tokens.
     pub max_model_len: usize,
     /// Most tokens in a step.
     pub batch_tokens_max: usize,
