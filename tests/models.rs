@@ -86,6 +86,23 @@ fn quantized_at_load_a_model_is_smaller_and_answers() {
     }
 }
 
+/// FastDeploy's keys in a model's own settings count where the flag is absent.
+#[test]
+fn what_a_models_makers_advise_is_followed() {
+    let advice =
+        "\"quantization_config\": {\"dense_quant_type\": \"wint8\", \"moe_quant_type\": \"wint4\"}, \"use_bias\"";
+    let (_folder, path) = changed("models/ernie45_moe", true, "\"use_bias\"", advice);
+    let formats = |flags: &[&str]| {
+        let (code, told, complaint) = run(&[&["inspect", text(&path), "--json"], flags].concat());
+        assert_eq!(code, 0, "{complaint}");
+        let told: Value = serde_json::from_str(&told).expect("JSON");
+        told["formats"].as_object().expect("formats").keys().cloned().collect::<Vec<_>>()
+    };
+    // Inputs of 64 and 32 take groups of 32, the first layer's 128 one of 128. Routers stay as they are.
+    assert_eq!(formats(&[]), ["f32", "q8_0", "wint4g32", "wint8"]);
+    assert_eq!(formats(&["--quantization", "wint8"]), ["f32", "q8_0", "wint8"]);
+}
+
 #[test]
 fn eight_bits_of_keys_and_values_are_served() {
     let server = Server::of_golden("models/deepseek_v3", &["--kv-cache-dtype", "int8", "-tp", "2"]);

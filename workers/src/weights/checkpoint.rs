@@ -216,6 +216,6 @@ impl Checkpoint {
 
 /// A matrix whose tensor is `[inputs, outputs]`.
 fn turned(stored: Stored, tensor: &FileTensor) -> Result<Stored, LoadError> {
-    let blocks = || tensor.fault(format!("is {:?}, which can't be stored transposed", tensor.info.elements));
+    let blocks = || tensor.fault(format!("is {}, which can't be stored transposed", tensor.info.elements.name()));
     Ok(Stored::new(Transposed::of(stored).ok_or_else(blocks)?))
 }

@@ -39,6 +39,18 @@ impl Elements {
         }
     }
 
+    /// Their name for people.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Elements::Weights(dtype) => dtype.name(),
+            Elements::Raw(Raw::U8) => "u8",
+            Elements::Raw(Raw::I8) => "i8",
+            Elements::Raw(Raw::I32) => "i32",
+            Elements::Raw(Raw::I64) => "i64",
+            Elements::Raw(Raw::F8E4M3) => "f8_e4m3",
+        }
+    }
+
     /// Bytes of those.
     pub(crate) const fn block_bytes(self) -> usize {
         match self {
@@ -105,7 +117,7 @@ impl FileTensor {
     /// As kernels read it, all lengths but the last multiplied into rows.
     pub(crate) fn matrix(&self) -> Result<Matrix, LoadError> {
         let Elements::Weights(dtype) = self.info.elements else {
-            let fault = format!("holds {:?}, which are no weights by themselves", self.info.elements);
+            let fault = format!("holds {}, which are no weights by themselves", self.info.elements.name());
             return Err(self.fault(fault));
         };
         let (rows, columns) = self.flat();

@@ -13,7 +13,7 @@ const BLOCK: usize = 32;
 pub(super) fn form(blocks: FileTensor, scales: FileTensor) -> Result<RowMajor, LoadError> {
     for tensor in [&blocks, &scales] {
         if tensor.info.elements != Elements::Raw(Raw::U8) {
-            return Err(tensor.fault(format!("holds {:?}, where bytes would be", tensor.info.elements)));
+            return Err(tensor.fault(format!("holds {}, where bytes would be", tensor.info.elements.name())));
         }
     }
     let (rows, row_bytes) = match blocks.info.shape[..] {

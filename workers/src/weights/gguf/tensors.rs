@@ -90,8 +90,9 @@ fn place(tensor: &mut TensorInfo, data: usize, alignment: usize, file_bytes: usi
     if !tensor.offset.is_multiple_of(alignment) {
         return Err(format!("its offset {} is not a multiple of {alignment}", tensor.offset));
     }
-    let bytes =
-        tensor.bytes().ok_or_else(|| format!("its shape {:?} does not suit {:?}", tensor.shape, tensor.elements))?;
+    let bytes = tensor
+        .bytes()
+        .ok_or_else(|| format!("its shape {:?} does not suit {}", tensor.shape, tensor.elements.name()))?;
     let begin = data.checked_add(tensor.offset);
     let end = begin.and_then(|begin| begin.checked_add(bytes)).filter(|end| *end <= file_bytes);
     match (begin, end) {
