@@ -80,14 +80,18 @@ fn is_redundant(name: &str) -> bool {
 /// What only the checkpoint tells: the layers of DeepSeek and GLM that predict tokens further ahead follow the model's own
 /// and have a matrix of their own kind; and the first tools for GPTQ wrote a bias of zeros for every matrix.
 fn is_redundant_here(checkpoint: &Checkpoint, name: &str) -> bool {
-    let further = |layer: usize| layer >= checkpoint.config().layers;
-    let predicts_further = layer_of(name)
-        .is_some_and(|layer| further(layer) && checkpoint.has(&format!("model.layers.{layer}.eh_proj.weight")));
+    let further = |layer: &usize| *layer >= checkpoint.config().layers;
+    let predicts = |layer| {
+        let mut names = checkpoint.names();
+        names.any(|name| name.ends_with("eh_proj.weight") && layer_of(name) == Some(layer))
+    };
+    let predicts_further = layer_of(name).filter(further).is_some_and(predicts);
     predicts_further || name.ends_with(".bias") && checkpoint.encoding().is_stored() && checkpoint.is_zero(name)
 }
 
 fn layer_of(name: &str) -> Option<usize> {
-    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+    let rest = name.strip_prefix("model.layers.").or(name.strip_prefix("blk."))?;
+    rest.split('.').next()?.parse().ok()
 }
 
 /// A device that keeps nothing: loading onto it is checking.

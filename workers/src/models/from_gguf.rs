@@ -118,6 +118,7 @@ impl<'a> Translation<'a> {
         translation.heads_of_deepseek();
         translation.router();
         translation.windows();
+        translation.queries_of_gemma();
         translation.rope(gguf)?;
         Ok(translation)
     }
@@ -204,6 +205,16 @@ impl<'a> Translation<'a> {
         }
         if self.value("expert_feed_forward_length").is_some() && self.value("feed_forward_length").is_none() {
             self.translate("expert_feed_forward_length", "intermediate_size");
+        }
+    }
+
+    /// Files of Gemma's largest model don't tell that its queries are scaled by another length than a head's.
+    fn queries_of_gemma(&mut self) {
+        let [layers, hidden_size, heads] =
+            ["block_count", "embedding_length", "attention.head_count"].map(|key| self.number(key));
+        if let ("gemma3", Some(62.0), Some(hidden_size), Some(heads)) = (self.architecture, layers, hidden_size, heads)
+        {
+            self.set("query_pre_attn_scalar", json!(hidden_size / heads.max(1.0)));
         }
     }
 

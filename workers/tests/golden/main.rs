@@ -263,10 +263,11 @@ fn gguf_of_every_family() {
     }
 }
 
-/// A model in three files, and latent attention as newer files have it.
+/// A model in three files, latent attention as newer files have it, and a layer that is not of the model.
 #[test]
-fn gguf_in_parts_and_absorbed() {
+fn gguf_in_parts_absorbed_and_with_a_layer_more() {
     check_written("qwen3", Manner { parts: 3, ..Manner::of("qwen3") });
+    check_written("glm4_moe", Manner { predicts_ahead: true, ..Manner::of("glm4moe") });
     let absorbed = Manner { absorbed: true, ..Manner::of("deepseek2") };
     check_written("deepseek_v3", absorbed);
     check_written("deepseek_v3_yarn", Manner { parts: 2, ..absorbed });
@@ -276,6 +277,7 @@ fn check_written(model: &str, manner: Manner) {
     let (_folder, path) = written::as_gguf(model, manner);
     let form = match manner {
         Manner { absorbed: true, .. } => "GGUF, absorbed",
+        Manner { predicts_ahead: true, .. } => "GGUF, with a layer more",
         Manner { parts: 1, .. } => "GGUF",
         _ => "GGUF, in parts",
     };

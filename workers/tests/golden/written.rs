@@ -22,11 +22,13 @@ pub struct Manner {
     pub absorbed: bool,
     /// Files to write.
     pub parts: usize,
+    /// Whether a layer follows that predicts tokens further ahead.
+    pub predicts_ahead: bool,
 }
 
 impl Manner {
     pub fn of(architecture: &'static str) -> Self {
-        Self { architecture, absorbed: false, parts: 1 }
+        Self { architecture, absorbed: false, parts: 1, predicts_ahead: false }
     }
 }
 
@@ -137,6 +139,12 @@ impl Source {
             self.layer(layer, &mut written);
         }
         written.extend(self.divisors());
+        if self.manner.predicts_ahead {
+            let norm = written[1].clone();
+            let layer = self.count("num_hidden_layers");
+            let names = ["attn_norm", "nextn.eh_proj"].map(|field| format!("blk.{layer}.{field}.weight"));
+            written.extend(names.map(|name| norm.clone().named(name)));
+        }
         written
     }
 
@@ -269,7 +277,11 @@ impl Source {
         let own = |key: &str, value| (format!("{architecture}.{key}"), value);
         for (key, names) in counts {
             let count = names.iter().find_map(|name| self.config[name].as_u64());
-            settings.extend(count.map(|count| own(key, Value::Count(count as usize))));
+            let more = usize::from(key == "block_count" && self.manner.predicts_ahead);
+            settings.extend(count.map(|count| own(key, Value::Count(count as usize + more))));
+        }
+        if self.manner.predicts_ahead {
+            settings.push(own("nextn_predict_layers", Value::Count(1)));
         }
         for (key, name) in [
             ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
