@@ -125,15 +125,19 @@ impl FileTensor {
         matrix.ok_or_else(|| self.fault("does not lie within its file"))
     }
 
-    /// Elements `range` in the order of the file, as f32.
+    /// Elements `range` in the order of the file, as f32. Only rows that hold some of them are read.
     pub(crate) fn values(&self, range: Range<usize>) -> Result<Vec<f32>, LoadError> {
         let matrix = self.matrix()?;
-        let mut values = vec![0.0; matrix.rows() * matrix.columns()];
-        if matrix.columns() > 0 {
-            let rows = values.chunks_exact_mut(matrix.columns()).enumerate();
-            rows.for_each(|(row, values)| dequantize(matrix.dtype(), matrix.row(row), values));
+        let columns = matrix.columns();
+        if range.is_empty() || columns == 0 {
+            return Ok(Vec::new());
         }
-        Ok(values[range].to_vec())
+        let (first, end) = (range.start / columns, range.end.div_ceil(columns));
+        let mut values = vec![0.0; (end - first) * columns];
+        for (row, values) in (first..end).zip(values.chunks_exact_mut(columns)) {
+            dequantize(matrix.dtype(), matrix.row(row), values);
+        }
+        Ok(values[range.start - first * columns..range.end - first * columns].to_vec())
     }
 
     /// The elements of a small tensor of integers.
