@@ -9,7 +9,7 @@
 mod server;
 
 use serde_json::{Value, json};
-use server::{Server, golden, smollm2};
+use server::{Server, golden, smollm2, wait_for};
 
 const LOGPROB_TOLERANCE: f64 = 2e-3;
 const MARGIN_TOLERANCE: f64 = 5e-3;
@@ -81,6 +81,10 @@ fn check_all(server: &Server, cases: &[Case], setting: &str) {
     for case in cases {
         case.check(&case.ask(server), setting);
     }
+    check_together(server, cases, setting);
+}
+
+fn check_together(server: &Server, cases: &[Case], setting: &str) {
     std::thread::scope(|scope| {
         for case in cases.iter().chain(cases).chain(cases) {
             scope.spawn(move || case.check(&case.ask(server), &format!("{setting}, together")));
@@ -164,8 +168,14 @@ fn a_pool_so_small_that_sequences_are_preempted() {
         let flags = ["-tp", "2", "--block-size", "16", "--num-gpu-blocks-override", "14", "--max-num-seqs", "12"];
         for extra in [&["--enable-prefix-caching"], &["--no-enable-prefix-caching"]] {
             let server = check(model, "", &[&flags[..], extra].concat());
-            let preempted = server.metric("vllm:num_preemptions_total");
-            assert!(preempted > 0.0, "{model}: fourteen blocks were meant to be too few");
+            // How many of the twelve are there at once is up to the machine: they compete until one had to give way.
+            wait_for(&format!("a sequence of {model} to give way: fourteen blocks are few"), || {
+                let preempted = server.metric("vllm:num_preemptions_total") > 0.0;
+                if !preempted {
+                    check_together(&server, &cases(model), "competing again");
+                }
+                preempted.then_some(())
+            });
         }
     }
 }
