@@ -55,9 +55,10 @@ impl Findings {
         let weights = flags.loading.weights();
         let checkpoint = Checkpoint::open_with(&path, weights).map_err(line)?;
         let config = checkpoint.config().clone();
-        let mut whole = models::check(&checkpoint, 1, weights).map_err(line)?;
+        let check = |world_size| models::check(&checkpoint, world_size, weights).map_err(line);
         let (world_size, kv_dtype) = (flags.loading.world_size(), flags.loading.kv_dtype());
-        let inventories = models::check(&checkpoint, world_size, weights).map_err(line)?;
+        let inventories = check(world_size)?;
+        let whole = if world_size == 1 { inventories[0].clone() } else { check(1)?.remove(0) };
         let needs = |(rank, weights)| {
             let shape = kv_shape(&config, Shard { rank, world_size }, 1, 1, kv_dtype);
             RankNeeds { weights, kv_bytes_per_token: shape.block_bytes() as u64 }
@@ -66,7 +67,7 @@ impl Findings {
         Ok(Self {
             path: path.display().to_string(),
             file_bytes: checkpoint.file_bytes(),
-            whole: whole.remove(0),
+            whole,
             ranks: inventories.into_iter().enumerate().map(needs).collect(),
             kv_dtype,
             sequence_tokens: flags.max_model_len.map_or(longest, |wanted| longest.min(wanted.into())),

@@ -116,13 +116,15 @@ impl<'a, M: Memory> Source<'a, M> {
         Ok(self.device.tensor(1, values.len(), values)?)
     }
 
-    /// The tensors that layers asked for, by the file's own names.
+    /// The tensors that layers asked for while the model was checked, by the file's own names.
     pub(crate) fn taken(&self) -> BTreeSet<String> {
         self.taken.borrow().clone()
     }
 
     fn take(&self, name: &str) {
-        self.taken.borrow_mut().insert(self.checkpoint.own_name(name));
+        if self.purpose == Purpose::Check {
+            self.taken.borrow_mut().insert(self.checkpoint.own_name(name));
+        }
     }
 }
 

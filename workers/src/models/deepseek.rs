@@ -8,6 +8,7 @@ use kernels::{
 use super::{
     Latent, ModelConfig, Moe, Scaling, Yarn,
     family::{Family, Unsaid},
+    from_json::rope_parameters,
 };
 use crate::weights::{Fields, LoadError};
 
@@ -69,8 +70,7 @@ fn attention(fields: &Fields, config: &mut ModelConfig) -> Result<(), LoadError>
 
 /// Under YaRN, scores grow with the square of what `mscale_all_dim` makes of the factor.
 fn stretch(fields: &Fields, config: &ModelConfig) -> Result<f32, LoadError> {
-    let parameters = fields.fields("rope_parameters")?.or(fields.fields("rope_scaling")?);
-    let all_dim = parameters.map_or(Ok(None), |parameters| parameters.number("mscale_all_dim"))?;
+    let all_dim = rope_parameters(fields)?.map_or(Ok(None), |parameters| parameters.number("mscale_all_dim"))?;
     Ok(match (&config.rope.scaling, all_dim) {
         (Scaling::Yarn(yarn), Some(all_dim)) if all_dim != 0.0 => Yarn::growth(yarn.factor, all_dim).powi(2) as f32,
         _ => 1.0,

@@ -121,12 +121,16 @@ fn max_positions(fields: &Fields, family: &Family, rope: &Rope) -> Result<usize,
 }
 
 /// transformers 5 keeps all in `rope_parameters`; 4 has `rope_theta` beside `rope_scaling`.
-fn rope(fields: &Fields, family: &Family, head_dim: usize) -> Result<Rope, LoadError> {
-    let parameters = match fields.fields("rope_parameters")? {
+pub(super) fn rope_parameters(fields: &Fields) -> Result<Option<Fields>, LoadError> {
+    match fields.fields("rope_parameters")? {
         // Of models whose kinds of layers turn differently, those of whole attention count here.
-        Some(parameters) => parameters.fields("full_attention")?.or(Some(parameters)),
-        None => fields.fields("rope_scaling")?,
-    };
+        Some(parameters) => Ok(parameters.fields("full_attention")?.or(Some(parameters))),
+        None => fields.fields("rope_scaling"),
+    }
+}
+
+fn rope(fields: &Fields, family: &Family, head_dim: usize) -> Result<Rope, LoadError> {
+    let parameters = rope_parameters(fields)?;
     let own = |key: &str| parameters.as_ref().map_or(Ok(None), |parameters| parameters.number(key));
     let theta = own("rope_theta")?.or(fields.number("rope_theta")?).unwrap_or(family.unsaid.rope_theta);
     let share = own("partial_rotary_factor")?.or(fields.number("partial_rotary_factor")?);

@@ -5,6 +5,7 @@ use kernels::rotary::Pairing;
 use super::{
     ModelConfig,
     family::{Family, Unsaid},
+    qwen2,
 };
 use crate::weights::{Fields, LoadError};
 
@@ -24,9 +25,5 @@ pub(super) fn shape(fields: &Fields, config: &mut ModelConfig) -> Result<(), Loa
     config.qk_norm = true;
     config.qkv_bias = fields.flag_or("attention_bias", false)?;
     config.o_bias = config.qkv_bias;
-    if fields.flag_or("use_sliding_window", false)? {
-        let first = fields.count_or("max_window_layers", 28)?;
-        config.set_windows(fields, |layer| layer >= first)?;
-    }
-    Ok(())
+    qwen2::windows(fields, config)
 }

@@ -70,14 +70,7 @@ fn to_f8(values: &[f32], columns: usize, bytes: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::stored::tests::in_memory;
-
-    fn values(matrix: &Matrix) -> Vec<f32> {
-        let mut values = vec![0.0; matrix.rows() * matrix.columns()];
-        let rows = values.chunks_exact_mut(matrix.columns()).enumerate();
-        rows.for_each(|(row, values)| dequantize(matrix.dtype(), matrix.row(row), values));
-        values
-    }
+    use crate::weights::stored::tests::{in_memory, values};
 
     #[test]
     fn every_format_keeps_the_values_within_its_step() {

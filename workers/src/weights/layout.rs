@@ -96,7 +96,7 @@ fn stacked(parent: &str, field: &str, kind: &str, config: &ModelConfig) -> Optio
 }
 
 /// Gates come before ups where both are in one.
-fn half(field: &str) -> Option<usize> {
+pub(crate) fn half(field: &str) -> Option<usize> {
     ["gate_proj", "up_proj"].iter().position(|name| *name == field)
 }
 

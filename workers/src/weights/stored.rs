@@ -308,7 +308,8 @@ pub(crate) mod tests {
         in_memory(&values, rows, columns)
     }
 
-    fn values(matrix: &Matrix) -> Vec<f32> {
+    /// All values of a matrix, row by row.
+    pub(crate) fn values(matrix: &Matrix) -> Vec<f32> {
         let mut values = vec![0.0; matrix.rows() * matrix.columns()];
         let rows = values.chunks_exact_mut(matrix.columns()).enumerate();
         rows.for_each(|(row, values)| dequantize(matrix.dtype(), matrix.row(row), values));

@@ -5,7 +5,7 @@ use crate::{
     models::{BranchNorms, ModelConfig},
     weights::{
         Part,
-        layout::{Place, heads},
+        layout::{Place, half, heads},
     },
 };
 
@@ -68,7 +68,7 @@ fn find(name: &str, config: &ModelConfig, exists: &dyn Fn(&str) -> bool) -> Opti
     let block = |own: &str, kind: &str| format!("blk.{layer}.{own}.{kind}");
     if let Some((expert, field)) = field.strip_prefix("mlp.experts.").and_then(|rest| rest.split_once('.')) {
         let own = first_there(&EXPERTS, field, &|own| exists(&block(own, kind)))?;
-        let rows = if own == "ffn_gate_up_exps" { half(field) } else { Part::All };
+        let rows = if own == "ffn_gate_up_exps" { Part::Half(half(field)?) } else { Part::All };
         return Some(Place { expert: Some(expert.parse().ok()?), rows, ..Place::whole(block(own, kind)) });
     }
     // What has no `.weight` in Hugging Face's folders has a kind of its own here.
@@ -100,8 +100,4 @@ fn first_there(
 ) -> Option<&'static str> {
     let (_, own) = table.iter().find(|(theirs, _)| *theirs == field)?;
     own.iter().find(|own| exists(own)).or(own.first()).copied()
-}
-
-fn half(field: &str) -> Part {
-    Part::Half(usize::from(field == "up_proj"))
 }
