@@ -260,15 +260,13 @@ impl Driver {
         unsafe { result::graph::launch(graph.0, self.stream()) }.map_err(failed("repeating a step"))
     }
 
-    /// Loads a module's text for good, and finds the kernels `names` in it.
-    pub(crate) fn load(&self, ptx: &str, names: &[String]) -> Result<Vec<Function>> {
+    /// Loads a module for good, and finds the kernels `names` in it.
+    pub(crate) fn load(&self, image: &[u8], names: &[String]) -> Result<Vec<Function>> {
         let doing = "loading kernels";
-        let text = CString::new(ptx).map_err(|_| DeviceError::Failed {
-            doing: doing.into(),
-            fault: "the text of a module has a zero byte".into(),
-        })?;
-        // SAFETY: text that ends with a zero, as the call wants it.
-        let module = unsafe { result::module::load_data(text.as_ptr().cast::<c_void>()) }.map_err(failed(doing))?;
+        // A text ends with a zero; machine code knows its own length.
+        let image: Vec<u8> = image.iter().copied().chain([0]).collect();
+        // SAFETY: one of the two, which the driver copies.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) }.map_err(failed(doing))?;
         let function = |name: &String| {
             let name = CString::new(name.as_str()).expect("names of kernels are plain words");
             // SAFETY: the module was loaded above, and is never unloaded.
