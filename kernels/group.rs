@@ -126,6 +126,13 @@ impl Group {
         }
     }
 
+    /// The error to give up with, if another rank has left.
+    pub(crate) fn gone(&self) -> Option<DeviceError> {
+        /// Later than any rank will ever arrive.
+        const NEVER: u64 = u64::MAX;
+        self.lost(Collective::AllReduce, NEVER)
+    }
+
     fn await_members(&self, timeout: Duration) -> std::result::Result<(), JoinError> {
         let Some(Meeting { memory, .. }) = &self.meeting else { return Ok(()) };
         let absent = || (0..self.world_size).find(|&rank| !peer::is_seated(memory.seat(rank)));

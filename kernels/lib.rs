@@ -17,6 +17,8 @@ pub mod error;
 pub mod matrix;
 
 pub mod cpu;
+#[allow(unsafe_code, reason = "calls the driver and its companions")]
+pub mod cuda;
 #[allow(unsafe_code, reason = "collectives meet in shared memory")]
 pub mod group;
 
@@ -63,4 +65,6 @@ pub trait Backend:
     + all_gather::AllGather
     + broadcast::Broadcast
 {
+    /// The ranks that this one meets.
+    fn group(&self) -> &group::Group;
 }

@@ -84,6 +84,44 @@ impl Samples {
     }
 }
 
+/// A device as the checks see it: how exact it is.
+pub(crate) trait Tested: crate::Backend {
+    /// Values as activations store them.
+    fn stored(&self, values: Vec<f32>) -> Vec<f32> {
+        values
+    }
+
+    /// What may be off in a result made of such values, where the CPU may be off by `tolerance`.
+    fn tolerance(&self, tolerance: f32) -> f32 {
+        tolerance
+    }
+
+    /// A tensor of the residual stream.
+    fn residual(&self, rows: usize, columns: usize, values: &[f32]) -> Self::Tensor {
+        self.tensor(rows, columns, values).expect("memory")
+    }
+}
+
+impl Tested for crate::cpu::Cpu {}
+
+impl Tested for crate::cuda::Cuda {
+    fn stored(&self, values: Vec<f32>) -> Vec<f32> {
+        self.act().decode(&self.act().encode(&values))
+    }
+
+    /// Results are rounded to 8 bits, and so is what is between fused operations.
+    fn tolerance(&self, tolerance: f32) -> f32 {
+        match self.act() {
+            crate::cuda::Element::F32 => tolerance,
+            crate::cuda::Element::BF16 => tolerance.max(1.0 / 128.0),
+        }
+    }
+
+    fn residual(&self, rows: usize, columns: usize, values: &[f32]) -> Self::Tensor {
+        self.upload(self.floats(rows, columns).expect("memory"), values).expect("a copy")
+    }
+}
+
 /// Whether two results are equal within `tolerance` times the larger of 1 and the expected magnitude.
 pub(crate) fn assert_close(actual: &[f32], expected: &[f32], tolerance: f32, what: &str) {
     assert_eq!(actual.len(), expected.len(), "{what}: length");

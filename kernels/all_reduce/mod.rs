@@ -1,6 +1,8 @@
 //! The sum of every rank's tensor, on every rank.
 
 mod cpu;
+#[allow(unsafe_code, reason = "launches kernels")]
+mod cuda;
 
 use crate::{Result, memory::Memory};
 

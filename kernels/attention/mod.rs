@@ -5,6 +5,8 @@
 
 #[allow(unsafe_code, reason = "threads write disjoint parts")]
 mod cpu;
+#[allow(unsafe_code, reason = "launches kernels")]
+mod cuda;
 
 #[cfg(test)]
 use crate::{

@@ -1,6 +1,8 @@
 //! Token ids to hidden states: rows of the embedding table, split over ranks by vocabulary.
 
 mod cpu;
+#[allow(unsafe_code, reason = "launches kernels")]
+mod cuda;
 
 #[cfg(test)]
 use crate::{DType, Matrix, matmul::dequantize, samples::Samples};

@@ -2,6 +2,8 @@
 
 #[allow(unsafe_code, reason = "threads write disjoint parts")]
 mod cpu;
+#[allow(unsafe_code, reason = "launches kernels")]
+mod cuda;
 
 #[cfg(test)]
 use crate::samples::{Samples, assert_close};

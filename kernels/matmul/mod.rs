@@ -6,6 +6,8 @@
 
 #[allow(unsafe_code, reason = "threads write disjoint outputs")]
 mod cpu;
+#[allow(unsafe_code, reason = "launches kernels")]
+mod cuda;
 mod dequantize;
 mod e4m3;
 mod formats;
@@ -27,6 +29,9 @@ use crate::{Result, memory::Memory};
 pub trait MatMul: Memory {
     /// `[rows, outputs]` from `x [rows, inputs]`, `weight [outputs, inputs]` and `bias [1, outputs]`.
     fn matmul(&self, x: &Self::Tensor, weight: &Self::Weight, bias: Option<&Self::Tensor>) -> Result<Self::Tensor>;
+
+    /// The same in f32, whatever activations are: what something is chosen by, tokens or experts.
+    fn scores(&self, x: &Self::Tensor, weight: &Self::Weight, bias: Option<&Self::Tensor>) -> Result<Self::Tensor>;
 }
 
 /// What [`MatMul::matmul`] means, plainly and in f64.

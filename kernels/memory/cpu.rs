@@ -25,6 +25,10 @@ impl Memory for Cpu {
         Ok(tensor)
     }
 
+    fn vector(&self, values: &[f32]) -> Result<Tensor> {
+        self.tensor(1, values.len(), values)
+    }
+
     fn to_host(&self, tensor: &Tensor) -> Result<Vec<f32>> {
         Ok(tensor.data().to_vec())
     }

@@ -1,12 +1,15 @@
 //! Memory of a device: activations, weights, the KV cache, and the way between host and device.
 
 mod cpu;
+#[allow(unsafe_code, reason = "copies to and from a GPU")]
+mod cuda;
 
 use crate::{Batch, KvShape, Matrix, Result, rotary::Turns};
 
 /// Where a model's numbers live.
 pub trait Memory: Send + Sized + 'static {
-    /// Activations or a small vector, `[rows, columns]`, in the device's computation type (f32 on the CPU).
+    /// Activations, `[rows, columns]`, in the device's computation type (f32 on the CPU); or in f32 everywhere: the residual
+    /// stream, what is chosen by, and vectors.
     type Tensor: Send;
     /// A weight matrix `[outputs, inputs]` in the form that the device's kernels read.
     type Weight: Send;
@@ -22,6 +25,9 @@ pub trait Memory: Send + Sized + 'static {
 
     /// Copies `values` (`rows × columns`, row-major) to the device.
     fn tensor(&self, rows: usize, columns: usize, values: &[f32]) -> Result<Self::Tensor>;
+
+    /// Copies `values` to the device as a tensor `[1, n]` of f32, whatever activations are: norms' weights, biases, sinks.
+    fn vector(&self, values: &[f32]) -> Result<Self::Tensor>;
 
     /// Copies a tensor to the host, row-major.
     fn to_host(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;

@@ -6,6 +6,8 @@
 //! elements of a head as everywhere else.
 
 mod cpu;
+#[allow(unsafe_code, reason = "launches kernels")]
+mod cuda;
 
 #[cfg(test)]
 use crate::{

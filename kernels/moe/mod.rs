@@ -4,6 +4,8 @@
 //! and computing stay two operations with a plain tensor between them.
 
 mod cpu;
+#[allow(unsafe_code, reason = "launches kernels")]
+mod cuda;
 
 #[cfg(test)]
 use crate::{

@@ -1,6 +1,8 @@
 //! Rotary position embedding (Su et al. 2021) on the query and key heads of fused rows.
 
 mod cpu;
+#[allow(unsafe_code, reason = "launches kernels")]
+mod cuda;
 
 pub use cpu::Angles;
 

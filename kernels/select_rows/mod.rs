@@ -1,6 +1,8 @@
 //! Takes some rows of a tensor: those whose logits or hidden states are wanted.
 
 mod cpu;
+#[allow(unsafe_code, reason = "launches kernels")]
+mod cuda;
 
 use crate::{Result, memory::Memory};
 

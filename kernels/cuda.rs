@@ -1,0 +1,239 @@
+//! NVIDIA's GPUs as a device: one GPU per rank, kernels compiled for it at first use, NCCL between the ranks.
+//!
+//! Everything of a rank runs on one stream, in the order in which it was asked for: no kernel waits for another but by
+//! coming after it. Activations are bf16, or f32 where that is asked for; the residual stream, logits, vectors (norms'
+//! weights, biases) and every sum are f32 in both.
+
+mod communicator;
+mod compile;
+mod driver;
+mod error;
+mod launch;
+mod libraries;
+mod memory;
+
+use std::{path::PathBuf, sync::Mutex, sync::PoisonError, time::Duration};
+
+pub(crate) use compile::Source;
+pub use driver::{Facts, count};
+pub(crate) use driver::{Driver, Grid, Pointer};
+pub(crate) use launch::Argument;
+pub use memory::{Angles, DeviceBatch, KvCache, Tensor, Weight};
+pub(crate) use memory::{Buffer, Element, Part, Region};
+
+use crate::{Backend, DType, DeviceError, Result, group::Group};
+use communicator::Communicator;
+use compile::Compiler;
+use launch::Kernels;
+use memory::Buffers;
+
+/// What a GPU is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CudaConfig {
+    /// Which GPU, among the visible ones.
+    pub ordinal: usize,
+    /// What activations are.
+    pub activations: Activations,
+    /// Where compiled kernels are kept.
+    pub cache: Option<PathBuf>,
+    /// Where prebuilt kernels lie; they win over compiling.
+    pub prebuilt: Option<PathBuf>,
+}
+
+/// The type of activations, and so of matrix products' inputs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Activations {
+    /// bfloat16, for tensor cores.
+    #[default]
+    BF16,
+    /// binary32: slow, and as exact as the CPU.
+    F32,
+}
+
+/// One rank's GPU.
+pub struct Cuda {
+    driver: Driver,
+    kernels: Kernels,
+    buffers: Buffers,
+    activations: Activations,
+    group: Group,
+    /// None where the rank is alone.
+    communicator: Option<Mutex<Communicator>>,
+}
+
+impl Activations {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::BF16 => "bf16",
+            Self::F32 => "f32",
+        }
+    }
+}
+
+impl Cuda {
+    /// The GPU of `config`, which meets those of the other ranks of `group`.
+    pub fn open(config: CudaConfig, group: Group) -> Result<Self> {
+        let CudaConfig { ordinal, activations, cache, prebuilt } = config;
+        let driver = Driver::open(ordinal)?;
+        let compiler = Compiler::new(driver.facts().capability, cache, prebuilt)?;
+        let communicator = match group.world_size() {
+            1 => None,
+            _ => Some(Mutex::new(Communicator::meet(&group)?)),
+        };
+        Ok(Self {
+            kernels: Kernels::new(compiler, activations),
+            buffers: Buffers::new(driver.clone()),
+            driver,
+            activations,
+            group,
+            communicator,
+        })
+    }
+
+    /// What the GPU is.
+    pub fn facts(&self) -> &Facts {
+        self.driver.facts()
+    }
+
+    /// Bytes free on the GPU, and bytes in all.
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        self.driver.memory()
+    }
+
+    pub(crate) fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// What activations are stored as.
+    pub(crate) fn act(&self) -> Element {
+        match self.activations {
+            Activations::BF16 => Element::BF16,
+            Activations::F32 => Element::F32,
+        }
+    }
+
+    /// A tensor of activations, with left-over contents.
+    pub(crate) fn activations(&self, rows: usize, columns: usize) -> Result<Tensor> {
+        self.buffers.tensor(rows, columns, self.act())
+    }
+
+    /// A tensor of f32, with left-over contents.
+    pub(crate) fn floats(&self, rows: usize, columns: usize) -> Result<Tensor> {
+        self.buffers.tensor(rows, columns, Element::F32)
+    }
+
+    /// A tensor of the same type as another, with left-over contents.
+    pub(crate) fn alike(&self, other: &Tensor, rows: usize, columns: usize) -> Result<Tensor> {
+        self.buffers.tensor(rows, columns, other.element())
+    }
+
+    /// Copies a step's batch to the GPU.
+    pub(crate) fn upload_batch(&self, batch: crate::Batch) -> Result<DeviceBatch> {
+        DeviceBatch::new(&self.driver, &self.buffers, batch)
+    }
+
+    /// Bytes for a kernel's own use, with left-over contents.
+    pub(crate) fn scratch(&self, bytes: usize) -> Result<Buffer> {
+        self.buffers.bytes(bytes)
+    }
+
+    /// Enqueues the kernel `entry` of `source`.
+    ///
+    /// # Safety
+    /// What the arguments say (addresses, sizes) is true.
+    pub(crate) unsafe fn launch(
+        &self,
+        source: &'static Source,
+        entry: &'static str,
+        grid: Grid,
+        arguments: &mut [Argument],
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.kernels.launch(&self.driver, (source, None), entry, grid, arguments) }
+    }
+
+    /// The same of a kernel that reads weights of `format`.
+    ///
+    /// # Safety
+    /// What the arguments say (addresses, sizes, the format) is true.
+    pub(crate) unsafe fn launch_for(
+        &self,
+        (source, format): (&'static Source, DType),
+        entry: &'static str,
+        grid: Grid,
+        arguments: &mut [Argument],
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.kernels.launch(&self.driver, (source, Some(format)), entry, grid, arguments) }
+    }
+
+    /// Does something with the communicator; nothing where the rank is alone.
+    pub(crate) fn with_communicator(&self, enqueue: impl FnOnce(&Communicator) -> Result<()>) -> Result<()> {
+        match &self.communicator {
+            None => Ok(()),
+            Some(communicator) => enqueue(&communicator.lock().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+
+    /// Waits until all that was enqueued is done. Where other ranks take part in it, they are watched: a rank that is
+    /// gone ends the wait, for its part of a collective never comes.
+    pub(crate) fn finish(&self) -> Result<()> {
+        /// How often the other ranks are looked at.
+        const PATIENCE: Duration = Duration::from_millis(1);
+        let Some(communicator) = &self.communicator else { return self.driver.synchronize() };
+        let mut looked = std::time::Instant::now();
+        while !self.driver.is_idle()? {
+            std::thread::yield_now();
+            if looked.elapsed() >= PATIENCE {
+                let mut communicator = communicator.lock().unwrap_or_else(PoisonError::into_inner);
+                let lost = self.group.gone().map_or(Ok(()), Err);
+                if let Err(error) = lost.and_then(|()| communicator.check()) {
+                    communicator.abort();
+                    return Err(error);
+                }
+                looked = std::time::Instant::now();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Backend for Cuda {
+    fn group(&self) -> &Group {
+        &self.group
+    }
+}
+
+/// Whether this machine has `wanted` GPUs that can be used; the error says what is missing.
+pub fn check(wanted: usize) -> Result<()> {
+    let found = count()?;
+    if found < wanted {
+        let ranks = if wanted == 1 { "1 rank wants a GPU" } else { &format!("{wanted} ranks want a GPU each") };
+        return Err(DeviceError::Unavailable(format!("{ranks}, and {found} are visible")));
+    }
+    if wanted > 1 {
+        libraries::check_collectives()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+impl Cuda {
+    /// The devices that every operation's check runs on: both types of activations. None where there is no GPU and no
+    /// stand-in for one, unless `SHARDWIRE_TEST_GPU` says that there must be.
+    pub(crate) fn kinds() -> Vec<Self> {
+        let open = |activations| {
+            let cache = Some(std::env::temp_dir().join("shardwire-test-kernels"));
+            Self::open(CudaConfig { activations, cache, ..CudaConfig::default() }, Group::solo())
+        };
+        let kinds: Result<Vec<Self>> = [Activations::F32, Activations::BF16].into_iter().map(open).collect();
+        match kinds {
+            Ok(kinds) => kinds,
+            Err(error) if std::env::var_os("SHARDWIRE_TEST_GPU").is_some() => panic!("no GPU to test: {error}"),
+            Err(error) => {
+                eprintln!("not tested, for there is no GPU: {error}");
+                Vec::new()
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The driver's calls that the backend makes, each with what must hold for it: contexts, memory, copies, launches.
+
+use std::{
+    ffi::{CString, c_void},
+    sync::Arc,
+};
+
+use cudarc::driver::{CudaContext, CudaStream, result, sys};
+use sys::{CUdevice_attribute_enum as Attribute, CUfunction_attribute_enum as FunctionAttribute};
+
+use super::{error::failed, libraries};
+use crate::{DeviceError, Result};
+
+/// One GPU and the stream that everything of it runs on, in order.
+#[derive(Clone)]
+pub(crate) struct Driver {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    facts: Facts,
+}
+
+/// What a GPU is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Its number among the visible ones.
+    pub ordinal: usize,
+    /// As its maker calls it.
+    pub name: String,
+    /// Compute capability.
+    pub capability: (u32, u32),
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Shared memory that a block may have if it asks for it, bytes.
+    pub shared_bytes_max: u32,
+    /// Its memory, bytes.
+    pub memory_bytes: u64,
+}
+
+/// An address on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pointer(pub(crate) sys::CUdeviceptr);
+
+impl Pointer {
+    /// So many bytes further on.
+    pub(crate) fn offset(self, bytes: usize) -> Self {
+        Self(self.0 + bytes as u64)
+    }
+}
+
+/// A kernel that was loaded; it lives as long as the process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Function(sys::CUfunction);
+
+// SAFETY: a handle of the driver's, which may be used from any thread that has the context current.
+unsafe impl Send for Function {}
+
+/// How many blocks and threads a launch has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Grid {
+    /// Blocks in x, y and z.
+    pub(crate) blocks: [u32; 3],
+    /// Threads of a block.
+    pub(crate) threads: u32,
+    /// Dynamic shared memory of a block, bytes.
+    pub(crate) shared_bytes: u32,
+}
+
+/// GPUs that this process sees; an error says why none can be used.
+pub fn count() -> Result<usize> {
+    libraries::check_driver()?;
+    let unavailable = |error: result::DriverError| match failed("looking for GPUs")(error) {
+        DeviceError::Failed { fault, .. } => DeviceError::Unavailable(format!("the driver says {fault}")),
+        other => other,
+    };
+    result::init().map_err(unavailable)?;
+    let count = result::device::get_count().map_err(unavailable)?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+impl Driver {
+    /// Makes GPU `ordinal` this thread's.
+    pub(crate) fn open(ordinal: usize) -> Result<Self> {
+        let visible = count()?;
+        if ordinal >= visible {
+            return Err(DeviceError::Unavailable(format!("GPU {ordinal} is wanted, and {visible} are visible")));
+        }
+        let doing = format!("opening GPU {ordinal}");
+        let context = CudaContext::new(ordinal).map_err(failed(&doing))?;
+        // SAFETY: all work is on one stream, so that no event is needed to order it; those that cudarc would record
+        // cannot be waited for within a graph.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(failed(&doing))?;
+        let attribute = |attribute| context.attribute(attribute).map(|value| value as u32).map_err(failed(&doing));
+        let (_, memory_bytes) = result::mem_get_info().map_err(failed(&doing))?;
+        let facts = Facts {
+            ordinal,
+            name: context.name().map_err(failed(&doing))?,
+            capability: (
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+            ),
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_bytes_max: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            memory_bytes: memory_bytes as u64,
+        };
+        Ok(Self { context, stream, facts })
+    }
+
+    /// What it is.
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The stream, for libraries that enqueue work of their own.
+    pub(crate) fn stream(&self) -> sys::CUstream {
+        self.stream.cu_stream()
+    }
+
+    /// Has the calling thread speak to this GPU.
+    pub(crate) fn make_current(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(failed("switching to the GPU"))
+    }
+
+    /// Bytes free, and bytes in all.
+    pub(crate) fn memory(&self) -> Result<(u64, u64)> {
+        let (free, total) = result::mem_get_info().map_err(failed("asking for free memory"))?;
+        Ok((free as u64, total as u64))
+    }
+
+    /// Takes memory, with whatever is in it.
+    pub(crate) fn allocate(&self, bytes: usize, purpose: &str) -> Result<Pointer> {
+        // SAFETY: memory of unknown contents, which its users write before they read.
+        match unsafe { result::malloc_sync(bytes) } {
+            Ok(pointer) => Ok(Pointer(pointer)),
+            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Err(DeviceError::OutOfMemory {
+                device: format!("cuda:{}", self.facts.ordinal),
+                bytes,
+                purpose: purpose.into(),
+            }),
+            Err(error) => Err(failed("taking memory")(error)),
+        }
+    }
+
+    /// Gives memory back.
+    ///
+    /// # Safety
+    /// It came from [`Self::allocate`], and nothing refers to it any more; work that is enqueued may (the driver waits).
+    pub(crate) unsafe fn free(&self, pointer: Pointer) {
+        // An error here is one of earlier work, which the next call reports too.
+        // SAFETY: the caller's promise.
+        let _ = unsafe { result::free_sync(pointer.0) };
+    }
+
+    /// Sets `bytes` bytes to zero.
+    ///
+    /// # Safety
+    /// So many bytes at `to` are the caller's to write.
+    pub(crate) unsafe fn zero(&self, to: Pointer, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { result::memset_d8_async(to.0, 0, bytes, self.stream()) }.map_err(failed("clearing memory"))
+    }
+
+    /// Copies to the device. The driver has taken the values over when this returns.
+    ///
+    /// # Safety
+    /// As many bytes at `to` are the caller's to write.
+    pub(crate) unsafe fn copy_in(&self, to: Pointer, values: &[u8]) -> Result<()> {
+        // SAFETY: the caller's promise; pageable memory is staged before the call returns.
+        unsafe { result::memcpy_htod_async(to.0, values, self.stream()) }.map_err(failed("copying to the GPU"))
+    }
+
+    /// Copies to the host, and waits for it and all before it.
+    ///
+    /// # Safety
+    /// As many bytes at `from` are initialised.
+    pub(crate) unsafe fn copy_out(&self, values: &mut [u8], from: Pointer) -> Result<()> {
+        // SAFETY: the caller's promise; `values` outlives the copy, for the stream is waited for.
+        unsafe { result::memcpy_dtoh_async(values, from.0, self.stream()) }.map_err(failed("copying from the GPU"))?;
+        self.synchronize()
+    }
+
+    /// Waits until all that was enqueued is done; the first error of it is told here.
+    pub(crate) fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize().map_err(failed("computing"))
+    }
+
+    /// Whether all that was enqueued is done.
+    pub(crate) fn is_idle(&self) -> Result<bool> {
+        // SAFETY: the stream lives as long as `self`.
+        match unsafe { sys::cuStreamQuery(self.stream()) } {
+            sys::CUresult::CUDA_SUCCESS => Ok(true),
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            error => Err(failed("computing")(result::DriverError(error))),
+        }
+    }
+
+    /// Loads a module's text for good, and finds the kernels `names` in it.
+    pub(crate) fn load(&self, ptx: &str, names: &[String]) -> Result<Vec<Function>> {
+        let doing = "loading kernels";
+        let text = CString::new(ptx).map_err(|_| DeviceError::Failed {
+            doing: doing.into(),
+            fault: "the text of a module has a zero byte".into(),
+        })?;
+        // SAFETY: text that ends with a zero, as the call wants it.
+        let module = unsafe { result::module::load_data(text.as_ptr().cast::<c_void>()) }.map_err(failed(doing))?;
+        let function = |name: &String| {
+            let name = CString::new(name.as_str()).expect("names of kernels are plain words");
+            // SAFETY: the module was loaded above, and is never unloaded.
+            unsafe { result::module::get_function(module, name) }.map(Function).map_err(failed(doing))
+        };
+        names.iter().map(function).collect()
+    }
+
+    /// Lets blocks of `function` have more dynamic shared memory than the usual 48 KiB.
+    pub(crate) fn allow_shared(&self, function: Function, bytes: u32) -> Result<()> {
+        let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function's module is never unloaded.
+        unsafe { result::function::set_function_attribute(function.0, attribute, bytes as i32) }
+            .map_err(failed("giving a kernel shared memory"))
+    }
+
+    /// Enqueues a kernel.
+    ///
+    /// # Safety
+    /// `arguments` point at values of the kinds that the kernel takes, and what they say (addresses, sizes) is true.
+    pub(crate) unsafe fn launch(&self, function: Function, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()> {
+        let Grid { blocks: [x, y, z], threads, shared_bytes } = grid;
+        // SAFETY: the caller's promise; the module of the function is never unloaded.
+        unsafe {
+            result::launch_kernel(function.0, (x, y, z), (threads, 1, 1), shared_bytes, self.stream(), arguments)
+        }
+        .map_err(failed("starting a kernel"))
+    }
+
+    /// Copies within the device.
+    ///
+    /// # Safety
+    /// So many bytes at `from` may be read and at `to` be written; the two don't overlap.
+    pub(crate) unsafe fn copy_within(&self, to: Pointer, from: Pointer, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream()) }.map_err(failed("copying on the GPU"))
+    }
+}

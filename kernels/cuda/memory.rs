@@ -1,0 +1,379 @@
+//! What lies on a GPU: activations in recycled buffers, weights, a step's batch, keys and values.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use half::bf16;
+
+use super::driver::{Driver, Pointer};
+use crate::{Batch, DType, KvShape, Matrix, Result, rotary::Pairing};
+
+/// What a tensor's elements are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Element {
+    F32,
+    BF16,
+}
+
+impl Element {
+    pub(crate) const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::BF16 => 2,
+        }
+    }
+
+    /// Values as the device stores them.
+    pub(crate) fn encode(self, values: &[f32]) -> Vec<u8> {
+        match self {
+            Self::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Self::BF16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
+        }
+    }
+
+    pub(crate) fn decode(self, bytes: &[u8]) -> Vec<f32> {
+        match self {
+            Self::F32 => bytes.as_chunks::<4>().0.iter().map(|&value| f32::from_le_bytes(value)).collect(),
+            Self::BF16 => bytes.as_chunks::<2>().0.iter().map(|&value| bf16::from_le_bytes(value).to_f32()).collect(),
+        }
+    }
+}
+
+/// `[rows, columns]`, row-major, in the type of activations or in f32. Its memory goes back to the device's free
+/// buffers when it is dropped: all work is on one stream, so that who gets it next comes after.
+pub struct Tensor {
+    rows: usize,
+    columns: usize,
+    element: Element,
+    buffer: Buffer,
+}
+
+impl Tensor {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    pub(crate) fn element(&self) -> Element {
+        self.element
+    }
+
+    pub(crate) fn elements(&self) -> usize {
+        self.rows * self.columns
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.elements() * self.element.bytes()
+    }
+
+    pub(crate) fn pointer(&self) -> Pointer {
+        self.buffer.pointer
+    }
+}
+
+/// Memory that is recycled.
+pub(crate) struct Buffer {
+    pointer: Pointer,
+    bytes: usize,
+    home: Buffers,
+}
+
+impl Buffer {
+    pub(crate) fn pointer(&self) -> Pointer {
+        self.pointer
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.home.give_back(self.pointer, self.bytes);
+    }
+}
+
+/// A device's free buffers. A forward pass that is like the one before it takes nothing from the driver.
+#[derive(Clone)]
+pub(crate) struct Buffers {
+    driver: Driver,
+    free: Arc<Mutex<Vec<(Pointer, usize)>>>,
+}
+
+impl Buffers {
+    /// What kernels read with one instruction lies within such a run of bytes.
+    const GRAIN: usize = 256;
+
+    pub(crate) fn new(driver: Driver) -> Self {
+        Self { driver, free: Arc::default() }
+    }
+
+    /// The smallest free buffer that is large enough and not much larger, else a fresh one.
+    fn take(&self, bytes: usize) -> Result<Buffer> {
+        let bytes = bytes.max(1).next_multiple_of(Self::GRAIN);
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |size: usize| size >= bytes && size <= 2 * bytes;
+        let best = (0..free.len()).filter(|&index| fits(free[index].1)).min_by_key(|&index| free[index].1);
+        if let Some(index) = best {
+            let (pointer, bytes) = free.swap_remove(index);
+            return Ok(Buffer { pointer, bytes, home: self.clone() });
+        }
+        drop(free);
+        let pointer = self.driver.allocate(bytes, "activations")?;
+        Ok(Buffer { pointer, bytes, home: self.clone() })
+    }
+
+    fn give_back(&self, pointer: Pointer, bytes: usize) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push((pointer, bytes));
+    }
+
+    /// A tensor with left-over contents.
+    pub(crate) fn tensor(&self, rows: usize, columns: usize, element: Element) -> Result<Tensor> {
+        let buffer = self.take(rows * columns * element.bytes())?;
+        Ok(Tensor { rows, columns, element, buffer })
+    }
+
+    /// Bytes with left-over contents.
+    pub(crate) fn bytes(&self, bytes: usize) -> Result<Buffer> {
+        self.take(bytes)
+    }
+}
+
+/// Memory for as long as its owner lives.
+pub(crate) struct Region {
+    pointer: Pointer,
+    driver: Driver,
+}
+
+impl Region {
+    /// Takes memory and fills it; pieces lie one after the other.
+    pub(crate) fn with<'a>(
+        driver: &Driver,
+        bytes: usize,
+        purpose: &str,
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<Self> {
+        let region = Self { pointer: driver.allocate(bytes.max(1), purpose)?, driver: driver.clone() };
+        let mut filled = 0;
+        for piece in pieces {
+            assert!(filled + piece.len() <= bytes, "the pieces fit into the region");
+            // SAFETY: within the memory just taken, as was asserted.
+            unsafe { driver.copy_in(region.pointer.offset(filled), piece) }?;
+            filled += piece.len();
+        }
+        Ok(region)
+    }
+
+    /// Takes memory, zeroed.
+    pub(crate) fn zeroed(driver: &Driver, bytes: usize, purpose: &str) -> Result<Self> {
+        let region = Self { pointer: driver.allocate(bytes.max(1), purpose)?, driver: driver.clone() };
+        // SAFETY: the memory just taken.
+        unsafe { driver.zero(region.pointer, bytes) }?;
+        Ok(region)
+    }
+
+    pub(crate) fn pointer(&self) -> Pointer {
+        self.pointer
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: taken from this driver; who could refer to it is being dropped.
+        unsafe { self.driver.free(self.pointer) };
+    }
+}
+
+/// A weight `[outputs, inputs]`: stored matrices, the outputs of one after those of the other, each as its format
+/// stores it, rows [`Part::stride`] bytes apart.
+pub struct Weight {
+    pub(crate) parts: Vec<Part>,
+    pub(crate) outputs: usize,
+    pub(crate) inputs: usize,
+}
+
+/// One stored matrix of a weight.
+pub(crate) struct Part {
+    pub(crate) rows: usize,
+    pub(crate) dtype: DType,
+    /// Bytes from one row to the next, a multiple of 16.
+    pub(crate) stride: usize,
+    region: Region,
+}
+
+impl Part {
+    /// Rows begin where the widest load can read.
+    const ALIGNMENT: usize = 16;
+
+    fn new(driver: &Driver, matrix: &Matrix) -> Result<Self> {
+        /// Bytes that are copied at once.
+        const CHUNK: usize = 16 << 20;
+        let row_bytes = matrix.dtype().bytes_of(matrix.columns());
+        let stride = row_bytes.next_multiple_of(Self::ALIGNMENT);
+        let region = Region::with(driver, matrix.rows() * stride, "weights", [])?;
+        let rows_at_once = (CHUNK / stride.max(1)).max(1);
+        let mut staged = Vec::new();
+        for first in (0..matrix.rows()).step_by(rows_at_once) {
+            staged.clear();
+            for row in first..matrix.rows().min(first + rows_at_once) {
+                staged.extend_from_slice(matrix.row(row));
+                staged.resize(staged.len().next_multiple_of(Self::ALIGNMENT), 0);
+            }
+            // SAFETY: rows of the region that was taken for all of them.
+            unsafe { driver.copy_in(region.pointer().offset(first * stride), &staged) }?;
+        }
+        Ok(Self { rows: matrix.rows(), dtype: matrix.dtype(), stride, region })
+    }
+
+    pub(crate) fn pointer(&self) -> Pointer {
+        self.region.pointer()
+    }
+}
+
+impl Weight {
+    /// Takes copies of `parts`; all have as many columns as the first.
+    pub(crate) fn new(driver: &Driver, parts: &[Matrix]) -> Result<Self> {
+        let inputs = parts.first().map_or(0, Matrix::columns);
+        assert!(parts.iter().all(|part| part.columns() == inputs), "the parts of a weight have the same inputs");
+        let outputs = parts.iter().map(Matrix::rows).sum();
+        let parts = parts.iter().map(|part| Part::new(driver, part)).collect::<Result<Vec<_>>>()?;
+        Ok(Self { parts, outputs, inputs })
+    }
+
+    /// The stored matrices, each with its first output.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (usize, &Part)> {
+        self.parts.iter().scan(0, |next, part| {
+            let first = *next;
+            *next += part.rows;
+            Some((first, part))
+        })
+    }
+}
+
+/// A step's batch: its numbers in one buffer of 32-bit words.
+pub struct DeviceBatch {
+    pub(crate) host: Batch,
+    /// Entries of a sequence in the block tables.
+    pub(crate) table_width: usize,
+    /// Most queries of one sequence.
+    pub(crate) queries_max: usize,
+    /// The longest context.
+    pub(crate) context_max: usize,
+    words: Buffer,
+    starts: [usize; 6],
+}
+
+impl DeviceBatch {
+    pub(crate) fn new(driver: &Driver, buffers: &Buffers, host: Batch) -> Result<Self> {
+        let table_width = host.block_tables.iter().map(Vec::len).max().unwrap_or(0);
+        let mut table = Vec::with_capacity(host.block_tables.len() * table_width);
+        for blocks in &host.block_tables {
+            table.extend_from_slice(blocks);
+            table.resize(table.len() + table_width - blocks.len(), 0);
+        }
+        let lists = [
+            &host.tokens,
+            &host.positions,
+            &host.slot_mapping,
+            &host.query_starts,
+            &host.context_lengths,
+            &table,
+        ];
+        let mut starts = [0; 6];
+        let mut staged = Vec::new();
+        for (start, list) in starts.iter_mut().zip(lists) {
+            *start = staged.len();
+            staged.extend(list.iter().flat_map(|word| word.to_le_bytes()));
+        }
+        let words = buffers.bytes(staged.len())?;
+        // SAFETY: the buffer was taken for as many bytes.
+        unsafe { driver.copy_in(words.pointer(), &staged) }?;
+        let queries = host.query_starts.windows(2).map(|ends| (ends[1] - ends[0]) as usize);
+        let queries_max = queries.max().unwrap_or(0);
+        let context_max = host.context_lengths.iter().copied().max().unwrap_or(0) as usize;
+        Ok(Self { host, table_width, queries_max, context_max, words, starts })
+    }
+
+    fn list(&self, index: usize) -> Pointer {
+        self.words.pointer().offset(self.starts[index])
+    }
+
+    /// `u32 [tokens]`
+    pub(crate) fn tokens(&self) -> Pointer {
+        self.list(0)
+    }
+
+    /// `u32 [tokens]`
+    pub(crate) fn positions(&self) -> Pointer {
+        self.list(1)
+    }
+
+    /// `u32 [tokens]`
+    pub(crate) fn slot_mapping(&self) -> Pointer {
+        self.list(2)
+    }
+
+    /// `u32 [sequences + 1]`
+    pub(crate) fn query_starts(&self) -> Pointer {
+        self.list(3)
+    }
+
+    /// `u32 [sequences]`
+    pub(crate) fn context_lengths(&self) -> Pointer {
+        self.list(4)
+    }
+
+    /// `u32 [sequences, table_width]`
+    pub(crate) fn block_tables(&self) -> Pointer {
+        self.list(5)
+    }
+
+    pub(crate) fn sequences(&self) -> usize {
+        self.host.context_lengths.len()
+    }
+}
+
+/// Keys and values of all layers. Keys are `[layers][blocks][KV heads][slots][head_dim]`, values likewise with elements
+/// of a value; where values lie within keys there are only those. Scales of int8 are `f32 [layers][blocks][KV
+/// heads][slots]`.
+pub struct KvCache {
+    pub(crate) shape: KvShape,
+    pub(crate) keys: Region,
+    pub(crate) values: Option<Region>,
+    pub(crate) key_scales: Option<Region>,
+    pub(crate) value_scales: Option<Region>,
+}
+
+impl KvCache {
+    pub(crate) fn new(driver: &Driver, shape: KvShape) -> Result<Self> {
+        let rows = shape.layers * shape.blocks * shape.block_size * shape.kv_heads;
+        let region = |bytes: usize| Region::zeroed(driver, bytes, "the KV cache");
+        let has_scales = shape.dtype.row_bytes(0) > 0;
+        let row_bytes = shape.dtype.row_bytes(shape.head_dim) - shape.dtype.row_bytes(0);
+        let own_values = shape.values_from.is_none();
+        let scales = |wanted: bool| wanted.then(|| region(rows * size_of::<f32>())).transpose();
+        Ok(Self {
+            shape,
+            keys: region(rows * row_bytes)?,
+            values: own_values.then(|| region(rows * row_bytes)).transpose()?,
+            key_scales: scales(has_scales)?,
+            value_scales: scales(has_scales && own_values)?,
+        })
+    }
+
+    /// The index of a layer's first row (a token's key of one head) among all.
+    pub(crate) fn layer_rows(&self, layer: usize) -> usize {
+        assert!(layer < self.shape.layers, "outside of the KV cache");
+        layer * self.shape.blocks * self.shape.kv_heads * self.shape.block_size
+    }
+}
+
+/// By which angles heads are turned.
+pub struct Angles {
+    /// `f32 [pairs]`
+    pub(crate) frequencies: Region,
+    pub(crate) pairs: usize,
+    pub(crate) magnitude: f32,
+    pub(crate) pairing: Pairing,
+}
