@@ -15,7 +15,8 @@ mod memory;
 use std::{path::PathBuf, sync::Mutex, sync::PoisonError, time::Duration};
 
 pub(crate) use compile::Source;
-pub use driver::{Facts, count};
+use driver::count;
+pub use driver::Facts;
 pub(crate) use driver::{Driver, Grid, Pointer};
 pub(crate) use launch::Argument;
 pub use memory::{Angles, DeviceBatch, KvCache, Tensor, Weight};
@@ -204,8 +205,8 @@ impl Backend for Cuda {
     }
 }
 
-/// Whether this machine has `wanted` GPUs that can be used; the error says what is missing.
-pub fn check(wanted: usize) -> Result<()> {
+/// The first `wanted` GPUs of this machine; the error says what is missing for them to be used.
+pub fn find(wanted: usize) -> Result<Vec<Facts>> {
     let found = count()?;
     if found < wanted {
         let ranks = if wanted == 1 { "1 rank wants a GPU" } else { &format!("{wanted} ranks want a GPU each") };
@@ -214,7 +215,7 @@ pub fn check(wanted: usize) -> Result<()> {
     if wanted > 1 {
         libraries::check_collectives()?;
     }
-    Ok(())
+    (0..wanted).map(Facts::of).collect()
 }
 
 #[cfg(test)]

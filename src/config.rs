@@ -17,7 +17,7 @@ use workers::link::sampling::LOGPROBS_MAX;
 pub use self::commands::{
     ChatFlags, CollectEnvFlags, FetchFlags, HubFlags, InspectFlags, RunBatchFlags, SamplingFlags, ServerFlags,
 };
-pub use self::loading::LoadingFlags;
+pub use self::loading::{LoadingFlags, PlainName};
 use self::values::{byte_count, early_stop, fraction, parser_name};
 use crate::api::cors;
 use crate::engine::request::EarlyStop;

@@ -77,32 +77,43 @@ pub fn count() -> Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-impl Driver {
-    /// Makes GPU `ordinal` this thread's.
-    pub(crate) fn open(ordinal: usize) -> Result<Self> {
+impl Facts {
+    /// Asks the driver, which needs none of the GPU's memory for the answer.
+    pub fn of(ordinal: usize) -> Result<Self> {
         let visible = count()?;
         if ordinal >= visible {
             return Err(DeviceError::Unavailable(format!("GPU {ordinal} is wanted, and {visible} are visible")));
         }
-        let doing = format!("opening GPU {ordinal}");
-        let context = CudaContext::new(ordinal).map_err(failed(&doing))?;
-        // SAFETY: all work is on one stream, so that no event is needed to order it; those that cudarc would record
-        // cannot be waited for within a graph.
-        unsafe { context.disable_event_tracking() };
-        let stream = context.new_stream().map_err(failed(&doing))?;
-        let attribute = |attribute| context.attribute(attribute).map(|value| value as u32).map_err(failed(&doing));
-        let (_, memory_bytes) = result::mem_get_info().map_err(failed(&doing))?;
-        let facts = Facts {
+        let doing = format!("asking what GPU {ordinal} is");
+        let device = result::device::get(ordinal as i32).map_err(failed(&doing))?;
+        // SAFETY: the driver's own handle of a device, which is for ever.
+        let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) }.map_err(failed(&doing));
+        let attribute = |name| attribute(name).map(|value| value as u32);
+        Ok(Self {
             ordinal,
-            name: context.name().map_err(failed(&doing))?,
+            name: result::device::get_name(device).map_err(failed(&doing))?,
             capability: (
                 attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
                 attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
             ),
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared_bytes_max: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
-            memory_bytes: memory_bytes as u64,
-        };
+            // SAFETY: as above.
+            memory_bytes: unsafe { result::device::total_mem(device) }.map_err(failed(&doing))? as u64,
+        })
+    }
+}
+
+impl Driver {
+    /// Makes GPU `ordinal` this thread's.
+    pub(crate) fn open(ordinal: usize) -> Result<Self> {
+        let facts = Facts::of(ordinal)?;
+        let doing = format!("opening GPU {ordinal}");
+        let context = CudaContext::new(ordinal).map_err(failed(&doing))?;
+        // SAFETY: all work is on one stream, so that no event is needed to order it; those that cudarc would record
+        // cannot be waited for within a graph.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(failed(&doing))?;
         Ok(Self { context, stream, facts })
     }
 

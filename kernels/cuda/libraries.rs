@@ -26,6 +26,7 @@ const DRIVER: Needed = Needed {
         "cuDeviceGetCount",
         "cuDeviceGetName",
         "cuDeviceGetAttribute",
+        "cuDeviceTotalMem_v2",
         "cuDevicePrimaryCtxRetain",
         "cuDevicePrimaryCtxRelease_v2",
         "cuCtxGetCurrent",

@@ -45,6 +45,10 @@ impl Memory for Cpu {
         Ok(Angles::new(turns))
     }
 
+    fn room(&self, _: f64) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     fn kv_cache(&self, shape: KvShape) -> Result<KvCache> {
         KvCache::new(shape)
     }

@@ -50,6 +50,12 @@ impl Memory for Cuda {
         Ok(Angles { frequencies: region, pairs: frequencies.len(), magnitude, pairing })
     }
 
+    fn room(&self, share: f64) -> Result<Option<u64>> {
+        self.finish()?;
+        let (free, total) = self.memory()?;
+        Ok(Some(free.saturating_sub((total as f64 * (1.0 - share)) as u64)))
+    }
+
     fn kv_cache(&self, shape: KvShape) -> Result<KvCache> {
         KvCache::new(self.driver(), shape)
     }

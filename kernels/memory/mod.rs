@@ -42,6 +42,10 @@ pub trait Memory: Send + Sized + 'static {
     /// Prepares to turn heads.
     fn angles(&self, turns: Turns) -> Result<Self::Angles>;
 
+    /// Bytes that may still be taken where `share` of the device's memory may be used at most; none where whoever runs
+    /// the ranks knows that better (the CPU's memory is everybody's).
+    fn room(&self, share: f64) -> Result<Option<u64>>;
+
     /// Takes the memory of a KV cache, zeroed.
     fn kv_cache(&self, shape: KvShape) -> Result<Self::KvCache>;
 }

@@ -7,17 +7,18 @@ use std::{
 
 use workers::{
     KvDType,
+    gpus::{self, Gpu},
     layers::{Inventory, Shard},
     link::step::Pooling,
     models::{self, ModelConfig, kv_shape},
     weights::Checkpoint,
-    worker::WorkerConfig,
+    worker::{CudaChoice, DeviceChoice, WorkerConfig},
 };
 
-use super::memory::{Decision, Wish, available_bytes};
+use super::memory::{Decision, Wish, allowed_on_gpus, available_bytes};
 use crate::{
     api::{ServedModel, Settings, now},
-    config::{Device, GuidedDecodingBackend, PoolingKind, ServeFlags},
+    config::{Device, GuidedDecodingBackend, PlainName, PoolingKind, ServeFlags},
     default_model,
     engine::EngineConfig,
     guides::{self, Guides, Whitespace},
@@ -40,14 +41,17 @@ pub struct Plan {
     pub labels: Vec<(String, String)>,
     /// To people.
     pub warnings: Vec<String>,
+    /// To people, who need not worry.
+    pub notes: Vec<String>,
 }
 
 impl Plan {
     /// Decides; or refuses, in one line.
     pub fn of(flags: &ServeFlags) -> Result<Self, String> {
         let mut warnings = Vec::new();
-        check_device(flags)?;
-        let (kv_dtype, weights) = (flags.loading.kv_dtype(), flags.loading.weights());
+        let mut notes = Vec::new();
+        let gpus = find_gpus(flags, &mut notes)?;
+        let (kv_dtype, weights) = (flags.loading.kv_dtype(gpus.is_some()), flags.loading.weights());
         let path = hub::model_path(flags.model.as_deref(), &flags.hub)?;
         let checkpoint = Checkpoint::open_with(&path, weights).map_err(one_line)?;
         let inventory = models::check(&checkpoint, flags.loading.world_size(), weights).map_err(one_line)?;
@@ -64,14 +68,16 @@ impl Plan {
         };
         let text = TextModel::load(&path, overrides).map_err(one_line)?;
         warn_of_strange_tokens(&text, &checkpoint, &mut warnings);
-        let decision = decide_memory(flags, &checkpoint, kv_dtype, &mut warnings)?;
+        let allowed_bytes = allowed_bytes(flags, gpus.as_deref(), &inventory);
+        let decision = decide_memory(flags, &checkpoint, kv_dtype, allowed_bytes, &mut warnings)?;
         Ok(Self {
             model: served_model(flags, &path, &checkpoint, text, decision),
             settings: settings(flags),
             engine: engine(flags, decision),
-            supervisor: supervisor(flags, path, checkpoint.config(), decision, kv_dtype),
+            supervisor: supervisor(flags, path, checkpoint.config(), decision, (kv_dtype, device(flags, gpus.is_some()))),
             labels: labels(flags, decision),
             warnings,
+            notes,
         })
     }
 
@@ -83,11 +89,40 @@ impl Plan {
     }
 }
 
-fn check_device(flags: &ServeFlags) -> Result<(), String> {
+/// The ranks' GPUs; none where the ranks are to compute on the CPU.
+fn find_gpus(flags: &ServeFlags, notes: &mut Vec<String>) -> Result<Option<Vec<Gpu>>, String> {
+    let found = || gpus::find(flags.loading.world_size());
     match flags.device {
-        Device::Cuda => Err("--device cuda: this build has no CUDA backend yet; use --device cpu".into()),
-        Device::Cpu | Device::Auto => Ok(()),
+        Device::Cpu => Ok(None),
+        Device::Cuda => found().map(Some).map_err(|error| format!("--device cuda: {error}")),
+        Device::Auto => match found() {
+            Ok(gpus) => Ok(Some(gpus)),
+            Err(why) => {
+                notes.push(format!("computing on the CPU: {}", one_line(why)));
+                Ok(None)
+            }
+        },
     }
+}
+
+fn device(flags: &ServeFlags, on_gpus: bool) -> DeviceChoice {
+    if !on_gpus {
+        return DeviceChoice::Cpu;
+    }
+    DeviceChoice::Cuda(CudaChoice {
+        f32: flags.loading.dtype == PlainName::F32,
+        memory_share: flags.gpu_memory_utilization,
+        kernel_cache: default_model::cache_folder().ok().map(|folder| folder.join("kernels")),
+        kernels: std::env::var_os("SHARDWIRE_KERNELS").map(PathBuf::from),
+    })
+}
+
+/// The most that the KV caches of all ranks may take, bytes.
+fn allowed_bytes(flags: &ServeFlags, gpus: Option<&[Gpu]>, weights: &[Inventory]) -> u64 {
+    let Some(gpus) = gpus else { return available_bytes() / 4 };
+    let least_memory = gpus.iter().map(|gpu| gpu.memory_bytes).min().unwrap_or(0);
+    let most_weights = weights.iter().map(Inventory::bytes).max().unwrap_or(0);
+    allowed_on_gpus(least_memory, flags.gpu_memory_utilization, most_weights, gpus.len() as u64)
 }
 
 /// Weights that the file has quantized stay as they are.
@@ -126,6 +161,7 @@ fn decide_memory(
     flags: &ServeFlags,
     checkpoint: &Checkpoint,
     kv_dtype: KvDType,
+    allowed_bytes: u64,
     warnings: &mut Vec<String>,
 ) -> Result<Decision, String> {
     let config = checkpoint.config();
@@ -144,7 +180,7 @@ fn decide_memory(
         wanted_len: flags.max_model_len.map(u64::from),
         wanted_bytes: flags.kv_cache_memory,
         wanted_blocks: flags.num_gpu_blocks_override.map(u64::from),
-        available_bytes: available_bytes(),
+        allowed_bytes,
     };
     let decision = wish.decide()?;
     if wish.wanted_len.is_some_and(|wanted| wanted > model_len) {
@@ -232,7 +268,7 @@ fn supervisor(
     path: PathBuf,
     model: &ModelConfig,
     decision: Decision,
-    kv_dtype: KvDType,
+    (kv_dtype, device): (KvDType, DeviceChoice),
 ) -> SupervisorConfig {
     SupervisorConfig {
         worker: WorkerConfig {
@@ -242,6 +278,7 @@ fn supervisor(
             epoch: 0,
             link: String::new(),
             model: path,
+            device,
             max_model_len: decision.max_model_len as usize,
             batch_tokens_max: flags.max_num_batched_tokens as usize,
             sequences_max: flags.max_num_seqs as usize,

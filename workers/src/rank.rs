@@ -21,7 +21,7 @@ use crate::models::{self, HiddenStates, LoadOptions, Model};
 use crate::sampler::{Sampler, SamplerError};
 use crate::sequences::{Limits, Sequences, StepError};
 use crate::weights::{Checkpoint, LoadError};
-use crate::worker::config::WorkerConfig;
+use crate::worker::config::{DeviceChoice, WorkerConfig};
 
 /// A loaded shard and the sequences that run on it.
 pub struct Rank<B: Backend> {
@@ -68,7 +68,11 @@ impl<B: Backend> Rank<B> {
         let options =
             LoadOptions { max_model_len: config.max_model_len, threads: config.threads, weights: config.weights };
         let model = models::load(&device, &checkpoint, shard, options, progress)?;
-        let cache_shape = cache_shape(&checkpoint, shard, config)?;
+        let room = match &config.device {
+            DeviceChoice::Cpu => None,
+            DeviceChoice::Cuda(choice) => warm_up(&device, &*model, &checkpoint, config, choice.memory_share)?,
+        };
+        let cache_shape = cache_shape(&checkpoint, shard, config, room)?;
         let limits = Limits {
             vocab_size: checkpoint.config().vocab_size,
             max_model_len: config.max_model_len,
@@ -160,12 +164,42 @@ impl<B: Backend> Rank<B> {
     }
 }
 
+/// The largest step that there can be, with nothing in it, so that kernels are compiled and the memory for activations
+/// is taken before the rest of it is given to the KV cache; that rest, bytes.
+fn warm_up<B: Backend>(
+    device: &B,
+    model: &dyn Model<B>,
+    checkpoint: &Checkpoint,
+    config: &WorkerConfig,
+    memory_share: f64,
+) -> Result<Option<u64>, LoadError> {
+    let WorkerConfig { rank, world_size, block_size, batch_tokens_max, sequences_max, .. } = *config;
+    let longest = batch_tokens_max.min(config.max_model_len);
+    let batch = Batch::sample(batch_tokens_max, longest, block_size);
+    let shard = Shard { rank, world_size };
+    let blocks = batch.block_tables.iter().map(Vec::len).sum();
+    let shape = models::kv_shape(checkpoint.config(), shard, block_size, blocks, config.kv_dtype);
+    let rows: Vec<u32> = (0..batch_tokens_max.min(sequences_max) as u32).collect();
+    let mut cache = device.kv_cache(shape)?;
+    let hidden = model.forward(device, &device.batch(batch)?, &mut cache)?;
+    let logits = model.logits(device, &model.normed(device, &hidden, &rows)?)?;
+    device.to_host(&logits)?;
+    drop((cache, hidden, logits));
+    Ok(device.room(memory_share)?)
+}
+
 /// As many blocks as were asked for, or as fit.
-fn cache_shape(checkpoint: &Checkpoint, shard: Shard, config: &WorkerConfig) -> Result<KvShape, LoadError> {
+fn cache_shape(
+    checkpoint: &Checkpoint,
+    shard: Shard,
+    config: &WorkerConfig,
+    room: Option<u64>,
+) -> Result<KvShape, LoadError> {
     let shape = |blocks| models::kv_shape(checkpoint.config(), shard, config.block_size, blocks, config.kv_dtype);
-    let blocks = config.kv_blocks.unwrap_or_else(|| blocks_in(&shape(0), config.kv_cache_bytes));
+    let bytes = room.map_or(config.kv_cache_bytes, |room| room.min(config.kv_cache_bytes));
+    let blocks = config.kv_blocks.unwrap_or_else(|| blocks_in(&shape(0), bytes));
     if blocks == 0 || config.block_size == 0 {
-        let (bytes, block_bytes) = (config.kv_cache_bytes, shape(0).block_bytes());
+        let block_bytes = shape(0).block_bytes();
         let fault = format!("no room for a KV cache: {bytes} bytes for it, {block_bytes} for a block of it");
         return Err(LoadError::config(checkpoint.path(), fault));
     }
