@@ -114,7 +114,7 @@ TEST(halves_of_a_warp, Passes) {
     for (unsigned lane = 0; lane < 32; lane++) CHECK(y[lane] == sums[lane / 16]);
 }
 
-TEST(a_shuffle_of_some, Dies, "exited") { of_a_warp("diverge_wrong"); }
+TEST(a_shuffle_of_some, Dies, "exit") { of_a_warp("diverge_wrong"); }
 TEST(a_shuffle_of_some_before_a_barrier, Dies, "no thread can go on") { of_a_warp("diverge_and_wait_wrong"); }
 TEST(a_shuffle_from_outside_of_the_mask, Dies, "not in the mask") { of_a_warp("outside_of_mask_wrong"); }
 TEST(a_lane_outside_of_its_mask, Dies, "not in the mask of its own") { of_a_warp("not_in_mask_wrong"); }
