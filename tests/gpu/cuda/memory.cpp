@@ -400,8 +400,8 @@ void explain(int signal, siginfo_t* info, void* context) {
     if (simt::running_kernel()) {
         auto stack_pointer = uintptr_t(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RSP]);
         auto address = reinterpret_cast<uintptr_t>(info->si_addr);
-        std::string what = simt::on_stacks(address) ? "overflows its stack" : "touches " + whereabouts(address);
-        simt::fail_of(stack_pointer, what.c_str());
+        bool is_full = simt::overflows(stack_pointer, address);
+        simt::fail_of(stack_pointer, is_full ? "overflows its stack" : ("touches " + whereabouts(address)).c_str());
     }
     const struct sigaction& before = handler_before[signal];
     if (before.sa_flags & SA_SIGINFO) return before.sa_sigaction(signal, info, context);
@@ -426,3 +426,7 @@ void explain_faults() {
 #endif
 
 }  // namespace stand_in
+
+bool stand_in_is_device_memory(const void* address, size_t bytes) {
+    return stand_in::is_device_memory(reinterpret_cast<uintptr_t>(address), bytes, __func__);
+}

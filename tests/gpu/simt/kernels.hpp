@@ -43,7 +43,8 @@ const char* running_kernel();
 
 // For a handler of signals: the thread whose stack pointer this is did something wrong.
 [[noreturn]] void fail_of(uintptr_t stack_pointer, const char* what);
-bool on_stacks(uintptr_t address);
+// Whether touching that address means that its stack is full.
+bool overflows(uintptr_t stack_pointer, uintptr_t address);
 
 template <auto entry>
 struct Entry;

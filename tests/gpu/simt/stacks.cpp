@@ -136,6 +136,11 @@ bool on_stacks(uintptr_t address) {
     return start && address >= start && address < start + SLAB_BYTES * SLABS_MAX;
 }
 
+bool overflows(uintptr_t stack_pointer, uintptr_t address) {
+    auto start = reinterpret_cast<uintptr_t>(stack_range);
+    return on_stacks(stack_pointer) && (stack_pointer - start) >> STACK_BITS == (address - start) >> STACK_BITS;
+}
+
 Context own_context() {
     Context own;
     pthread_attr_t attributes;
