@@ -12,7 +12,11 @@ use super::{Activations, libraries};
 use crate::{DType, DeviceError, Result};
 
 /// The headers that sources include.
-const HEADERS: [(&str, &str); 1] = [("device.cuh", include_str!("device.cuh"))];
+const HEADERS: [(&str, &str); 3] = [
+    ("device.cuh", include_str!("device.cuh")),
+    ("kv_cache.cuh", include_str!("kv_cache.cuh")),
+    ("attention.cuh", include_str!("attention.cuh")),
+];
 
 /// The kernels of one operation.
 #[derive(Debug, PartialEq, Eq, Hash)]

@@ -25,6 +25,7 @@ typedef unsigned long long uint64_t;
 
 #define ALL_LANES 0xffffffffu
 #define INFINITE __int_as_float(0x7f800000)
+#define LOG2_E 1.4426950408889634f
 
 // ---- number formats ----
 
@@ -39,6 +40,8 @@ struct f16 {
 };
 
 __device__ __forceinline__ float to_float(float x) { return x; }
+
+__device__ __forceinline__ float to_float(int8_t x) { return float(x); }
 
 __device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float(uint32_t(x.bits) << 16); }
 

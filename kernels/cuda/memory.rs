@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::bf16;
 
 use super::driver::{Driver, Pointer};
-use crate::{Batch, DType, KvShape, Matrix, Result, rotary::Pairing};
+use crate::{Batch, DType, KvDType, KvShape, Matrix, Result, rotary::Pairing};
 
 /// What a tensor's elements are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,6 +260,9 @@ pub struct DeviceBatch {
     pub(crate) queries_max: usize,
     /// The longest context.
     pub(crate) context_max: usize,
+    /// One more than the greatest slot that is written, and the greatest block that is read.
+    pub(crate) slots_end: usize,
+    pub(crate) blocks_end: usize,
     words: Buffer,
     starts: [usize; 6],
 }
@@ -272,14 +275,8 @@ impl DeviceBatch {
             table.extend_from_slice(blocks);
             table.resize(table.len() + table_width - blocks.len(), 0);
         }
-        let lists = [
-            &host.tokens,
-            &host.positions,
-            &host.slot_mapping,
-            &host.query_starts,
-            &host.context_lengths,
-            &table,
-        ];
+        let lists =
+            [&host.tokens, &host.positions, &host.slot_mapping, &host.query_starts, &host.context_lengths, &table];
         let mut starts = [0; 6];
         let mut staged = Vec::new();
         for (start, list) in starts.iter_mut().zip(lists) {
@@ -292,7 +289,9 @@ impl DeviceBatch {
         let queries = host.query_starts.windows(2).map(|ends| (ends[1] - ends[0]) as usize);
         let queries_max = queries.max().unwrap_or(0);
         let context_max = host.context_lengths.iter().copied().max().unwrap_or(0) as usize;
-        Ok(Self { host, table_width, queries_max, context_max, words, starts })
+        let end = |list: &[u32]| list.iter().max().map_or(0, |&last| last as usize + 1);
+        let (slots_end, blocks_end) = (end(&host.slot_mapping), end(&table));
+        Ok(Self { host, table_width, queries_max, context_max, slots_end, blocks_end, words, starts })
     }
 
     fn list(&self, index: usize) -> Pointer {
@@ -334,9 +333,8 @@ impl DeviceBatch {
     }
 }
 
-/// Keys and values of all layers. Keys are `[layers][blocks][KV heads][slots][head_dim]`, values likewise with elements
-/// of a value; where values lie within keys there are only those. Scales of int8 are `f32 [layers][blocks][KV
-/// heads][slots]`.
+/// Keys and values of all layers. Keys are `[layers][blocks][KV heads][slots][head_dim]`, and values likewise, unless
+/// they lie within keys. Scales of int8 are `f32 [layers][blocks][KV heads][slots]`.
 pub struct KvCache {
     pub(crate) shape: KvShape,
     pub(crate) keys: Region,
@@ -348,6 +346,7 @@ pub struct KvCache {
 impl KvCache {
     pub(crate) fn new(driver: &Driver, shape: KvShape) -> Result<Self> {
         let rows = shape.layers * shape.blocks * shape.block_size * shape.kv_heads;
+        assert!(rows / shape.layers.max(1) <= i32::MAX as usize, "kernels count a layer's rows with 31 bits");
         let region = |bytes: usize| Region::zeroed(driver, bytes, "the KV cache");
         let has_scales = shape.dtype.row_bytes(0) > 0;
         let row_bytes = shape.dtype.row_bytes(shape.head_dim) - shape.dtype.row_bytes(0);
@@ -362,11 +361,43 @@ impl KvCache {
         })
     }
 
-    /// The index of a layer's first row (a token's key of one head) among all.
-    pub(crate) fn layer_rows(&self, layer: usize) -> usize {
-        assert!(layer < self.shape.layers, "outside of the KV cache");
-        layer * self.shape.blocks * self.shape.kv_heads * self.shape.block_size
+    /// Where a layer's rows begin.
+    pub(crate) fn layer(&self, layer: usize) -> KvLayer {
+        let KvShape { layers, blocks, block_size, kv_heads, head_dim, values_from, dtype } = self.shape;
+        assert!(layer < layers, "outside of the KV cache");
+        let first_row = layer * blocks * kv_heads * block_size;
+        let row_bytes = dtype.row_bytes(head_dim) - dtype.row_bytes(0);
+        let elements = |region: &Region| region.pointer().offset(first_row * row_bytes);
+        let scales = |region: &Option<Region>| {
+            region.as_ref().map(|region| region.pointer().offset(first_row * size_of::<f32>()))
+        };
+        let within_keys = values_from.unwrap_or(0) * row_bytes / head_dim;
+        KvLayer {
+            keys: elements(&self.keys),
+            values: self.values.as_ref().map_or(elements(&self.keys).offset(within_keys), elements),
+            key_scales: scales(&self.key_scales),
+            value_scales: scales(if values_from.is_some() { &self.key_scales } else { &self.value_scales }),
+        }
     }
+
+    /// The cache's storage format under the name of the weights that are stored alike: for these, kernels are compiled.
+    pub(crate) fn format(&self) -> DType {
+        match self.shape.dtype {
+            KvDType::F32 => DType::F32,
+            KvDType::F16 => DType::F16,
+            KvDType::BF16 => DType::BF16,
+            KvDType::Int8 => DType::WInt8,
+        }
+    }
+}
+
+/// One layer of a KV cache: rows of `head_dim` elements for each block, KV head and slot. Values that lie within keys
+/// begin at their first element and are as far apart as the keys.
+pub(crate) struct KvLayer {
+    pub(crate) keys: Pointer,
+    pub(crate) values: Pointer,
+    pub(crate) key_scales: Option<Pointer>,
+    pub(crate) value_scales: Option<Pointer>,
 }
 
 /// By which angles heads are turned.
