@@ -90,7 +90,7 @@ KERNEL(attend, THREADS)(Problem problem) {
     room.values = room.query + problem.head_dim;
     room.weights = room.values + problem.value_dim;
     room.rows = reinterpret_cast<int*>(room.weights + KEYS_AT_ONCE);
-    int64_t partial = partial_of(problem, blockIdx.z) * ROWS;
+    int64_t partial = (first_partial(problem) + blockIdx.z) * ROWS;
     for (int index = warp; index < ROWS; index += THREADS / 32) {
         Row row = row_of(tile, index);
         if (!row.valid) continue;
@@ -113,35 +113,4 @@ KERNEL(attend, THREADS)(Problem problem) {
     }
 }
 
-// Merges the splits' results; blocks: tiles of queries and KV heads, as of the kernel before it. A warp per row.
-__device__ void merge_tiles(const Problem& problem, int rows, int keys_at_once, int keys_least) {
-    Tile tile;
-    if (!find_tile(problem, rows, tile)) return;
-    take_split(problem, tile, 0, keys_at_once, keys_least);
-    if (tile.splits == 1) return;
-    int lane = threadIdx.x % 32;
-    for (int index = threadIdx.x / 32; index < rows; index += blockDim.x / 32) {
-        Row row = row_of(tile, index);
-        if (!row.valid) continue;
-        const float2* sums = problem.partial_sums + partial_of(problem, 0) * rows + index;
-        const float* values = problem.partial_values + (partial_of(problem, 0) * rows + index) * problem.value_dim;
-        float best = -INFINITE, total = 0.0f;
-        for (int split = 0; split < tile.splits; split++) best = fmaxf(best, sums[split * rows].x);
-        for (int split = 0; split < tile.splits; split++) {
-            float2 own = sums[split * rows];
-            total += own.y * exp2f(own.x - best);
-        }
-        float share = share_of(problem, row.head, best, total);
-        act* output = output_of(problem, row);
-        for (int d = lane; d < problem.value_dim; d += 32) {
-            float sum = 0.0f;
-            for (int split = 0; split < tile.splits; split++) {
-                float weight = exp2f(sums[split * rows].x - best);
-                sum += weight * values[int64_t(split) * rows * problem.value_dim + d];
-            }
-            output[d] = from_float<act>(sum * share);
-        }
-    }
-}
-
-KERNEL(merge, THREADS)(Problem problem) { merge_tiles(problem, ROWS, KEYS_AT_ONCE, KEYS_LEAST); }
+KERNEL(merge, THREADS)(Problem problem) { merge_tile(problem, ROWS, KEYS_AT_ONCE, KEYS_LEAST); }

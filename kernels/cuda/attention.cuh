@@ -46,10 +46,9 @@ struct Problem {
 // What a block works on.
 struct Tile {
     int sequence;
-    int first_query;     // of the sequence's
     int queries;         // rows beyond these are empty
-    int first_token;     // that query's row in the batch
-    int first_position;  // that query's
+    int first_token;     // the first query's row in the batch …
+    int first_position;  // … and position
     int kv_head;
     int first_head;      // query heads of the tile: those from `first_head` on …
     int heads;           // … and so many, fewer than `heads_stride` at the ends of the rank's share
@@ -106,26 +105,29 @@ __device__ __forceinline__ bool take_split(const Problem& problem, Tile& tile, i
     return true;
 }
 
-// The tile of `rows` rows at most of block (x, y): x counts tiles of queries, the last first, because the last queries of
-// a long sequence have the most to do; y counts KV heads, and tiles of their query heads where these are more than `rows`.
-__device__ __forceinline__ bool find_tile(const Problem& problem, int rows, Tile& tile) {
+// Tiles of `rows` rows take the query heads of a KV head together, as far as they can.
+__device__ __forceinline__ int head_tiles(const Problem& problem, int rows) {
+    return (problem.packed + rows - 1) / rows;
+}
+
+// Tile `within` of the sequence's tiles of queries, and tile `index` of its heads; false where it has no rows, or the
+// sequence isn't for this kernel.
+__device__ __forceinline__ bool find_rows(const Problem& problem, int rows, int sequence, int within, int index, Tile& tile) {
     int tile_queries = max(1, rows / problem.packed);
-    int within;
-    tile.sequence = find_sequence(problem, tile_queries, gridDim.x - 1 - blockIdx.x, within);
-    int start = problem.query_starts[tile.sequence];
-    int count = int(problem.query_starts[tile.sequence + 1]) - start;
-    tile.first_query = within * tile_queries;
-    tile.queries = min(tile_queries, count - tile.first_query);
+    int start = problem.query_starts[sequence];
+    int count = int(problem.query_starts[sequence + 1]) - start;
+    tile.sequence = sequence;
+    tile.queries = min(tile_queries, count - within * tile_queries);
     if (tile.queries <= 0 || count < problem.queries_least || count > problem.queries_most) return false;
-    tile.first_token = start + tile.first_query;
-    tile.first_position = int(problem.context_lengths[tile.sequence]) - count + tile.first_query;
+    tile.first_token = start + within * tile_queries;
+    tile.first_position = int(problem.context_lengths[sequence]) - count + within * tile_queries;
 
     tile.heads_stride = min(problem.packed, rows);
-    int head_tiles = (problem.packed + rows - 1) / rows;
-    tile.kv_head = blockIdx.y / head_tiles;
+    int tiles = head_tiles(problem, rows);
+    tile.kv_head = index / tiles;
     int first = max(0, tile.kv_head * problem.group - problem.first_in_group);
     int end = min(problem.query_heads, (tile.kv_head + 1) * problem.group - problem.first_in_group);
-    tile.first_head = first + blockIdx.y % head_tiles * rows;
+    tile.first_head = first + index % tiles * rows;
     tile.heads = min(tile.heads_stride, end - tile.first_head);
     if (tile.heads <= 0) return false;
 
@@ -133,6 +135,14 @@ __device__ __forceinline__ bool find_tile(const Problem& problem, int rows, Tile
     tile.end = tile.first_position + tile.queries;
     tile.splits = 1;
     return true;
+}
+
+// The tile of block (x, y): x counts tiles of queries, the last first, because the last queries of a long sequence have
+// the most to do; y counts tiles of heads.
+__device__ __forceinline__ bool find_tile(const Problem& problem, int rows, Tile& tile) {
+    int within;
+    int sequence = find_sequence(problem, max(1, rows / problem.packed), gridDim.x - 1 - blockIdx.x, within);
+    return find_rows(problem, rows, sequence, within, blockIdx.y, tile);
 }
 
 // The row of the cache that holds key `key` of the tile's sequence.
@@ -145,20 +155,54 @@ __device__ __forceinline__ int key_row(const Problem& problem, const Tile& tile,
 // What a sum of weighted values is multiplied by to become the answer, where `best` is the greatest score and `total` the
 // sum of weights. A sink joins the weights without a value.
 __device__ __forceinline__ float share_of(const Problem& problem, int head, float best, float total) {
-    if (!problem.sinks) return 1.0f / total;
+    if (!problem.sinks) return __fdividef(1.0f, total);
     float sink = problem.sinks[head] * LOG2_E;
     float greatest = fmaxf(best, sink);
     float factor = exp2f(best - greatest);
-    return factor / (total * factor + exp2f(sink - greatest));
+    return __fdividef(factor, total * factor + exp2f(sink - greatest));
 }
 
 __device__ __forceinline__ act* output_of(const Problem& problem, const Row& row) {
     return problem.output + (int64_t(row.token) * problem.query_heads + row.head) * problem.value_dim;
 }
 
-// Which of the partial results is that of split `index` of this block's tile.
-__device__ __forceinline__ int64_t partial_of(const Problem& problem, int index) {
-    return (int64_t(blockIdx.x) * gridDim.y + blockIdx.y) * problem.splits + index;
+// The first partial result of block (x, y), where each of `splits` blocks has one.
+__device__ __forceinline__ int64_t first_partial(const Problem& problem) {
+    return (int64_t(blockIdx.x) * gridDim.y + blockIdx.y) * problem.splits;
+}
+
+// Merges row `index` of the tiles' partial results from `first` to `end`: the lanes of a warp share the columns.
+__device__ void merge_row(const Problem& problem, const Row& row, int rows, int index, int64_t first, int64_t end) {
+    const float2* sums = problem.partial_sums + index;
+    const float* values = problem.partial_values + int64_t(index) * problem.value_dim;
+    float best = -INFINITE, total = 0.0f;
+    for (int64_t partial = first; partial < end; partial++) best = fmaxf(best, sums[partial * rows].x);
+    for (int64_t partial = first; partial < end; partial++) {
+        float2 own = sums[partial * rows];
+        total += own.y * exp2f(own.x - best);
+    }
+    float share = share_of(problem, row.head, best, total);
+    act* output = output_of(problem, row);
+    for (int d = threadIdx.x % 32; d < problem.value_dim; d += 32) {
+        float sum = 0.0f;
+        for (int64_t partial = first; partial < end; partial++) {
+            sum += exp2f(sums[partial * rows].x - best) * values[partial * rows * problem.value_dim + d];
+        }
+        output[d] = from_float<act>(sum * share);
+    }
+}
+
+// Merges what the blocks of a kernel with this many rows and keys found; a block per tile, a warp per row.
+__device__ void merge_tile(const Problem& problem, int rows, int keys_at_once, int keys_least) {
+    Tile tile;
+    if (!find_tile(problem, rows, tile)) return;
+    take_split(problem, tile, 0, keys_at_once, keys_least);
+    if (tile.splits == 1) return;
+    int64_t first = first_partial(problem);
+    for (int index = threadIdx.x / 32; index < rows; index += blockDim.x / 32) {
+        Row row = row_of(tile, index);
+        if (row.valid) merge_row(problem, row, rows, index, first, first + tile.splits);
+    }
 }
 
 #endif  // SHARDWIRE_ATTENTION_CUH
