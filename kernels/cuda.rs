@@ -19,6 +19,7 @@ use driver::count;
 pub use driver::Facts;
 pub(crate) use driver::{Driver, Grid, Pointer};
 pub(crate) use launch::Argument;
+pub use libraries::search_path;
 pub use memory::{Angles, DeviceBatch, KvCache, Tensor, Weight};
 pub(crate) use memory::{Buffer, Element, Part, Region};
 

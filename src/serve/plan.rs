@@ -69,12 +69,13 @@ impl Plan {
         let text = TextModel::load(&path, overrides).map_err(one_line)?;
         warn_of_strange_tokens(&text, &checkpoint, &mut warnings);
         let allowed_bytes = allowed_bytes(flags, gpus.as_deref(), &inventory);
+        let hardware = Hardware::of(flags, kv_dtype, gpus.is_some())?;
         let decision = decide_memory(flags, &checkpoint, kv_dtype, allowed_bytes, &mut warnings)?;
         Ok(Self {
             model: served_model(flags, &path, &checkpoint, text, decision),
             settings: settings(flags),
             engine: engine(flags, decision),
-            supervisor: supervisor(flags, path, checkpoint.config(), decision, (kv_dtype, device(flags, gpus.is_some()))),
+            supervisor: supervisor(flags, path, checkpoint.config(), decision, hardware),
             labels: labels(flags, decision),
             warnings,
             notes,
@@ -105,16 +106,31 @@ fn find_gpus(flags: &ServeFlags, notes: &mut Vec<String>) -> Result<Option<Vec<G
     }
 }
 
-fn device(flags: &ServeFlags, on_gpus: bool) -> DeviceChoice {
-    if !on_gpus {
-        return DeviceChoice::Cpu;
+/// What workers compute on.
+struct Hardware {
+    kv_dtype: KvDType,
+    device: DeviceChoice,
+    /// See [`SupervisorConfig::library_path`].
+    library_path: Vec<PathBuf>,
+}
+
+impl Hardware {
+    fn of(flags: &ServeFlags, kv_dtype: KvDType, on_gpus: bool) -> Result<Self, String> {
+        if !on_gpus {
+            return Ok(Self { kv_dtype, device: DeviceChoice::Cpu, library_path: Vec::new() });
+        }
+        let cache = default_model::cache_folder().map_err(one_line)?;
+        let links = cache.join("libraries");
+        let library_path = gpus::search_path(&links)
+            .map_err(|error| format!("{}: links to libraries can't be made there: {error}", links.display()))?;
+        let device = DeviceChoice::Cuda(CudaChoice {
+            f32: flags.loading.dtype == PlainName::F32,
+            memory_share: flags.gpu_memory_utilization,
+            kernel_cache: Some(cache.join("kernels")),
+            kernels: std::env::var_os("SHARDWIRE_KERNELS").map(PathBuf::from),
+        });
+        Ok(Self { kv_dtype, device, library_path })
     }
-    DeviceChoice::Cuda(CudaChoice {
-        f32: flags.loading.dtype == PlainName::F32,
-        memory_share: flags.gpu_memory_utilization,
-        kernel_cache: default_model::cache_folder().ok().map(|folder| folder.join("kernels")),
-        kernels: std::env::var_os("SHARDWIRE_KERNELS").map(PathBuf::from),
-    })
 }
 
 /// The most that the KV caches of all ranks may take, bytes.
@@ -268,7 +284,7 @@ fn supervisor(
     path: PathBuf,
     model: &ModelConfig,
     decision: Decision,
-    (kv_dtype, device): (KvDType, DeviceChoice),
+    Hardware { kv_dtype, device, library_path }: Hardware,
 ) -> SupervisorConfig {
     SupervisorConfig {
         worker: WorkerConfig {
@@ -293,6 +309,7 @@ fn supervisor(
         model: ModelSizes { vocab_size: model.vocab_size, hidden_size: model.hidden_size },
         threads_per_rank: flags.threads_per_rank.map(|threads| threads as usize),
         log_dir: flags.log_dir.clone(),
+        library_path,
         stall_timeout: Duration::from_secs(flags.stall_timeout),
         restarts_max: flags.max_restarts as usize,
     }

@@ -1,5 +1,10 @@
 //! The GPUs of this machine, as whoever starts workers asks for them.
 
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
 use kernels::{DeviceError, cuda};
 
 /// One of them.
@@ -15,4 +20,10 @@ pub struct Gpu {
 pub fn find(ranks: usize) -> Result<Vec<Gpu>, DeviceError> {
     let found = cuda::find(ranks)?;
     Ok(found.into_iter().map(|facts| Gpu { name: facts.name, memory_bytes: facts.memory_bytes }).collect())
+}
+
+/// Folders for the `LD_LIBRARY_PATH` of workers that compute on GPUs, beyond what the loader looks through anyway; links
+/// that they need are made in `links`.
+pub fn search_path(links: &Path) -> io::Result<Vec<PathBuf>> {
+    cuda::search_path(links)
 }
