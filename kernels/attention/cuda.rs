@@ -1,12 +1,13 @@
 //! Attention on a GPU: which kernels see to which sequences, and how many blocks share a long context.
 
+mod decode;
 mod problem;
 
 use self::problem::{Problem, packed};
 use super::{Attention, Scoring};
 use crate::{
-    Heads, KvShape, Result,
-    cuda::{Argument, Cuda, DeviceBatch, Element, Grid, KvCache, Source, Tensor},
+    Heads, KvDType, KvShape, Result,
+    cuda::{Argument, Buffer, Cuda, DeviceBatch, Element, Grid, KvCache, Source, Tensor},
 };
 
 const PLAIN: Source = Source { name: "attention", text: include_str!("cuda.cu") };
@@ -30,47 +31,107 @@ impl Attention for Cuda {
         assert!(sinks, "a sink per query head");
         assert!(scoring.window != Some(0), "a query sees itself");
         let output = self.activations(qkv.rows(), heads.query * heads.value_dim())?;
-        let problem = Problem::new(&output, qkv, (cache, layer), heads, scoring, batch);
-        self.attend_plainly(problem, cache, heads, batch)?;
+        let view = View {
+            problem: Problem::new(&output, qkv, (cache, layer), heads, scoring, batch),
+            cache,
+            heads,
+            batch,
+            packed: packed(heads),
+        };
+        match self.tensor_dim(&view) {
+            None => self.attend_tiles(&view, &plain(&view), 1)?,
+            Some(dim) => {
+                let few = (decode::ROWS / view.packed.max(1)).max(1);
+                if batch.queries_max > few {
+                    self.attend_tiles(&view, &plain(&view), few + 1)?;
+                }
+                if batch.host.query_starts.windows(2).any(|ends| (1..=few).contains(&((ends[1] - ends[0]) as usize))) {
+                    self.decode(&view, dim, few)?;
+                }
+            }
+        }
         Ok(output)
     }
 }
 
+/// What an attention reads.
+struct View<'a> {
+    problem: Problem,
+    cache: &'a KvCache,
+    heads: &'a Heads,
+    batch: &'a DeviceBatch,
+    packed: usize,
+}
+
+/// A kernel that takes tiles of rows, one block each or several.
+struct TileKernel {
+    source: &'static Source,
+    entry: &'static str,
+    merge: &'static str,
+    /// Rows of a tile, threads of a block, and the least keys that a block takes, as in the source.
+    rows: usize,
+    threads: usize,
+    keys_least: usize,
+    shared_bytes: usize,
+    /// How many such blocks a multiprocessor holds.
+    blocks: usize,
+}
+
+fn plain(view: &View) -> TileKernel {
+    const WARPS: usize = 4;
+    let warp_floats = view.heads.dim + view.heads.value_dim() + 2 * 32;
+    TileKernel {
+        source: &PLAIN,
+        entry: "attend",
+        merge: "merge",
+        rows: 16,
+        threads: 32 * WARPS,
+        keys_least: 256,
+        shared_bytes: WARPS * warp_floats * size_of::<f32>(),
+        blocks: 4,
+    }
+}
+
 impl Cuda {
-    fn attend_plainly(&self, problem: Problem, cache: &KvCache, heads: &Heads, batch: &DeviceBatch) -> Result<()> {
-        // As in the source.
-        const ROWS: usize = 16;
-        const THREADS: usize = 128;
-        const KEYS_AT_ONCE: usize = 32;
-        const KEYS_LEAST: usize = 256;
-        let packed = packed(heads);
-        let tiles = batch.host.positions.len() / (ROWS / packed.max(1)).max(1) + batch.sequences();
-        let head_tiles = heads.kv * packed.div_ceil(ROWS);
-        let splits = self.splits(tiles * head_tiles, batch.context_max.div_ceil(KEYS_LEAST));
-        let partial_rows = tiles * head_tiles * splits * ROWS;
-        let values = self.scratch(partial_rows * heads.value_dim() * size_of::<f32>())?;
-        let sums = self.scratch(partial_rows * 2 * size_of::<f32>())?;
-        let problem = problem.split(splits, values.pointer(), sums.pointer());
-        let source = (&PLAIN, cache.format());
-        let shared = THREADS / 32 * (heads.dim + heads.value_dim() + 2 * KEYS_AT_ONCE) * size_of::<f32>();
+    /// The kernels' head dim that tensor cores compute these heads with; none where they can't.
+    fn tensor_dim(&self, view: &View) -> Option<usize> {
+        let KvShape { dtype, head_dim, values_from, .. } = view.cache.shape;
+        // Rows are moved by pieces of 16 bytes.
+        let in_pieces = (head_dim * view.cache.element_bytes()).is_multiple_of(16);
+        let fits = self.act() == Element::BF16 && dtype != KvDType::F32 && values_from.is_none() && in_pieces;
+        [64, 128, 256].into_iter().find(|&dim| fits && head_dim <= dim)
+    }
+
+    /// Sequences of at least `queries_least` queries by `kernel`.
+    fn attend_tiles(&self, view: &View, kernel: &TileKernel, queries_least: usize) -> Result<()> {
+        let &TileKernel { source, entry, merge, rows, threads, keys_least, shared_bytes, blocks } = kernel;
+        // Each sequence's last tile may be a part of one.
+        let tiles = view.batch.host.positions.len() / (rows / view.packed.max(1)).max(1) + view.batch.sequences();
+        let head_tiles = view.heads.kv * view.packed.div_ceil(rows);
+        let blocks = blocks * self.facts().multiprocessors as usize;
+        let splits =
+            (blocks / (tiles * head_tiles).max(1)).clamp(1, view.batch.context_max.div_ceil(keys_least).max(1));
+        let partials = if splits > 1 { tiles * head_tiles * splits } else { 0 };
+        let [values, sums] = self.partials(view, partials * rows)?;
+        let problem = view.problem.of_queries(queries_least, usize::MAX).split(splits, &values, &sums);
+        let format = view.cache.format();
         let blocks = [tiles as u32, head_tiles as u32, splits as u32];
-        let grid = Grid { blocks, threads: THREADS as u32, shared_bytes: shared as u32 };
+        let grid = Grid { blocks, threads: threads as u32, shared_bytes: shared_bytes as u32 };
         // SAFETY: the batch's sequences lie within the rows of `qkv` and the blocks of the cache, as was checked; partial
         // results have room for each row of each split.
-        unsafe { self.launch_for(source, "attend", grid, &mut [Argument::of(&problem)]) }?;
+        unsafe { self.launch_for((source, format), entry, grid, &mut [Argument::of(&problem)]) }?;
         if splits == 1 {
             return Ok(());
         }
         let grid = Grid { blocks: [tiles as u32, head_tiles as u32, 1], shared_bytes: 0, ..grid };
         // SAFETY: the same problem.
-        unsafe { self.launch_for(source, "merge", grid, &mut [Argument::of(&problem)]) }
+        unsafe { self.launch_for((source, format), merge, grid, &mut [Argument::of(&problem)]) }
     }
 
-    /// How many blocks share a tile's keys at most: enough that all `tiles` fill the GPU some times over.
-    fn splits(&self, tiles: usize, most: usize) -> usize {
-        const BLOCKS_PER_MULTIPROCESSOR: usize = 4;
-        let wanted = BLOCKS_PER_MULTIPROCESSOR * self.facts().multiprocessors as usize;
-        (wanted / tiles.max(1)).clamp(1, most.max(1))
+    /// Room for partial results of so many rows: their values, and their sums.
+    fn partials(&self, view: &View, rows: usize) -> Result<[Buffer; 2]> {
+        let floats = |count: usize| self.scratch(count * size_of::<f32>());
+        Ok([floats(rows * view.heads.value_dim())?, floats(rows * 2)?])
     }
 }
 

@@ -228,6 +228,15 @@ pub(crate) fn check<B: Tested>(device: &B) {
         Case::new([4, 1, 40, 4, 0], 16, &[[0, 70], [530, 1], [5, 9]]).values_from(8),
         Case::new([16, 1, 76, 16, 0], 64, &[[0, 3], [600, 2]]).values_from(16).dtype(KvDType::BF16),
         Case::new([3, 1, 24, 3, 0], 5, &[[0, 20]]).values_from(16).dtype(KvDType::Int8),
+        // Few queries per sequence: long and short contexts, all head dims of tensor cores and those between.
+        Case::new([8, 2, 128, 4, 0], 16, &[[1000, 1], [77, 1], [0, 1], [0, 0], [300, 1]]).dtype(KvDType::BF16),
+        Case::new([16, 2, 64, 8, 0], 24, &[[500, 2], [63, 1], [64, 1]]).dtype(KvDType::F16),
+        Case::new([8, 1, 128, 8, 0], 12, &[[700, 2], [14, 1]]).dtype(KvDType::Int8).with_sinks(),
+        Case::new([7, 3, 64, 4, 2], 8, &[[300, 3], [2, 4]]).dtype(KvDType::Int8).window(50),
+        Case::new([8, 2, 72, 4, 0], 64, &[[900, 4], [0, 4]]).dtype(KvDType::BF16).window(250).with_sinks(),
+        Case::new([2, 1, 256, 2, 0], 32, &[[200, 1]]).dtype(KvDType::BF16),
+        Case::new([2, 2, 192, 1, 0], 16, &[[200, 9]]).dtype(KvDType::Int8),
+        Case::new([20, 1, 64, 20, 0], 16, &[[260, 1], [31, 1]]).dtype(KvDType::F16),
     ] {
         let tolerance = device.tolerance(3e-6);
         let what = format!("{}: {case:?}", device.name());

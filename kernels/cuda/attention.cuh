@@ -171,22 +171,23 @@ __device__ __forceinline__ int64_t first_partial(const Problem& problem) {
     return (int64_t(blockIdx.x) * gridDim.y + blockIdx.y) * problem.splits;
 }
 
-// Merges row `index` of the tiles' partial results from `first` to `end`: the lanes of a warp share the columns.
-__device__ void merge_row(const Problem& problem, const Row& row, int rows, int index, int64_t first, int64_t end) {
-    const float2* sums = problem.partial_sums + index;
-    const float* values = problem.partial_values + int64_t(index) * problem.value_dim;
+// Merges row `index` of `count` partial results of as many `rows`, which `partial_of` names: a warp's lanes share the
+// columns.
+template <class PartialOf>
+__device__ void merge_row(const Problem& problem, const Row& row, int rows, int index, int count, PartialOf partial_of) {
     float best = -INFINITE, total = 0.0f;
-    for (int64_t partial = first; partial < end; partial++) best = fmaxf(best, sums[partial * rows].x);
-    for (int64_t partial = first; partial < end; partial++) {
-        float2 own = sums[partial * rows];
-        total += own.y * exp2f(own.x - best);
+    for (int i = 0; i < count; i++) best = fmaxf(best, problem.partial_sums[partial_of(i) * rows + index].x);
+    for (int i = 0; i < count; i++) {
+        float2 sums = problem.partial_sums[partial_of(i) * rows + index];
+        total += sums.y * exp2f(sums.x - best);
     }
     float share = share_of(problem, row.head, best, total);
     act* output = output_of(problem, row);
     for (int d = threadIdx.x % 32; d < problem.value_dim; d += 32) {
         float sum = 0.0f;
-        for (int64_t partial = first; partial < end; partial++) {
-            sum += exp2f(sums[partial * rows].x - best) * values[partial * rows * problem.value_dim + d];
+        for (int i = 0; i < count; i++) {
+            int64_t at = partial_of(i) * rows + index;
+            sum += exp2f(problem.partial_sums[at].x - best) * problem.partial_values[at * problem.value_dim + d];
         }
         output[d] = from_float<act>(sum * share);
     }
@@ -201,7 +202,7 @@ __device__ void merge_tile(const Problem& problem, int rows, int keys_at_once, i
     int64_t first = first_partial(problem);
     for (int index = threadIdx.x / 32; index < rows; index += blockDim.x / 32) {
         Row row = row_of(tile, index);
-        if (row.valid) merge_row(problem, row, rows, index, first, first + tile.splits);
+        if (row.valid) merge_row(problem, row, rows, index, tile.splits, [=](int split) { return first + split; });
     }
 }
 

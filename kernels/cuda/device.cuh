@@ -160,6 +160,15 @@ __device__ __forceinline__ void store_8(bf16* to, const float from[8]) {
                                                pack_bf16(from[4], from[5]), pack_bf16(from[6], from[7]));
 }
 
+// Four neighbouring numbers; their address is a multiple of their size.
+__device__ __forceinline__ void store_4(float* to, float a, float b, float c, float d) {
+    *reinterpret_cast<float4*>(to) = make_float4(a, b, c, d);
+}
+
+__device__ __forceinline__ void store_4(bf16* to, float a, float b, float c, float d) {
+    *reinterpret_cast<uint2*>(to) = make_uint2(pack_bf16(a, b), pack_bf16(c, d));
+}
+
 // ---- reductions ----
 
 __device__ __forceinline__ float warp_sum(float x) {

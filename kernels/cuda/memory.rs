@@ -363,21 +363,26 @@ impl KvCache {
 
     /// Where a layer's rows begin.
     pub(crate) fn layer(&self, layer: usize) -> KvLayer {
-        let KvShape { layers, blocks, block_size, kv_heads, head_dim, values_from, dtype } = self.shape;
+        let KvShape { layers, blocks, block_size, kv_heads, head_dim, values_from, .. } = self.shape;
         assert!(layer < layers, "outside of the KV cache");
         let first_row = layer * blocks * kv_heads * block_size;
-        let row_bytes = dtype.row_bytes(head_dim) - dtype.row_bytes(0);
-        let elements = |region: &Region| region.pointer().offset(first_row * row_bytes);
+        let element_bytes = self.element_bytes();
+        let elements = |region: &Region| region.pointer().offset(first_row * head_dim * element_bytes);
         let scales = |region: &Option<Region>| {
             region.as_ref().map(|region| region.pointer().offset(first_row * size_of::<f32>()))
         };
-        let within_keys = values_from.unwrap_or(0) * row_bytes / head_dim;
+        let within_keys = values_from.unwrap_or(0) * element_bytes;
         KvLayer {
             keys: elements(&self.keys),
             values: self.values.as_ref().map_or(elements(&self.keys).offset(within_keys), elements),
             key_scales: scales(&self.key_scales),
             value_scales: scales(if values_from.is_some() { &self.key_scales } else { &self.value_scales }),
         }
+    }
+
+    /// Bytes of an element of a key or value.
+    pub(crate) fn element_bytes(&self) -> usize {
+        self.shape.dtype.row_bytes(1) - self.shape.dtype.row_bytes(0)
     }
 
     /// The cache's storage format under the name of the weights that are stored alike: for these, kernels are compiled.

@@ -3,7 +3,7 @@
 use crate::{
     Heads,
     attention::Scoring,
-    cuda::{DeviceBatch, KvCache, Pointer, Tensor},
+    cuda::{Buffer, DeviceBatch, KvCache, Tensor},
 };
 
 /// As `Problem` in attention.cuh, where the fields are explained: the same in the same order.
@@ -83,9 +83,15 @@ impl Problem {
         }
     }
 
-    /// The same where each tile's keys are shared by `splits` blocks, whose results go to these places.
-    pub(super) fn split(self, splits: usize, values: Pointer, sums: Pointer) -> Self {
-        Self { splits: int(splits), partial_values: values.0, partial_sums: sums.0, ..self }
+    /// The same for sequences of `least` to `most` queries.
+    pub(super) fn of_queries(self, least: usize, most: usize) -> Self {
+        Self { queries_least: int(least), queries_most: i32::try_from(most).unwrap_or(i32::MAX), ..self }
+    }
+
+    /// The same where `splits` blocks share a tile's keys (or all of them, as the kernel has it), and put their results
+    /// into these places.
+    pub(super) fn split(self, splits: usize, values: &Buffer, sums: &Buffer) -> Self {
+        Self { splits: int(splits), partial_values: values.pointer().0, partial_sums: sums.pointer().0, ..self }
     }
 }
 
