@@ -16,7 +16,12 @@ use super::{Activations, libraries};
 use crate::{DType, DeviceError, Result};
 
 /// The headers that sources include.
-const HEADERS: [(&str, &str); 1] = [("device.cuh", include_str!("device.cuh"))];
+const HEADERS: [(&str, &str); 4] = [
+    ("device.cuh", include_str!("device.cuh")),
+    ("kv_cache.cuh", include_str!("kv_cache.cuh")),
+    ("attention.cuh", include_str!("attention.cuh")),
+    ("attention_fragments.cuh", include_str!("attention_fragments.cuh")),
+];
 
 /// The kernels of one operation.
 #[derive(Debug, PartialEq, Eq, Hash)]
