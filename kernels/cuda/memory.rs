@@ -339,6 +339,10 @@ impl DeviceBatch {
         self.list(5)
     }
 
+    pub(crate) fn tokens(&self) -> usize {
+        self.host.tokens.len()
+    }
+
     pub(crate) fn sequences(&self) -> usize {
         self.host.context_lengths.len()
     }
