@@ -324,6 +324,14 @@ TEST(shared_memory_that_nobody_wrote, Passes) {
     for (float value : gpu.get<float>(y, 32)) CHECK(std::isnan(value));
 }
 
+// Not even what the block before it left there.
+TEST(static_shared_memory_that_nobody_wrote, Passes) {
+    Gpu gpu;
+    CUdeviceptr y = gpu.room(128 * 2);
+    gpu.launch("read_static_never_written", {2, 32, 0}, y);
+    for (float value : gpu.get<float>(y, 64)) CHECK(std::isnan(value));
+}
+
 TEST(a_deep_call, Passes) {
     Gpu gpu;
     CUdeviceptr y = gpu.room(128);

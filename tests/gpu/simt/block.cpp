@@ -8,6 +8,8 @@
 #include <sched.h>
 #include <string>
 
+#include "static_shared.hpp"
+
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #endif
@@ -291,6 +293,7 @@ void Block::run(uint3 of_grid) {
     index = of_grid;
     begin_warps();
     fill_shared();
+    fill_static_shared(*launch->kernel);
     Block* outer = running;
     running = this;
     time_t spinning_since = 0;
