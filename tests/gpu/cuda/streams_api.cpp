@@ -25,8 +25,8 @@ CUresult refuse_captured_event(CUevent event, const char* function) {
 
 }  // namespace
 
-#define STREAM_OF(handle)                              \
-    CUstream stream = stream_of(handle, __func__);     \
+#define STREAM_OF(handle)                          \
+    CUstream stream = stream_of(handle, __func__); \
     if (!stream) return CUDA_ERROR_INVALID_HANDLE
 
 #define CHECK_EVENT(event) \
@@ -94,7 +94,8 @@ CUresult cuStreamGetCtx(CUstream handle, CUcontext* of) {
 
 CUresult cuEventCreate(CUevent* event, unsigned flags) {
     CALL_IN_CONTEXT("flags %u", flags);
-    if (flags & CU_EVENT_INTERPROCESS) return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "events between processes are not modelled");
+    if (flags & CU_EVENT_INTERPROCESS)
+        return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "events between processes are not modelled");
     *event = new CUevent_st(flags);
     events().add(*event);
     return CUDA_SUCCESS;

@@ -11,7 +11,7 @@ namespace simt {
 
 struct Kernel {
     const char* name;
-    const char* space;  // the namespace of its variant of its source, `kernels::rms_norm::of_f32::`
+    const char* space;                // the namespace of its variant of its source, `kernels::rms_norm::of_f32::`
     void (*body)(void** parameters);  // what one thread does
     int parameters;
     const size_t* parameter_bytes;
@@ -28,9 +28,9 @@ struct Launch {
     uint3 grid;
     uint3 block;
     size_t dynamic_shared = 0;
-    size_t static_shared = 0;           // as the compiled module tells
-    size_t shared_max = 48 * 1024;      // more has to be asked for
-    unsigned seed = 0;                  // of the order of blocks, warps and lanes
+    size_t static_shared = 0;       // as the compiled module tells
+    size_t shared_max = 48 * 1024;  // more has to be asked for
+    unsigned seed = 0;              // of the order of blocks, warps and lanes
     void** parameters = nullptr;
 };
 

@@ -44,7 +44,7 @@ struct File {
 
     explicit File(const char* path) {
         int file = open(path, O_RDONLY | O_CLOEXEC);
-        struct stat facts {};
+        struct stat facts{};
         if (file < 0 || fstat(file, &facts)) return;
         size = size_t(facts.st_size);
         void* mapped = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
@@ -83,7 +83,9 @@ bool starts_with(const char* text, const std::string& start) { return strncmp(te
 bool is_of_other_entry(const Kernel& kernel, const std::string& function) {
     for (const Kernel* other = first_kernel(); other; other = other->next) {
         bool same_space = !strcmp(other->space, kernel.space);
-        if (same_space && strcmp(other->name, kernel.name) && starts_with(function.c_str(), std::string(other->name) + "(")) return true;
+        if (same_space && strcmp(other->name, kernel.name) &&
+            starts_with(function.c_str(), std::string(other->name) + "("))
+            return true;
     }
     return false;
 }
