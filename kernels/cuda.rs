@@ -12,6 +12,7 @@ mod error;
 mod launch;
 mod libraries;
 mod memory;
+mod product;
 
 use std::{
     path::PathBuf,
@@ -27,7 +28,8 @@ pub(crate) use launch::Argument;
 pub use libraries::search_path;
 pub use memory::{Angles, DeviceBatch, KvCache, Tensor, Weight};
 pub(crate) use arena::Buffer;
-pub(crate) use memory::{Element, Part, Region, TensorPlace};
+pub(crate) use memory::{Element, NO_SLOT, Part, Region, TensorPlace};
+pub(crate) use product::{Shape, Skinny};
 
 use crate::{Backend, Batch, DType, DeviceError, Result, group::Group, repeat::Recordings};
 use arena::Arena;
@@ -148,17 +150,17 @@ impl Cuda {
 
     /// Copies a step's batch to the GPU.
     pub(crate) fn upload_batch(&self, batch: Batch) -> Result<DeviceBatch> {
-        DeviceBatch::new(&self.driver, &self.arena, &batch)
+        DeviceBatch::new(&self.driver, &self.arena, batch)
     }
 
     /// The same for steps that will be recorded.
     pub(crate) fn lasting_batch(&self, batch: Batch, table_width: usize, context_max: usize) -> Result<DeviceBatch> {
-        DeviceBatch::lasting(&self.driver, &batch, table_width, context_max)
+        DeviceBatch::lasting(&self.driver, batch, table_width, context_max)
     }
 
     /// Gives a recorded step the numbers of another batch of its size.
     pub(crate) fn refill(&self, lasting: &mut DeviceBatch, batch: Batch) -> Result<()> {
-        lasting.refill(&self.driver, &batch)
+        lasting.refill(&self.driver, batch)
     }
 
     /// Whether steps may be recorded.
