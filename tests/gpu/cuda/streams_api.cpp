@@ -208,6 +208,12 @@ CUresult cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end) {
     return CUDA_SUCCESS;
 }
 
+#if CUDA_VERSION < 13000  // where it is the only one
+CUresult cuEventElapsedTime_v2(float* milliseconds, CUevent start, CUevent end) {
+    return cuEventElapsedTime(milliseconds, start, end);
+}
+#endif
+
 CUresult cuLaunchHostFunc(CUstream handle, CUhostFn function, void* data) {
     CALL_IN_CONTEXT();
     STREAM_OF(handle);
