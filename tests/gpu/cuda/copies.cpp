@@ -123,6 +123,7 @@ CUresult set(CUdeviceptr to, T value, size_t count_of, CUstream handle, const ch
     count(Counter::CopiedBytes, "set", range.bytes);
     auto run = [=] {
         recheck(range);
+        if (value == 0) return set_to_zero(range.address, range.bytes);
         T* at = reinterpret_cast<T*>(to);
         std::fill(at, at + count_of, value);
     };

@@ -196,6 +196,18 @@ TEST(memory_is_not_zero, Passes) {
     for (unsigned char byte : gpu.get<unsigned char>(x, 100)) CHECK(byte == 0xcd);
 }
 
+TEST(large_memory_set_to_zero, Passes) {
+    Gpu gpu;
+    constexpr size_t BYTES = (3 << 20) + 5000;
+    CUdeviceptr x;
+    OK(cuMemAlloc(&x, BYTES));
+    OK(cuMemsetD8Async(x, 1, BYTES, gpu.stream));
+    OK(cuMemsetD8Async(x + 100, 0, BYTES - 300, gpu.stream));
+    std::vector<char> bytes = gpu.get<char>(x, BYTES);
+    for (size_t at = 0; at < BYTES; at++) CHECK(bytes[at] == (at < 100 || at >= BYTES - 200));
+    OK(cuMemFree(x));
+}
+
 TEST(freed_twice, Dies, "was freed before") {
     Gpu gpu;
     CUdeviceptr x = gpu.room(100);
