@@ -116,7 +116,8 @@ TEST(times_between_events, Passes) {
     OK(cuEventCreate(&start, 0));
     OK(cuEventCreate(&end, 0));
     OK(cuEventRecord(start, gpu.stream));
-    OK(cuLaunchHostFunc(gpu.stream, [](void*) { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }, nullptr));
+    OK(cuLaunchHostFunc(
+        gpu.stream, [](void*) { std::this_thread::sleep_for(std::chrono::milliseconds(20)); }, nullptr));
     OK(cuEventRecord(end, gpu.stream));
     gpu.synchronize();
     float milliseconds;
@@ -195,6 +196,18 @@ TEST(memory_is_not_zero, Passes) {
     for (unsigned char byte : gpu.get<unsigned char>(x, 100)) CHECK(byte == 0xcd);
 }
 
+TEST(large_memory_set_to_zero, Passes) {
+    Gpu gpu;
+    constexpr size_t BYTES = (3 << 20) + 5000;
+    CUdeviceptr x;
+    OK(cuMemAlloc(&x, BYTES));
+    OK(cuMemsetD8Async(x, 1, BYTES, gpu.stream));
+    OK(cuMemsetD8Async(x + 100, 0, BYTES - 300, gpu.stream));
+    std::vector<char> bytes = gpu.get<char>(x, BYTES);
+    for (size_t at = 0; at < BYTES; at++) CHECK(bytes[at] == (at < 100 || at >= BYTES - 200));
+    OK(cuMemFree(x));
+}
+
 TEST(freed_twice, Dies, "was freed before") {
     Gpu gpu;
     CUdeviceptr x = gpu.room(100);
@@ -271,7 +284,8 @@ TEST(parameters_that_differ, Passes) {
     Gpu gpu;
     CUmodule module;
     CUfunction function;
-    for (const std::string& text : {entry_text<CUdeviceptr, float>("fill_f32"), entry_text<CUdeviceptr, float, long long>("fill_f32")}) {
+    for (const std::string& text :
+         {entry_text<CUdeviceptr, float>("fill_f32"), entry_text<CUdeviceptr, float, long long>("fill_f32")}) {
         OK(cuModuleLoadData(&module, text.c_str()));
         refused(cuModuleGetFunction(&function, module, "fill_f32"), CUDA_ERROR_INVALID_IMAGE);
     }
@@ -310,7 +324,8 @@ TEST(text_for_this_gpu_only, Passes) {
     Gpu gpu;  // 9.0
     CUmodule module;
     OK(cuModuleLoadData(&module, ".version 8.0\n.target sm_90a\n.address_size 64\n"));
-    refused(cuModuleLoadData(&module, ".version 8.0\n.target sm_80a\n.address_size 64\n"), CUDA_ERROR_NO_BINARY_FOR_GPU);
+    refused(cuModuleLoadData(&module, ".version 8.0\n.target sm_80a\n.address_size 64\n"),
+            CUDA_ERROR_NO_BINARY_FOR_GPU);
 }
 
 TEST(launches_that_are_too_large, Passes) {
@@ -327,7 +342,8 @@ TEST(launches_that_are_too_large, Passes) {
     refused(launch(0, 32, 0), CUDA_ERROR_INVALID_VALUE);
     refused(launch(70000, 32, 0), CUDA_ERROR_INVALID_VALUE);
     refused(launch(1, 32, 48 * 1024 + 4), CUDA_ERROR_INVALID_VALUE);
-    refused(cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 228 * 1024), CUDA_ERROR_INVALID_VALUE);
+    refused(cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 228 * 1024),
+            CUDA_ERROR_INVALID_VALUE);
     OK(cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 100 * 1024));
     OK(launch(1, 32, 100 * 1024));
     refused(launch(1, 32, 100 * 1024 + 4), CUDA_ERROR_INVALID_VALUE);

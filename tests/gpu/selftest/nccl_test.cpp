@@ -23,7 +23,9 @@ struct Rank {
     Gpu gpu;
     ncclComm_t comm;
 
-    Rank(int number, const ncclUniqueId& id) : number(number), gpu(number) { NCCL_OK(ncclCommInitRank(&comm, RANKS, id, number)); }
+    Rank(int number, const ncclUniqueId& id) : number(number), gpu(number) {
+        NCCL_OK(ncclCommInitRank(&comm, RANKS, id, number));
+    }
 
     CUdeviceptr room(size_t bytes) { return gpu.room(bytes); }
 };
@@ -97,7 +99,8 @@ TEST(an_all_reduce_of_narrow_numbers, Passes) {
         std::vector<int> whole(1000, 1 << rank.number);
         CUdeviceptr at_x = rank.gpu.put(x), at_whole = rank.gpu.put(whole);
         NCCL_OK(ncclAllReduce(pointer(at_x), pointer(at_x), 1000, ncclBfloat16, ncclSum, rank.comm, rank.gpu.stream));
-        NCCL_OK(ncclAllReduce(pointer(at_whole), pointer(at_whole), 1000, ncclInt32, ncclSum, rank.comm, rank.gpu.stream));
+        NCCL_OK(
+            ncclAllReduce(pointer(at_whole), pointer(at_whole), 1000, ncclInt32, ncclSum, rank.comm, rank.gpu.stream));
         std::vector<uint16_t> sums = rank.gpu.get<uint16_t>(at_x, 1000);
         for (size_t at = 0; at < 1000; at++) {
             uint32_t bits = uint32_t(sums[at]) << 16;
@@ -117,8 +120,8 @@ TEST(gathered_scattered_and_broadcast, Passes) {
         NCCL_OK(ncclAllGather(pointer(x), pointer(all), COUNT, ncclFloat32, rank.comm, rank.gpu.stream));
         NCCL_OK(ncclReduceScatter(pointer(x), pointer(part), COUNT, ncclFloat32, ncclSum, rank.comm, rank.gpu.stream));
         NCCL_OK(ncclBroadcast(pointer(x), pointer(x), COUNT, ncclFloat32, 1, rank.comm, rank.gpu.stream));
-        std::vector<float> gathered = rank.gpu.get<float>(all, COUNT * RANKS), scattered = rank.gpu.get<float>(part, COUNT),
-                           told = rank.gpu.get<float>(x, COUNT);
+        std::vector<float> gathered = rank.gpu.get<float>(all, COUNT * RANKS),
+                           scattered = rank.gpu.get<float>(part, COUNT), told = rank.gpu.get<float>(x, COUNT);
         for (size_t at = 0; at < COUNT; at++) {
             for (int other = 0; other < RANKS; other++) CHECK(gathered[size_t(other) * COUNT + at] == value(other, at));
             CHECK(scattered[at] == sum_at(size_t(rank.number) * COUNT + at));
@@ -168,7 +171,8 @@ TEST(ranks_of_one_process, Passes) {
     for (int rank = 0; rank < 2; rank++) x[rank] = gpus[rank].put(values_of(rank, 10));
     NCCL_OK(ncclGroupStart());
     for (int rank = 0; rank < 2; rank++) {
-        NCCL_OK(ncclAllReduce(pointer(x[rank]), pointer(x[rank]), 10, ncclFloat32, ncclSum, comms[rank], gpus[rank].stream));
+        NCCL_OK(ncclAllReduce(pointer(x[rank]), pointer(x[rank]), 10, ncclFloat32, ncclSum, comms[rank],
+                              gpus[rank].stream));
     }
     NCCL_OK(ncclGroupEnd());
     for (int rank = 0; rank < 2; rank++) {
@@ -187,7 +191,8 @@ TEST(arguments_that_are_wrong, Passes) {
         CHECK(reduce(host.data(), 10, ncclFloat32) == ncclInvalidArgument);
         CHECK(reduce(pointer(x), 11, ncclFloat32) == ncclInvalidArgument);
         CHECK(reduce(pointer(x), 10, ncclFloat8e4m3) == ncclInvalidArgument);
-        CHECK(ncclBroadcast(pointer(x), pointer(x), 1, ncclFloat32, RANKS, rank.comm, rank.gpu.stream) == ncclInvalidArgument);
+        CHECK(ncclBroadcast(pointer(x), pointer(x), 1, ncclFloat32, RANKS, rank.comm, rank.gpu.stream) ==
+              ncclInvalidArgument);
         NCCL_OK(reduce(pointer(x), 10, ncclFloat32));
         rank.gpu.synchronize();
     });

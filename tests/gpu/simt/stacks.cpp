@@ -48,7 +48,7 @@ Fiber* fibers;
 
 namespace {
 
-constexpr int SLABS_MAX = 64;  // threads that may run kernels at once
+constexpr int SLABS_MAX = 256;  // threads that may run kernels at once
 constexpr size_t SLAB_BYTES = STACK_BYTES * BLOCK_THREADS_MAX;
 constexpr size_t GUARD_BYTES = 4096;
 constexpr int KEPT_REGISTERS = 6;
