@@ -219,6 +219,21 @@ impl Driver {
         unsafe { sys::cuDeviceCanAccessPeer(&mut can, own, other) }.result().is_ok() && can == 1
     }
 
+    /// Has kernels of this GPU reach the memory that this process has on another.
+    pub(crate) fn reach(&self, ordinal: usize) -> Result<()> {
+        let doing = "reaching another GPU";
+        let other = result::device::get(ordinal as i32).map_err(failed(doing))?;
+        // SAFETY: the driver's own handles; the context stays retained, for the process has a rank there.
+        let enabled = unsafe {
+            let context = result::primary_ctx::retain(other).map_err(failed(doing))?;
+            sys::cuCtxEnablePeerAccess(context, 0)
+        };
+        match enabled {
+            sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED => Ok(()),
+            answer => answer.result().map_err(failed(doing)),
+        }
+    }
+
     /// By which other processes can map what [`Self::allocate`] gave.
     pub(crate) fn share(&self, pointer: Pointer) -> Result<[u8; IPC_HANDLE_BYTES]> {
         let mut handle = sys::CUipcMemHandle { reserved: [0; IPC_HANDLE_BYTES] };
