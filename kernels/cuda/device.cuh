@@ -289,6 +289,10 @@ __device__ __forceinline__ void spin_pause() {}
 #endif
 #ifdef SIMT
 #define KERNEL(name, threads) static void ENTRY_NAME(name)
+#elif defined(BLOCKS_AT_LEAST)
+// A source that says how many blocks a multiprocessor shall hold: registers are spent freely up to there, where the
+// compiler would spill some for one block more.
+#define KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads, BLOCKS_AT_LEAST) ENTRY_NAME(name)
 #else
 #define KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads) ENTRY_NAME(name)
 #endif
