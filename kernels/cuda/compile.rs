@@ -12,7 +12,8 @@ use super::{Activations, libraries};
 use crate::{DType, DeviceError, Result};
 
 /// The headers that sources include.
-const HEADERS: [(&str, &str); 1] = [("device.cuh", include_str!("device.cuh"))];
+const HEADERS: [(&str, &str); 2] =
+    [("device.cuh", include_str!("device.cuh")), ("gate.cuh", include_str!("gate.cuh"))];
 
 /// The kernels of one operation.
 #[derive(Debug, PartialEq, Eq, Hash)]
