@@ -12,7 +12,11 @@ use super::{Activations, libraries};
 use crate::{DType, DeviceError, Result};
 
 /// The headers that sources include.
-const HEADERS: [(&str, &str); 1] = [("device.cuh", include_str!("device.cuh"))];
+const HEADERS: [(&str, &str); 3] = [
+    ("device.cuh", include_str!("device.cuh")),
+    ("formats.cuh", include_str!("formats.cuh")),
+    ("product.cuh", include_str!("product.cuh")),
+];
 
 /// The kernels of one operation.
 #[derive(Debug, PartialEq, Eq, Hash)]
