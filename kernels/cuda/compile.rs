@@ -12,8 +12,12 @@ use super::{Activations, libraries};
 use crate::{DType, DeviceError, Result};
 
 /// The headers that sources include.
-const HEADERS: [(&str, &str); 2] =
-    [("device.cuh", include_str!("device.cuh")), ("gate.cuh", include_str!("gate.cuh"))];
+const HEADERS: [(&str, &str); 4] = [
+    ("device.cuh", include_str!("device.cuh")),
+    ("formats.cuh", include_str!("formats.cuh")),
+    ("gate.cuh", include_str!("gate.cuh")),
+    ("product.cuh", include_str!("product.cuh")),
+];
 
 /// The kernels of one operation.
 #[derive(Debug, PartialEq, Eq, Hash)]
