@@ -17,7 +17,7 @@ use workers::link::sampling::LOGPROBS_MAX;
 pub use self::commands::{
     ChatFlags, CollectEnvFlags, FetchFlags, HubFlags, InspectFlags, RunBatchFlags, SamplingFlags, ServerFlags,
 };
-pub use self::loading::LoadingFlags;
+pub use self::loading::{LoadingFlags, PlainName};
 use self::values::{byte_count, early_stop, fraction, parser_name};
 use crate::api::cors;
 use crate::engine::request::EarlyStop;
@@ -233,6 +233,9 @@ pub struct ServeFlags {
     /// Where the model runs; auto takes what is there.
     #[arg(long, value_enum, default_value = "auto", help_heading = "Ranks")]
     pub device: Device,
+    /// On GPUs, start every kernel by itself: steps are not recorded as CUDA graphs.
+    #[arg(long, help_heading = "Ranks")]
+    pub enforce_eager: bool,
     /// CPU threads of a rank; absent: cores ÷ ranks.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Ranks")]
     pub threads_per_rank: Option<u32>,

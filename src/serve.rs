@@ -85,6 +85,7 @@ async fn serve(flags: &Arc<ServeFlags>) -> Result<u8, String> {
     for warning in flags.warnings.iter().chain(&plan.warnings) {
         tracing::warn!("{warning}");
     }
+    plan.notes.iter().for_each(|note| tracing::info!("{note}"));
     let model = plan.describe();
     let timeout = Duration::from_secs(flags.timeout_graceful_shutdown);
     let ports = Ports::take(flags)?;

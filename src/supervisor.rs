@@ -56,6 +56,8 @@ pub struct SupervisorConfig {
     pub threads_per_rank: Option<usize>,
     /// Folder of `workerlog.N`.
     pub log_dir: PathBuf,
+    /// Folders of libraries that workers need beyond what the loader looks through.
+    pub library_path: Vec<PathBuf>,
     /// With work outstanding and nothing moving for this long, the group is restarted.
     pub stall_timeout: Duration,
     /// Restarts within ten minutes before it gives up.

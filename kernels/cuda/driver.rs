@@ -2,7 +2,10 @@
 
 use std::{
     ffi::{CString, c_void},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use cudarc::driver::{CudaContext, CudaStream, result, sys};
@@ -14,9 +17,24 @@ use crate::{DeviceError, Result};
 /// One GPU and the stream that everything of it runs on, in order.
 #[derive(Clone)]
 pub(crate) struct Driver {
-    context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     facts: Facts,
+    /// Whether what is enqueued is recorded, and not run.
+    is_recording: Arc<AtomicBool>,
+}
+
+/// Work that was recorded.
+pub(crate) struct Graph(sys::CUgraphExec);
+
+// SAFETY: a handle of the driver's, which may be used from any thread that has the context current.
+unsafe impl Send for Graph {}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: made by `Driver::record`, destroyed here only; the driver waits for a run of it. An error here is one
+        // of earlier work, which the next call reports too.
+        let _ = unsafe { result::graph::exec_destroy(self.0) };
+    }
 }
 
 /// What a GPU is.
@@ -77,33 +95,44 @@ pub fn count() -> Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
-impl Driver {
-    /// Makes GPU `ordinal` this thread's.
-    pub(crate) fn open(ordinal: usize) -> Result<Self> {
+impl Facts {
+    /// Asks the driver, which needs none of the GPU's memory for the answer.
+    pub fn of(ordinal: usize) -> Result<Self> {
         let visible = count()?;
         if ordinal >= visible {
             return Err(DeviceError::Unavailable(format!("GPU {ordinal} is wanted, and {visible} are visible")));
         }
-        let doing = format!("opening GPU {ordinal}");
-        let context = CudaContext::new(ordinal).map_err(failed(&doing))?;
-        // SAFETY: all work is on one stream, so that no event is needed to order it; those that cudarc would record
-        // cannot be waited for within a graph.
-        unsafe { context.disable_event_tracking() };
-        let stream = context.new_stream().map_err(failed(&doing))?;
-        let attribute = |attribute| context.attribute(attribute).map(|value| value as u32).map_err(failed(&doing));
-        let (_, memory_bytes) = result::mem_get_info().map_err(failed(&doing))?;
-        let facts = Facts {
+        let doing = format!("asking what GPU {ordinal} is");
+        let device = result::device::get(ordinal as i32).map_err(failed(&doing))?;
+        // SAFETY: the driver's own handle of a device, which is for ever.
+        let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) }.map_err(failed(&doing));
+        let attribute = |name| attribute(name).map(|value| value as u32);
+        Ok(Self {
             ordinal,
-            name: context.name().map_err(failed(&doing))?,
+            name: result::device::get_name(device).map_err(failed(&doing))?,
             capability: (
                 attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
                 attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
             ),
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared_bytes_max: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
-            memory_bytes: memory_bytes as u64,
-        };
-        Ok(Self { context, stream, facts })
+            // SAFETY: as above.
+            memory_bytes: unsafe { result::device::total_mem(device) }.map_err(failed(&doing))? as u64,
+        })
+    }
+}
+
+impl Driver {
+    /// Makes GPU `ordinal` this thread's.
+    pub(crate) fn open(ordinal: usize) -> Result<Self> {
+        let facts = Facts::of(ordinal)?;
+        let doing = format!("opening GPU {ordinal}");
+        let context = CudaContext::new(ordinal).map_err(failed(&doing))?;
+        // SAFETY: all work is on one stream, so that no event is needed to order it; those that cudarc would record
+        // cannot be waited for within a graph.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(failed(&doing))?;
+        Ok(Self { stream, facts, is_recording: Arc::default() })
     }
 
     /// What it is.
@@ -114,11 +143,6 @@ impl Driver {
     /// The stream, for libraries that enqueue work of their own.
     pub(crate) fn stream(&self) -> sys::CUstream {
         self.stream.cu_stream()
-    }
-
-    /// Has the calling thread speak to this GPU.
-    pub(crate) fn make_current(&self) -> Result<()> {
-        self.context.bind_to_thread().map_err(failed("switching to the GPU"))
     }
 
     /// Bytes free, and bytes in all.
@@ -165,6 +189,10 @@ impl Driver {
     /// # Safety
     /// As many bytes at `to` are the caller's to write.
     pub(crate) unsafe fn copy_in(&self, to: Pointer, values: &[u8]) -> Result<()> {
+        if self.is_recording.load(Relaxed) {
+            let fault = "it copies from the host, which can't be recorded".into();
+            return Err(DeviceError::Failed { doing: "recording a step".into(), fault });
+        }
         // SAFETY: the caller's promise; pageable memory is staged before the call returns.
         unsafe { result::memcpy_htod_async(to.0, values, self.stream()) }.map_err(failed("copying to the GPU"))
     }
@@ -194,15 +222,51 @@ impl Driver {
         }
     }
 
-    /// Loads a module's text for good, and finds the kernels `names` in it.
-    pub(crate) fn load(&self, ptx: &str, names: &[String]) -> Result<Vec<Function>> {
+    /// Records what `enqueue` enqueues; none of it is run. If it fails, or the driver does, nothing was recorded.
+    pub(crate) fn record<T>(&self, enqueue: impl FnOnce() -> Result<T>) -> Result<(Graph, T)> {
+        let doing = "recording a step";
+        // Other threads of this process (NCCL's own) may go on with what a recording forbids.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { result::stream::begin_capture(self.stream(), mode) }.map_err(failed(doing))?;
+        self.is_recording.store(true, Relaxed);
+        let enqueued = enqueue();
+        self.is_recording.store(false, Relaxed);
+        // SAFETY: the capture began above; it must end in any case.
+        let graph = unsafe { result::stream::end_capture(self.stream()) }.map_err(failed(doing));
+        let graph = match (&enqueued, graph) {
+            (_, Ok(graph)) if !graph.is_null() => graph,
+            (_, Ok(_)) => return Err(DeviceError::Failed { doing: doing.into(), fault: "it was broken off".into() }),
+            (_, Err(error)) => return enqueued.and(Err(error)),
+        };
+        let flags = sys::CUgraphInstantiate_flags(0);
+        // SAFETY: the graph was made above; the executable one does not need it any more.
+        let made = unsafe {
+            let made = enqueued.and_then(|value| {
+                Ok((Graph(result::graph::instantiate(graph, flags).map_err(failed(doing))?), value))
+            });
+            let _ = result::graph::destroy(graph);
+            made
+        }?;
+        Ok(made)
+    }
+
+    /// Enqueues what was recorded.
+    ///
+    /// # Safety
+    /// What its kernels read and write is still theirs.
+    pub(crate) unsafe fn replay(&self, graph: &Graph) -> Result<()> {
+        // SAFETY: the caller's promise; the graph lives.
+        unsafe { result::graph::launch(graph.0, self.stream()) }.map_err(failed("repeating a step"))
+    }
+
+    /// Loads a module for good, and finds the kernels `names` in it.
+    pub(crate) fn load(&self, image: &[u8], names: &[String]) -> Result<Vec<Function>> {
         let doing = "loading kernels";
-        let text = CString::new(ptx).map_err(|_| DeviceError::Failed {
-            doing: doing.into(),
-            fault: "the text of a module has a zero byte".into(),
-        })?;
-        // SAFETY: text that ends with a zero, as the call wants it.
-        let module = unsafe { result::module::load_data(text.as_ptr().cast::<c_void>()) }.map_err(failed(doing))?;
+        // A text ends with a zero; machine code knows its own length.
+        let image: Vec<u8> = image.iter().copied().chain([0]).collect();
+        // SAFETY: one of the two, which the driver copies.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) }.map_err(failed(doing))?;
         let function = |name: &String| {
             let name = CString::new(name.as_str()).expect("names of kernels are plain words");
             // SAFETY: the module was loaded above, and is never unloaded.

@@ -1,9 +1,8 @@
-//! What lies on a GPU: activations in recycled buffers, weights, a step's batch, keys and values.
-
-use std::sync::{Arc, Mutex, PoisonError};
+//! What lies on a GPU: activations, weights, a step's batch, keys and values.
 
 use half::bf16;
 
+use super::arena::{Arena, Buffer};
 use super::driver::{Driver, Pointer};
 use crate::{Batch, DType, KvShape, Matrix, Result, rotary::Pairing};
 
@@ -38,8 +37,7 @@ impl Element {
     }
 }
 
-/// `[rows, columns]`, row-major, in the type of activations or in f32. Its memory goes back to the device's free
-/// buffers when it is dropped: all work is on one stream, so that who gets it next comes after.
+/// `[rows, columns]`, row-major, in the type of activations or in f32.
 pub struct Tensor {
     rows: usize,
     columns: usize,
@@ -71,72 +69,36 @@ impl Tensor {
     }
 
     pub(crate) fn pointer(&self) -> Pointer {
-        self.buffer.pointer
+        self.buffer.pointer()
+    }
+
+    /// With left-over contents.
+    pub(crate) fn take(arena: &Arena, rows: usize, columns: usize, element: Element) -> Result<Self> {
+        let buffer = arena.take(rows * columns * element.bytes())?;
+        Ok(Self { rows, columns, element, buffer })
+    }
+
+    /// Where it is.
+    pub(crate) fn place(&self) -> TensorPlace {
+        TensorPlace { rows: self.rows, columns: self.columns, element: self.element, pointer: self.pointer() }
     }
 }
 
-/// Memory that is recycled.
-pub(crate) struct Buffer {
+/// Where a tensor was when it was recorded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TensorPlace {
+    rows: usize,
+    columns: usize,
+    element: Element,
     pointer: Pointer,
-    bytes: usize,
-    home: Buffers,
 }
 
-impl Buffer {
-    pub(crate) fn pointer(&self) -> Pointer {
-        self.pointer
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        self.home.give_back(self.pointer, self.bytes);
-    }
-}
-
-/// A device's free buffers. A forward pass that is like the one before it takes nothing from the driver.
-#[derive(Clone)]
-pub(crate) struct Buffers {
-    driver: Driver,
-    free: Arc<Mutex<Vec<(Pointer, usize)>>>,
-}
-
-impl Buffers {
-    /// What kernels read with one instruction lies within such a run of bytes.
-    const GRAIN: usize = 256;
-
-    pub(crate) fn new(driver: Driver) -> Self {
-        Self { driver, free: Arc::default() }
-    }
-
-    /// The smallest free buffer that is large enough and not much larger, else a fresh one.
-    fn take(&self, bytes: usize) -> Result<Buffer> {
-        let bytes = bytes.max(1).next_multiple_of(Self::GRAIN);
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |size: usize| size >= bytes && size <= 2 * bytes;
-        let best = (0..free.len()).filter(|&index| fits(free[index].1)).min_by_key(|&index| free[index].1);
-        if let Some(index) = best {
-            let (pointer, bytes) = free.swap_remove(index);
-            return Ok(Buffer { pointer, bytes, home: self.clone() });
-        }
-        drop(free);
-        let pointer = self.driver.allocate(bytes, "activations")?;
-        Ok(Buffer { pointer, bytes, home: self.clone() })
-    }
-
-    fn give_back(&self, pointer: Pointer, bytes: usize) {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push((pointer, bytes));
-    }
-
-    /// A tensor with left-over contents.
-    pub(crate) fn tensor(&self, rows: usize, columns: usize, element: Element) -> Result<Tensor> {
-        let buffer = self.take(rows * columns * element.bytes())?;
-        Ok(Tensor { rows, columns, element, buffer })
-    }
-
-    /// Bytes with left-over contents.
-    pub(crate) fn bytes(&self, bytes: usize) -> Result<Buffer> {
-        self.take(bytes)
+impl TensorPlace {
+    /// The tensor that a recorded step leaves there.
+    pub(crate) fn retake(&self, arena: &Arena) -> Tensor {
+        let Self { rows, columns, element, pointer } = *self;
+        let buffer = arena.retake(pointer, rows * columns * element.bytes());
+        Tensor { rows, columns, element, buffer }
     }
 }
 
@@ -283,56 +245,97 @@ impl Weight {
     }
 }
 
-/// A step's batch: its numbers in one buffer of 32-bit words.
+/// A step's batch: its numbers in one run of 32-bit words.
 pub struct DeviceBatch {
-    pub(crate) host: Batch,
+    /// Tokens in the batch.
+    pub(crate) tokens: usize,
+    /// Sequences in the batch.
+    pub(crate) sequences: usize,
     /// Entries of a sequence in the block tables.
     pub(crate) table_width: usize,
     /// Most queries of one sequence.
     pub(crate) queries_max: usize,
-    /// The longest context.
+    /// No context is longer.
     pub(crate) context_max: usize,
-    words: Buffer,
+    words: Words,
     starts: [usize; 6],
 }
 
-impl DeviceBatch {
-    pub(crate) fn new(driver: &Driver, buffers: &Buffers, host: Batch) -> Result<Self> {
-        let table_width = host.block_tables.iter().map(Vec::len).max().unwrap_or(0);
-        let mut table = Vec::with_capacity(host.block_tables.len() * table_width);
-        for blocks in &host.block_tables {
+/// Where a batch's words are: for one step, or for as many as a recording is repeated.
+enum Words {
+    Step(Buffer),
+    Lasting(Region),
+}
+
+/// A batch as words, laid out.
+struct Layout {
+    words: Vec<u8>,
+    starts: [usize; 6],
+}
+
+impl Layout {
+    fn of(batch: &Batch, table_width: usize) -> Self {
+        let mut table = Vec::with_capacity(batch.block_tables.len() * table_width);
+        for blocks in &batch.block_tables {
             table.extend_from_slice(blocks);
             table.resize(table.len() + table_width - blocks.len(), 0);
         }
-        let lists = [
-            &host.tokens,
-            &host.positions,
-            &host.slot_mapping,
-            &host.query_starts,
-            &host.context_lengths,
-            &table,
-        ];
-        let mut starts = [0; 6];
-        let mut staged = Vec::new();
-        for (start, list) in starts.iter_mut().zip(lists) {
-            *start = staged.len();
-            staged.extend(list.iter().flat_map(|word| word.to_le_bytes()));
+        let Batch { tokens, positions, slot_mapping, query_starts, context_lengths, .. } = batch;
+        let mut layout = Self { words: Vec::new(), starts: [0; 6] };
+        for (start, list) in
+            layout.starts.iter_mut().zip([tokens, positions, slot_mapping, query_starts, context_lengths, &table])
+        {
+            *start = layout.words.len();
+            layout.words.extend(list.iter().flat_map(|word| word.to_le_bytes()));
         }
-        let words = buffers.bytes(staged.len())?;
-        // SAFETY: the buffer was taken for as many bytes.
-        unsafe { driver.copy_in(words.pointer(), &staged) }?;
-        let queries = host.query_starts.windows(2).map(|ends| (ends[1] - ends[0]) as usize);
+        layout
+    }
+}
+
+impl DeviceBatch {
+    /// For one step.
+    pub(crate) fn new(driver: &Driver, arena: &Arena, batch: &Batch) -> Result<Self> {
+        let table_width = batch.block_tables.iter().map(Vec::len).max().unwrap_or(0);
+        let layout = Layout::of(batch, table_width);
+        let words = arena.take(layout.words.len())?;
+        // SAFETY: the run was taken for as many bytes.
+        unsafe { driver.copy_in(words.pointer(), &layout.words) }?;
+        let context_max = batch.context_lengths.iter().copied().max().unwrap_or(0) as usize;
+        Ok(Self::with(batch, Words::Step(words), layout.starts, (table_width, context_max)))
+    }
+
+    /// For steps that are repeated: at addresses of its own, and with sizes that don't depend on the step.
+    pub(crate) fn lasting(driver: &Driver, batch: &Batch, table_width: usize, context_max: usize) -> Result<Self> {
+        let Layout { words, starts } = Layout::of(batch, table_width);
+        let region = Region::with(driver, words.len(), "a recorded step's batch", [&words[..]])?;
+        Ok(Self::with(batch, Words::Lasting(region), starts, (table_width, context_max)))
+    }
+
+    /// Puts another step's numbers in the place of those of one that was as large.
+    pub(crate) fn refill(&mut self, driver: &Driver, batch: &Batch) -> Result<()> {
+        let Layout { words, starts } = Layout::of(batch, self.table_width);
+        assert_eq!((starts, batch.tokens.len()), (self.starts, self.tokens), "a batch is refilled with one of its size");
+        // SAFETY: the words were taken for as many numbers.
+        unsafe { driver.copy_in(self.list(0), &words) }
+    }
+
+    fn with(batch: &Batch, words: Words, starts: [usize; 6], (table_width, context_max): (usize, usize)) -> Self {
+        let queries = batch.query_starts.windows(2).map(|ends| (ends[1] - ends[0]) as usize);
         let queries_max = queries.max().unwrap_or(0);
-        let context_max = host.context_lengths.iter().copied().max().unwrap_or(0) as usize;
-        Ok(Self { host, table_width, queries_max, context_max, words, starts })
+        let (tokens, sequences) = (batch.positions.len().max(batch.tokens.len()), batch.context_lengths.len());
+        Self { tokens, sequences, table_width, queries_max, context_max, words, starts }
     }
 
     fn list(&self, index: usize) -> Pointer {
-        self.words.pointer().offset(self.starts[index])
+        let words = match &self.words {
+            Words::Step(buffer) => buffer.pointer(),
+            Words::Lasting(region) => region.pointer(),
+        };
+        words.offset(self.starts[index])
     }
 
     /// `u32 [tokens]`
-    pub(crate) fn tokens(&self) -> Pointer {
+    pub(crate) fn token_ids(&self) -> Pointer {
         self.list(0)
     }
 
@@ -359,10 +362,6 @@ impl DeviceBatch {
     /// `u32 [sequences, table_width]`
     pub(crate) fn block_tables(&self) -> Pointer {
         self.list(5)
-    }
-
-    pub(crate) fn sequences(&self) -> usize {
-        self.host.context_lengths.len()
     }
 }
 

@@ -12,6 +12,7 @@ pub use kernels::KvDType;
 
 pub mod batch;
 mod child;
+pub mod gpus;
 #[cfg(test)]
 #[path = "../../tests/fixtures/mod.rs"]
 mod fixtures;

@@ -54,7 +54,7 @@ impl<M: Memory> MixtureOfExperts<M> {
     where
         M: Backend,
     {
-        let logits = self.gate.forward(device, x)?;
+        let logits = self.gate.scores(device, x)?;
         let routes = device.route(&logits, self.e_score_correction_bias.as_ref(), &self.routing)?;
         let shared = self.shared_experts.as_ref().map(|shared| shared.partial(device, x)).transpose()?;
         let mut sum = device.experts(x, &routes, &self.experts, shared)?;

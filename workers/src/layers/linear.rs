@@ -82,6 +82,14 @@ impl<M: Memory> ColumnParallel<M> {
     {
         device.matmul(x, &self.weight, self.bias.as_ref())
     }
+
+    /// The same as what something is chosen by.
+    pub(crate) fn scores(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
+    where
+        M: Backend,
+    {
+        device.scores(x, &self.weight, self.bias.as_ref())
+    }
 }
 
 /// A matrix of which each rank has some inputs; an all-reduce adds the partial sums, so that all ranks have the whole.

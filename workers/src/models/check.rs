@@ -112,7 +112,15 @@ impl Memory for Nowhere {
         Ok(())
     }
 
+    fn vector(&self, _values: &[f32]) -> Result<()> {
+        Ok(())
+    }
+
     fn to_host(&self, _tensor: &()) -> Result<Vec<f32>> {
+        Ok(Vec::new())
+    }
+
+    fn rows_to_host(&self, _tensor: &(), _rows: usize) -> Result<Vec<f32>> {
         Ok(Vec::new())
     }
 
@@ -126,6 +134,10 @@ impl Memory for Nowhere {
 
     fn angles(&self, _turns: Turns) -> Result<()> {
         Ok(())
+    }
+
+    fn room(&self, _share: f64) -> Result<Option<u64>> {
+        Ok(None)
     }
 
     fn kv_cache(&self, _shape: KvShape) -> Result<()> {

@@ -93,9 +93,7 @@ impl<B: Backend> Model<B> for Decoder<B> {
         Ok(HiddenStates { residual, branch })
     }
 
-    fn normed(&self, device: &B, hidden: &HiddenStates<B>, rows: &[u32]) -> Result<B::Tensor> {
-        let mut residual = device.select_rows(&hidden.residual, rows)?;
-        let branch = hidden.branch.as_ref().map(|branch| device.select_rows(branch, rows)).transpose()?;
+    fn normed(&self, device: &B, HiddenStates { mut residual, branch }: HiddenStates<B>) -> Result<B::Tensor> {
         self.norm.forward(device, &mut residual, branch.as_ref())
     }
 

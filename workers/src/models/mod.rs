@@ -64,8 +64,8 @@ pub trait Model<B: Backend>: Send {
     /// with the same batch.
     fn forward(&self, device: &B, batch: &B::Batch, cache: &mut B::KvCache) -> kernels::Result<HiddenStates<B>>;
 
-    /// Some of the batch's rows after the last norm, the same on all ranks: `[rows.len(), hidden size]`. No collective.
-    fn normed(&self, device: &B, hidden: &HiddenStates<B>, rows: &[u32]) -> kernels::Result<B::Tensor>;
+    /// All of the batch's rows after the last norm, the same on all ranks: `[tokens, hidden size]`. No collective.
+    fn normed(&self, device: &B, hidden: HiddenStates<B>) -> kernels::Result<B::Tensor>;
 
     /// The logits of `normed` rows, the same on all ranks: `[rows, columns]`. The first [`ModelConfig::vocab_size`]
     /// columns are the tokens'; where ranks do not divide the vocabulary, up to `world_size - 1` columns of padding
@@ -83,6 +83,14 @@ pub struct HiddenStates<M: Memory> {
     residual: M::Tensor,
     /// `[tokens, hidden size]`; none in a model without layers.
     branch: Option<M::Tensor>,
+}
+
+impl<B: Backend> HiddenStates<B> {
+    /// Those of some rows, in their order.
+    pub fn select(&self, device: &B, rows: &[u32]) -> kernels::Result<Self> {
+        let branch = self.branch.as_ref().map(|branch| device.select_rows(branch, rows)).transpose()?;
+        Ok(Self { residual: device.select_rows(&self.residual, rows)?, branch })
+    }
 }
 
 /// Puts a rank's shard of the checkpoint on `device`, telling `progress` the share done, `0..=1`.

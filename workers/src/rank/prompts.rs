@@ -68,7 +68,7 @@ impl<B: Backend> Rank<B> {
         for Pooled { id, rows, ends } in pooled.iter().filter(|_| self.reports) {
             let rows: Vec<u32> = rows.clone().collect();
             for rows in rows.chunks(ROWS_MAX) {
-                let normed = self.device.to_host(&self.model.normed(&self.device, hidden, rows)?)?;
+                let normed = self.device.to_host(&self.model.normed(&self.device, hidden.select(&self.device, rows)?)?)?;
                 self.sequences.pool(*id).into_iter().for_each(|pool| pool.add(&normed, normed.len() / rows.len()));
             }
             if *ends {

@@ -1,0 +1,29 @@
+//! The GPUs of this machine, as whoever starts workers asks for them.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use kernels::{DeviceError, cuda};
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpu {
+    /// As its maker calls it.
+    pub name: String,
+    /// Its memory, bytes.
+    pub memory_bytes: u64,
+}
+
+/// The GPUs of `ranks` ranks, one each; the error says what is missing for that.
+pub fn find(ranks: usize) -> Result<Vec<Gpu>, DeviceError> {
+    let found = cuda::find(ranks)?;
+    Ok(found.into_iter().map(|facts| Gpu { name: facts.name, memory_bytes: facts.memory_bytes }).collect())
+}
+
+/// Folders for the `LD_LIBRARY_PATH` of workers that compute on GPUs, beyond what the loader looks through anyway; links
+/// that they need are made in `links`.
+pub fn search_path(links: &Path) -> io::Result<Vec<PathBuf>> {
+    cuda::search_path(links)
+}
