@@ -23,6 +23,25 @@
 
 __device__ __forceinline__ constexpr int ceil_divide(int a, int b) { return (a + b - 1) / b; }
 
+// Two neighbours of a row, of which the second is stored where the row is that long.
+__device__ __forceinline__ void store_pair(float* to, float first, float second, bool both) {
+    if (both && reinterpret_cast<uint64_t>(to) % 8 == 0) {
+        *reinterpret_cast<float2*>(to) = make_float2(first, second);
+    } else {
+        to[0] = first;
+        if (both) to[1] = second;
+    }
+}
+
+__device__ __forceinline__ void store_pair(bf16* to, float first, float second, bool both) {
+    if (both && reinterpret_cast<uint64_t>(to) % 4 == 0) {
+        *reinterpret_cast<uint32_t*>(to) = pack_bf16(first, second);
+    } else {
+        to[0] = from_float<bf16>(first);
+        if (both) to[1] = from_float<bf16>(second);
+    }
+}
+
 // Bytes of a stored row that may be read.
 template <Format format>
 __device__ __forceinline__ int row_bytes(int inputs) {

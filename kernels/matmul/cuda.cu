@@ -37,27 +37,9 @@ struct OutputColumns {
             if (both) second += bias[column + 1];
         }
         if (floats) {
-            store(static_cast<float*>(columns) + row * stride + column, first, second, both);
+            store_pair(static_cast<float*>(columns) + row * stride + column, first, second, both);
         } else {
-            store(static_cast<act*>(columns) + row * stride + column, first, second, both);
-        }
-    }
-
-    static __device__ __forceinline__ void store(float* to, float first, float second, bool both) {
-        if (both && reinterpret_cast<uint64_t>(to) % 8 == 0) {
-            *reinterpret_cast<float2*>(to) = make_float2(first, second);
-        } else {
-            to[0] = first;
-            if (both) to[1] = second;
-        }
-    }
-
-    static __device__ __forceinline__ void store(bf16* to, float first, float second, bool both) {
-        if (both && reinterpret_cast<uint64_t>(to) % 4 == 0) {
-            *reinterpret_cast<uint32_t*>(to) = pack_bf16(first, second);
-        } else {
-            to[0] = from_float<bf16>(first);
-            if (both) to[1] = from_float<bf16>(second);
+            store_pair(static_cast<act*>(columns) + row * stride + column, first, second, both);
         }
     }
 };
