@@ -12,6 +12,7 @@ mod error;
 mod launch;
 mod libraries;
 mod memory;
+mod product;
 
 use std::{
     path::PathBuf,
@@ -28,6 +29,7 @@ pub use libraries::search_path;
 pub use memory::{Angles, DeviceBatch, KvCache, Tensor, Weight};
 pub(crate) use arena::Buffer;
 pub(crate) use memory::{Element, Part, Region, TensorPlace};
+pub(crate) use product::{Shape, Skinny};
 
 use crate::{Backend, Batch, DType, DeviceError, Result, group::Group, repeat::Recordings};
 use arena::Arena;

@@ -23,25 +23,6 @@
 
 __device__ __forceinline__ constexpr int ceil_divide(int a, int b) { return (a + b - 1) / b; }
 
-// Two neighbours of a row, of which the second is stored where the row is that long.
-__device__ __forceinline__ void store_pair(float* to, float first, float second, bool both) {
-    if (both && reinterpret_cast<uint64_t>(to) % 8 == 0) {
-        *reinterpret_cast<float2*>(to) = make_float2(first, second);
-    } else {
-        to[0] = first;
-        if (both) to[1] = second;
-    }
-}
-
-__device__ __forceinline__ void store_pair(bf16* to, float first, float second, bool both) {
-    if (both && reinterpret_cast<uint64_t>(to) % 4 == 0) {
-        *reinterpret_cast<uint32_t*>(to) = pack_bf16(first, second);
-    } else {
-        to[0] = from_float<bf16>(first);
-        if (both) to[1] = from_float<bf16>(second);
-    }
-}
-
 // Bytes of a stored row that may be read.
 template <Format format>
 __device__ __forceinline__ int row_bytes(int inputs) {
@@ -167,17 +148,17 @@ __device__ __forceinline__ void plain_pairs(const uint8_t* at, uint32_t pairs[pl
     }
 }
 
-// Adds a step's products to `sums`: of each eight rows of x, the sums of two rows and two outputs.
-template <Format format, int EIGHTS>
-__device__ __forceinline__ void multiply_step(const uint8_t* low_row, const uint8_t* high_row, int share,
-                                              const uint32_t x[][EIGHTS][4], float sums[EIGHTS][4]) {
-    constexpr int RUNS = Skinny<format>::RUNS;
+// Adds the products of `RUNS` runs to `sums`: of each eight rows of x, the sums of two rows and two outputs. The runs
+// are whole groups, and begin with a block or with half of one that has 256 columns; `FIRST` is the first.
+template <Format format, int RUNS, int FIRST, int EIGHTS>
+__device__ __forceinline__ void multiply_runs(const uint8_t* low_row, const uint8_t* high_row, int share,
+                                              const uint32_t x[RUNS][EIGHTS][4], float sums[EIGHTS][4]) {
     if constexpr (is_plain(format)) {
 #pragma unroll
         for (int run = 0; run < RUNS; run++) {
             constexpr int PARTS = plain_parts(format);
             uint32_t low[PARTS][4], high[PARTS][4];
-            int at = (RUN * run + first_quad<format>(share)) * block_bytes(format);
+            int at = (RUN * (FIRST + run) + first_quad<format>(share)) * block_bytes(format);
             plain_pairs<format>(low_row + at, low);
             plain_pairs<format>(high_row + at, high);
             for (int part = 0; part < PARTS; part++) {
@@ -195,7 +176,7 @@ __device__ __forceinline__ void multiply_step(const uint8_t* low_row, const uint
         constexpr uint32_t ONES[4] = {0x3f803f80, 0x3f803f80, 0x3f803f80, 0x3f803f80};
 #pragma unroll
         for (int run = 0; run < RUNS; run++) {
-            int at = RUN * run / BLOCK * block_bytes(format), in_block = RUN * run % BLOCK / RUN;
+            int from = RUN * (FIRST + run), at = from / BLOCK * block_bytes(format), in_block = from % BLOCK / RUN;
             uint32_t low[4], high[4];
             float low_scales[2], high_scales[2], low_offsets[2], high_offsets[2];
             Stored<format>::quants(low_row + at, in_block, share, low);
@@ -215,11 +196,11 @@ __device__ __forceinline__ void multiply_step(const uint8_t* low_row, const uint
                     if constexpr (has_offsets(format)) mma_m16n8k16_bf16(inputs[n], ONES, x[run][n] + 2 * half);
                     if ((column + 16) % GROUP != 0) continue;
                     for (int i = 0; i < 2; i++) {
-                        sums[n][i] += low_scales[half] * products[n][i];
-                        sums[n][2 + i] += high_scales[half] * products[n][2 + i];
+                        sums[n][i] = __fmaf_rn(low_scales[half], products[n][i], sums[n][i]);
+                        sums[n][2 + i] = __fmaf_rn(high_scales[half], products[n][2 + i], sums[n][2 + i]);
                         if constexpr (has_offsets(format)) {
-                            sums[n][i] += low_offsets[half] * inputs[n][i];
-                            sums[n][2 + i] += high_offsets[half] * inputs[n][i];
+                            sums[n][i] = __fmaf_rn(low_offsets[half], inputs[n][i], sums[n][i]);
+                            sums[n][2 + i] = __fmaf_rn(high_offsets[half], inputs[n][i], sums[n][2 + i]);
                         }
                     }
                 }
@@ -230,17 +211,21 @@ __device__ __forceinline__ void multiply_step(const uint8_t* low_row, const uint
 
 #else
 
-// Four neighbours of a row of x, zeros behind `inputs`.
-__device__ __forceinline__ float4 input_quad(const float* row, int inputs, int column) {
-    float4 quad = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    if (column + 4 <= inputs && reinterpret_cast<uint64_t>(row + column) % 16 == 0) {
-        return *reinterpret_cast<const float4*>(row + column);
+// The share of a row of x that belongs to a weight's. Zeros behind `inputs`.
+template <Format format>
+__device__ __forceinline__ void input_share(const float* row, int inputs, int column, int share, float values[8]) {
+    int first = column + first_quad<format>(share), second = column + second_quad<format>(share);
+    if constexpr (is_plain(format)) {
+        for (int i = 0; i < 8; i++) values[i] = first + i < inputs ? row[first + i] : 0.0f;
+    } else {
+        float4 low = make_float4(0.0f, 0.0f, 0.0f, 0.0f), high = low;
+        if (column < inputs) {
+            low = *reinterpret_cast<const float4*>(row + first);
+            high = *reinterpret_cast<const float4*>(row + second);
+        }
+        values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
+        values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
     }
-    if (column < inputs) quad.x = row[column];
-    if (column + 1 < inputs) quad.y = row[column + 1];
-    if (column + 2 < inputs) quad.z = row[column + 2];
-    if (column + 3 < inputs) quad.w = row[column + 3];
-    return quad;
 }
 
 #endif
@@ -251,7 +236,6 @@ template <Format format, int ROWS, class Weight, class Input, class Output>
 __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int inputs, Input input, int rows,
                                                Output output, int first_output, int tiles, uint8_t* shared) {
     using S = Skinny<format>;
-    constexpr int EIGHTS = ROWS / 8;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, slices = blockDim.x / 32 / tiles;
     int tile = warp % tiles, slice = warp / tiles, pair = lane / 4, share = lane % 4;
     int first = first_output + TILE_OUTPUTS * tile;
@@ -267,6 +251,8 @@ __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int i
     }
 
 #ifdef ACTIVATION_BF16
+    // Runs of a step whose x is in registers at once: all, or half of them.
+    constexpr int EIGHTS = ROWS / 8, AT_ONCE = S::RUNS * EIGHTS <= 8 ? S::RUNS : S::RUNS / 2;
     const act* x_rows[EIGHTS];
     for (int n = 0; n < EIGHTS; n++) x_rows[n] = 8 * n + pair < rows ? input(8 * n + pair) : nullptr;
     float sums[EIGHTS][4] = {};
@@ -278,13 +264,15 @@ __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int i
     for (int step = slice; step < steps; step += slices) {
 #ifdef ACTIVATION_BF16
         // Before the weights are waited for: the latencies of both overlap.
-        uint32_t x[S::RUNS][EIGHTS][4];
+        uint32_t x[AT_ONCE][EIGHTS][4];
+        auto load_x = [&](int first) {
 #pragma unroll
-        for (int run = 0; run < S::RUNS; run++) {
-            for (int n = 0; n < EIGHTS; n++) {
-                input_share<format>(x_rows[n], inputs, step * S::COLUMNS + RUN * run, share, x[run][n]);
+            for (int run = 0; run < AT_ONCE; run++) {
+                int column = step * S::COLUMNS + RUN * (first + run);
+                for (int n = 0; n < EIGHTS; n++) input_share<format>(x_rows[n], inputs, column, share, x[run][n]);
             }
-        }
+        };
+        load_x(0);
 #endif
         copy_async_wait<SKINNY_STAGES - 2>();
         __syncwarp();
@@ -294,7 +282,11 @@ __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int i
         const uint8_t* low_row = ring + stage * S::STAGE + pair * S::SLOT + S::skipped(step);
         const uint8_t* high_row = low_row + 8 * S::SLOT;
 #ifdef ACTIVATION_BF16
-        multiply_step<format, EIGHTS>(low_row, high_row, share, x, sums);
+        multiply_runs<format, AT_ONCE, 0, EIGHTS>(low_row, high_row, share, x, sums);
+        if constexpr (AT_ONCE < S::RUNS) {
+            load_x(AT_ONCE);
+            multiply_runs<format, AT_ONCE, AT_ONCE, EIGHTS>(low_row, high_row, share, x, sums);
+        }
 #else
 #pragma unroll 1
         for (int column = 0; column < S::COLUMNS; column += RUN) {
@@ -306,9 +298,8 @@ __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int i
             for (int row = 0; row < ROWS; row++) {
                 const float* x_row = row < rows ? input(row) : nullptr;
                 if (x_row == nullptr) continue;
-                float4 a = input_quad(x_row, inputs, from + first_quad<format>(share));
-                float4 b = input_quad(x_row, inputs, from + second_quad<format>(share));
-                float x[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+                float x[8];
+                input_share<format>(x_row, inputs, from, share, x);
                 for (int i = 0; i < 8; i++) {
                     exact[0][row] += low[i] * x[i];
                     exact[1][row] += high[i] * x[i];
@@ -320,46 +311,35 @@ __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int i
         next_stage = next_stage + 1 == SKINNY_STAGES ? 0 : next_stage + 1;
     }
 
-#ifndef ACTIVATION_BF16
-    // As tensor cores leave them: a lane has the sums of rows 2 · share and 2 · share + 1.
-    float sums[EIGHTS][4];
+    // Each warp's sums go where its ring was, which it is done with: of each row the pairs of outputs.
+    float2* own = reinterpret_cast<float2*>(ring);
+    __syncwarp();
+#ifdef ACTIVATION_BF16
+    for (int n = 0; n < EIGHTS; n++) {
+        own[(8 * n + 2 * share) * 8 + pair] = make_float2(sums[n][0], sums[n][2]);
+        own[(8 * n + 2 * share + 1) * 8 + pair] = make_float2(sums[n][1], sums[n][3]);
+    }
+#else
 #pragma unroll
     for (int row = 0; row < ROWS; row++) {
         for (int i = 0; i < 2; i++) {
-            float sum = exact[i][row];
-            sum += __shfl_xor_sync(ALL_LANES, sum, 1);
-            sum += __shfl_xor_sync(ALL_LANES, sum, 2);
-            if (row % 8 / 2 == share) sums[row / 8][2 * i + row % 2] = sum;
+            exact[i][row] += __shfl_xor_sync(ALL_LANES, exact[i][row], 1);
+            exact[i][row] += __shfl_xor_sync(ALL_LANES, exact[i][row], 2);
         }
+        if (row % 4 == share) own[row * 8 + pair] = make_float2(exact[0][row], exact[1][row]);
     }
 #endif
-
-    if (slices > 1) {
-        // Each warp's sums go where its ring was, which it is done with.
-        __syncwarp();
-        if (slice > 0) {
-            float4* own = reinterpret_cast<float4*>(ring);
-            for (int n = 0; n < EIGHTS; n++) {
-                own[32 * n + lane] = make_float4(sums[n][0], sums[n][1], sums[n][2], sums[n][3]);
-            }
+    __syncthreads();
+    for (int index = threadIdx.x; index < rows * tiles * 8; index += blockDim.x) {
+        int row = index / (tiles * 8), at = index % (tiles * 8), column = first_output + 2 * at;
+        if (column >= outputs) continue;
+        float2 sum = make_float2(0.0f, 0.0f);
+        for (int slice = 0; slice < slices; slice++) {
+            const uint8_t* of_warp = shared + (slice * tiles + at / 8) * S::RING;
+            float2 part = reinterpret_cast<const float2*>(of_warp)[row * 8 + at % 8];
+            sum.x += part.x, sum.y += part.y;
         }
-        __syncthreads();
-        if (slice > 0) return;
-        for (int other = 1; other < slices; other++) {
-            const float4* theirs = reinterpret_cast<const float4*>(shared + (other * tiles + tile) * S::RING);
-            for (int n = 0; n < EIGHTS; n++) {
-                float4 sum = theirs[32 * n + lane];
-                sums[n][0] += sum.x, sums[n][1] += sum.y, sums[n][2] += sum.z, sums[n][3] += sum.w;
-            }
-        }
-    }
-    int column = first + 2 * pair;
-    if (column >= outputs) return;
-    for (int n = 0; n < EIGHTS; n++) {
-        for (int i = 0; i < 2; i++) {
-            int row = 8 * n + 2 * share + i;
-            if (row < rows) output(row, column, sums[n][i], sums[n][2 + i]);
-        }
+        output(row, column, sum.x, sum.y);
     }
 }
 
@@ -375,7 +355,22 @@ template <int M_, int N_, int WARP_M_, int WARP_N_>
 struct Shape {
     static constexpr int M = M_, N = N_, WARP_M = WARP_M_, WARP_N = WARP_N_;
     static constexpr int THREADS = M / WARP_M * (N / WARP_N) * 32;
+    // A tile's sums lie in shared memory, rows so many f32 apart that lanes write to different banks.
+    static constexpr int SUMS_STRIDE = N + 8;
+    static constexpr int SUMS_BYTES = M * SUMS_STRIDE * int(sizeof(float));
 };
+
+// A tile's sums once they are complete; by way of shared memory, so that neighbouring threads have neighbouring outputs.
+template <class Shape, class Output>
+__device__ __forceinline__ void hand_out(const float* sums, int rows, int outputs, Output output) {
+    __syncthreads();
+#pragma unroll 1
+    for (int index = threadIdx.x; index < Shape::M * Shape::N / 2; index += Shape::THREADS) {
+        int row = index / (Shape::N / 2), column = index % (Shape::N / 2) * 2;
+        if (row >= rows || column >= outputs) continue;
+        output(row, column, *reinterpret_cast<const float2*>(sums + row * Shape::SUMS_STRIDE + column));
+    }
+}
 
 #ifdef ACTIVATION_BF16
 
@@ -401,6 +396,7 @@ struct Tiled {
     static constexpr int W_STAGES = COPIED ? X_STAGES : 2;
     static constexpr int BYTES_STAGE = STAGED ? Shape::N * SLOT : 0;
     static constexpr int SHARED = X_STAGES * X_STAGE + W_STAGES * W_STAGE + 2 * BYTES_STAGE;
+    static_assert(Shape::SUMS_BYTES <= SHARED, "sums lie where tiles were");
 };
 
 // Where column `column` of a row of a tile of bf16 lies. Eight rows' words of 16 bytes lie in different banks, as a tile
@@ -574,19 +570,20 @@ __device__ __forceinline__ void tiled_product(Weight weight, int outputs, int in
         }
     }
 
+    float* tile = reinterpret_cast<float*>(shared);
+    __syncthreads();
 #pragma unroll
     for (int m = 0; m < MS; m++) {
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            int row = first_row + warp_m + 16 * m + 8 * i + lane / 4;
-            if (row >= rows) continue;
-#pragma unroll
-            for (int n = 0; n < NS; n++) {
-                int column = first_output + warp_n + 8 * n + lane % 4 * 2;
-                if (column < outputs) output(row, column, sums[m][n][2 * i], sums[m][n][2 * i + 1]);
-            }
+        for (int n = 0; n < NS; n++) {
+            float* to = tile + (warp_m + 16 * m + lane / 4) * Shape::SUMS_STRIDE + warp_n + 8 * n + lane % 4 * 2;
+            reinterpret_cast<float2*>(to)[0] = make_float2(sums[m][n][0], sums[m][n][1]);
+            reinterpret_cast<float2*>(to + 8 * Shape::SUMS_STRIDE)[0] = make_float2(sums[m][n][2], sums[m][n][3]);
         }
     }
+    hand_out<Shape>(tile, rows - first_row, outputs - first_output, [&](int row, int column, float2 pair) {
+        output(first_row + row, first_output + column, pair.x, pair.y);
+    });
 }
 
 #else
@@ -597,8 +594,17 @@ template <Format format, class Shape>
 struct Tiled {
     // Columns of a tile lie `…_STRIDE` apart, each with all rows.
     static constexpr int X_STRIDE = Shape::M + 4, W_STRIDE = Shape::N + 4;
-    static constexpr int SHARED = DEPTH * (X_STRIDE + W_STRIDE) * int(sizeof(float));
+    static constexpr int TILES_BYTES = DEPTH * (X_STRIDE + W_STRIDE) * int(sizeof(float));
+    static constexpr int SHARED = TILES_BYTES > Shape::SUMS_BYTES ? TILES_BYTES : Shape::SUMS_BYTES;
 };
+
+template <Format format>
+__device__ __forceinline__ void store_column(float* tile, int stride, int row, int share, const float values[8]) {
+    for (int i = 0; i < 4; i++) {
+        tile[(first_quad<format>(share) + i) * stride + row] = values[i];
+        tile[(second_quad<format>(share) + i) * stride + row] = values[4 + i];
+    }
+}
 
 // The same in f32: for being exact, not for speed.
 template <Format format, class Shape, class Weight, class Input, class Output>
@@ -611,22 +617,19 @@ __device__ __forceinline__ void tiled_product(Weight weight, int outputs, int in
     int thread = threadIdx.x, own_row = thread % 16, own_column = thread / 16 * NS;
     float sums[MS][NS] = {};
     for (int column = 0; column < inputs; column += DEPTH) {
-        for (int index = thread; index < Shape::M * DEPTH / 4; index += THREADS) {
-            int row = index / (DEPTH / 4), at = index % (DEPTH / 4) * 4;
+        for (int index = thread; index < Shape::M * 4; index += THREADS) {
+            int row = index / 4, share = index % 4;
             const float* from = first_row + row < rows ? input(first_row + row) : nullptr;
-            float4 quad = input_quad(from, from == nullptr ? 0 : inputs, column + at);
-            float* to = x_tile + at * T::X_STRIDE + row;
-            to[0] = quad.x, to[T::X_STRIDE] = quad.y, to[2 * T::X_STRIDE] = quad.z, to[3 * T::X_STRIDE] = quad.w;
+            float values[8] = {};
+            if (from != nullptr) input_share<format>(from, inputs, column, share, values);
+            store_column<format>(x_tile, T::X_STRIDE, row, share, values);
         }
         for (int index = thread; index < Shape::N * 4; index += THREADS) {
             int row = index / 4, share = index % 4;
             const uint8_t* from = first_output + row < outputs ? weight(first_output + row) : nullptr;
             float values[8] = {};
             if (from != nullptr) share_values<format>(from, inputs, column, share, values);
-            for (int i = 0; i < 4; i++) {
-                w_tile[(first_quad<format>(share) + i) * T::W_STRIDE + row] = values[i];
-                w_tile[(second_quad<format>(share) + i) * T::W_STRIDE + row] = values[4 + i];
-            }
+            store_column<format>(w_tile, T::W_STRIDE, row, share, values);
         }
         __syncthreads();
 #pragma unroll 4
@@ -640,14 +643,16 @@ __device__ __forceinline__ void tiled_product(Weight weight, int outputs, int in
         }
         __syncthreads();
     }
+    float* tile = reinterpret_cast<float*>(shared);
+#pragma unroll
     for (int m = 0; m < MS; m++) {
-        int row = first_row + own_row + 16 * m;
-        if (row >= rows) continue;
-        for (int n = 0; n < NS; n += 2) {
-            int column = first_output + own_column + n;
-            if (column < outputs) output(row, column, sums[m][n], sums[m][n + 1]);
-        }
+        float* to = tile + (own_row + 16 * m) * Shape::SUMS_STRIDE + own_column;
+#pragma unroll
+        for (int n = 0; n < NS; n++) to[n] = sums[m][n];
     }
+    hand_out<Shape>(tile, rows - first_row, outputs - first_output, [&](int row, int column, float2 pair) {
+        output(first_row + row, first_output + column, pair.x, pair.y);
+    });
 }
 
 #endif
