@@ -87,6 +87,13 @@ impl From<Option<Pointer>> for Argument {
     }
 }
 
+/// Bytes between things, for a kernel's `long long`.
+impl From<u64> for Argument {
+    fn from(value: u64) -> Self {
+        Self::Long(value)
+    }
+}
+
 impl From<f32> for Argument {
     fn from(value: f32) -> Self {
         Self::Float(value)

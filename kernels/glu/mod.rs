@@ -5,6 +5,8 @@ mod cpu;
 #[allow(unsafe_code, reason = "launches kernels")]
 mod cuda;
 
+pub(crate) use cuda::arguments;
+
 #[cfg(test)]
 use crate::samples::{Samples, Tested, assert_close};
 use crate::{Result, memory::Memory};

@@ -1,12 +1,16 @@
 //! Mixtures of experts on a GPU.
 
+mod products;
 mod visits;
 
 use super::{Experts, Groups, Moe, Routing, Scoring};
 use crate::{
     DeviceError, Result,
-    cuda::{Cuda, Element, Grid, Source, Tensor},
+    cuda::{Cuda, Element, Grid, Pointer, Shape, Source, Tensor},
+    glu::{Activation, Glu},
 };
+use products::{Product, Run, Size};
+use visits::Visits;
 
 /// All but the experts' products.
 const SOURCE: Source = Source { name: "moe", text: include_str!("cuda.cu") };
@@ -53,8 +57,150 @@ impl Moe for Cuda {
         Ok(routes)
     }
 
-    fn experts(&self, _: &Tensor, _: &Tensor, _: &Experts<Self>, _: Option<Tensor>) -> Result<Tensor> {
-        Err(DeviceError::Unsupported("experts".into()))
+    fn experts(&self, x: &Tensor, routes: &Tensor, experts: &Experts<Self>, onto: Option<Tensor>) -> Result<Tensor> {
+        let (tokens, hidden_size) = (x.rows(), x.columns());
+        assert_eq!((x.element(), routes.rows()), (self.act(), tokens), "activations, with routes of each");
+        let is_alike = |onto: &Tensor| (onto.element(), onto.elements()) == (x.element(), x.elements());
+        assert!(onto.as_ref().is_none_or(is_alike), "what is added to has the shape of x");
+        let sum = onto.is_none().then(|| self.activations(tokens, hidden_size)).transpose()?;
+        if x.elements() == 0 {
+            return Ok(onto.or(sum).expect("one of the two"));
+        }
+        let stack = Stack::of(experts, hidden_size)?;
+        let fits = |shape: Shape| {
+            let shared_bytes = |run: &Run| shape.shared_bytes(run.dtype, self.act());
+            stack.runs().all(|run| shared_bytes(run) <= self.facts().shared_bytes_max as usize)
+        };
+        let size = Size::of(tokens * experts.chosen.min(routes.columns()), routes.columns(), fits);
+        let visits = Visits::find(self, routes, experts, size.visits())?;
+        let inner = self.inner(x, experts, &stack, &visits, size)?;
+        let made = self.activations(visits.visits_max, hidden_size)?;
+        let product = Product {
+            visits: &visits,
+            size,
+            x: inner.pointer(),
+            of_visits: true,
+            inputs: stack.width,
+            bias: experts.down_bias.as_ref().map(Tensor::pointer),
+            bias_step: hidden_size,
+            y: made.pointer(),
+            y_stride: hidden_size,
+            width: hidden_size,
+            gates: None,
+        };
+        // SAFETY: a row of `inner` and of `made` for each visit, of as many columns as the experts' matrices have inputs and
+        // outputs, as was asserted with the biases of all experts.
+        unsafe { product.launch(self, &stack.down) }?;
+        drop(inner);
+        self.add_visits((onto, sum), &made, routes, experts.first, &visits)
+    }
+}
+
+/// Where a layer's experts lie.
+struct Stack {
+    width: usize,
+    gates: Vec<Run>,
+    ups: Vec<Run>,
+    down: Vec<Run>,
+}
+
+impl Stack {
+    fn of(experts: &Experts<Cuda>, hidden_size: usize) -> Result<Self> {
+        let &Experts { count, ref gate_up, ref down, ref gate_up_bias, ref down_bias, .. } = experts;
+        if count > visits::EXPERTS_MAX {
+            return Err(DeviceError::Unsupported(format!("{count} experts on one GPU")));
+        }
+        let width = down.inputs;
+        assert_eq!((gate_up.outputs, gate_up.inputs), (count * 2 * width, hidden_size), "gates and ups of all experts");
+        assert_eq!(down.outputs, count * hidden_size, "down projections of all experts");
+        let are_biases = |bias: &Option<Tensor>, length: usize| {
+            bias.as_ref().is_none_or(|bias| (bias.elements(), bias.element()) == (length, Element::F32))
+        };
+        assert!(are_biases(gate_up_bias, count * 2 * width) && are_biases(down_bias, count * hidden_size), "biases");
+        Ok(Self {
+            width,
+            gates: Run::all(gate_up, count, width, |expert| 2 * expert * width),
+            ups: Run::all(gate_up, count, width, |expert| (2 * expert + 1) * width),
+            down: Run::all(down, count, hidden_size, |expert| expert * hidden_size),
+        })
+    }
+
+    fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.gates.iter().chain(&self.ups).chain(&self.down)
+    }
+}
+
+impl Cuda {
+    /// `[visits, width]`: what goes into the down projections.
+    fn inner(&self, x: &Tensor, experts: &Experts<Self>, stack: &Stack, visits: &Visits, size: Size) -> Result<Tensor> {
+        let width = stack.width;
+        let bias = |first: usize| {
+            let bias = experts.gate_up_bias.as_ref();
+            bias.map(|bias| bias.pointer().offset(first * Element::F32.bytes()))
+        };
+        let product = |y: Pointer, y_stride: usize, bias: Option<Pointer>, gates: Option<Activation>| Product {
+            visits,
+            size,
+            x: x.pointer(),
+            of_visits: false,
+            inputs: x.columns(),
+            bias,
+            bias_step: 2 * width,
+            y,
+            y_stride,
+            width,
+            gates,
+        };
+        if let Some(pairs) = Run::paired(&stack.gates, &stack.ups) {
+            let inner = self.activations(visits.visits_max, width)?;
+            let both = product(inner.pointer(), width, bias(0), Some(experts.activation));
+            // SAFETY: `x` has a row for each token and as many columns as the matrices inputs, `inner` a row for each visit
+            // and a column for each pair; a bias has been asserted to be as long as all rows.
+            unsafe { both.launch(self, &pairs) }?;
+            return Ok(inner);
+        }
+        // Gates and ups of different formats need a kernel each.
+        let gate_up = self.activations(visits.visits_max, 2 * width)?;
+        let to_ups = gate_up.pointer().offset(width * gate_up.element().bytes());
+        let gates = product(gate_up.pointer(), 2 * width, bias(0), None);
+        let ups = product(to_ups, 2 * width, bias(width), None);
+        // SAFETY: the same, but that rows have room for both.
+        unsafe { gates.launch(self, &stack.gates) }?;
+        // SAFETY: the same.
+        unsafe { ups.launch(self, &stack.ups) }?;
+        self.glu(&gate_up, experts.activation)
+    }
+
+    /// Adds what visits made to `onto`, or to nothing in `sum`.
+    fn add_visits(
+        &self,
+        (onto, sum): (Option<Tensor>, Option<Tensor>),
+        made: &Tensor,
+        routes: &Tensor,
+        first: usize,
+        visits: &Visits,
+    ) -> Result<Tensor> {
+        const THREADS: usize = 128;
+        let hidden_size = made.columns();
+        let from = onto.as_ref().map(Tensor::pointer);
+        let sum = onto.or(sum).expect("one of the two");
+        let (entry, length) = if hidden_size.is_multiple_of(8) { ("add_visits_by_8", 8) } else { ("add_visits_by_1", 1) };
+        let pieces = (hidden_size / length).div_ceil(THREADS);
+        let grid = Grid { blocks: [sum.rows() as u32, pieces as u32, 1], threads: THREADS as u32, shared_bytes: 0 };
+        let arguments = &mut [
+            (&sum).into(),
+            from.into(),
+            made.into(),
+            visits.places.into(),
+            routes.into(),
+            routes.columns().into(),
+            first.into(),
+            visits.slots.into(),
+            hidden_size.into(),
+        ];
+        // SAFETY: each place names a visit, which has a row in `made`, and an expert, which has a column in `routes`.
+        unsafe { self.launch(&SOURCE, entry, grid, arguments) }?;
+        Ok(sum)
     }
 }
 
