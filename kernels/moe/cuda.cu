@@ -115,8 +115,7 @@ __device__ float choose(unsigned keys[per_lane], const float scores[per_lane], i
             if (keys[i] > best) best = keys[i], at = i, own_score = scores[i];
         }
         unsigned best_of_all = __reduce_max_sync(ALL_LANES, best);
-        unsigned expert = best == best_of_all ? lane + 32 * at : EXPERTS_MAX;
-        unsigned winner = __reduce_min_sync(ALL_LANES, expert);
+        int winner = __reduce_min_sync(ALL_LANES, best == best_of_all ? lane + 32 * at : EXPERTS_MAX);
 #pragma unroll
         for (int i = 0; i < per_lane; i++) {
             if (lane + 32 * i == winner) keys[i] = 0;

@@ -62,9 +62,10 @@ impl Moe for Cuda {
         assert_eq!((x.element(), routes.rows()), (self.act(), tokens), "activations, with routes of each");
         let is_alike = |onto: &Tensor| (onto.element(), onto.elements()) == (x.element(), x.elements());
         assert!(onto.as_ref().is_none_or(is_alike), "what is added to has the shape of x");
-        let sum = onto.is_none().then(|| self.activations(tokens, hidden_size)).transpose()?;
+        let is_added = onto.is_some();
+        let sum = onto.map_or_else(|| self.activations(tokens, hidden_size), Ok)?;
         if x.elements() == 0 {
-            return Ok(onto.or(sum).expect("one of the two"));
+            return Ok(sum);
         }
         let stack = Stack::of(experts, hidden_size)?;
         let fits = |shape: Shape| {
@@ -92,7 +93,8 @@ impl Moe for Cuda {
         // outputs, as was asserted with the biases of all experts.
         unsafe { product.launch(self, &stack.down) }?;
         drop(inner);
-        self.add_visits((onto, sum), &made, routes, experts.first, &visits)
+        self.add_visits(&sum, is_added, &made, (routes, experts.first), &visits)?;
+        Ok(sum)
     }
 }
 
@@ -171,25 +173,24 @@ impl Cuda {
         self.glu(&gate_up, experts.activation)
     }
 
-    /// Adds what visits made to `onto`, or to nothing in `sum`.
+    /// Writes into `sum` what the visits made, added to what is there where `is_added`.
     fn add_visits(
         &self,
-        (onto, sum): (Option<Tensor>, Option<Tensor>),
+        sum: &Tensor,
+        is_added: bool,
         made: &Tensor,
-        routes: &Tensor,
-        first: usize,
+        (routes, first): (&Tensor, usize),
         visits: &Visits,
-    ) -> Result<Tensor> {
+    ) -> Result<()> {
         const THREADS: usize = 128;
         let hidden_size = made.columns();
-        let from = onto.as_ref().map(Tensor::pointer);
-        let sum = onto.or(sum).expect("one of the two");
+        let onto = is_added.then(|| sum.pointer());
         let (entry, length) = if hidden_size.is_multiple_of(8) { ("add_visits_by_8", 8) } else { ("add_visits_by_1", 1) };
         let pieces = (hidden_size / length).div_ceil(THREADS);
         let grid = Grid { blocks: [sum.rows() as u32, pieces as u32, 1], threads: THREADS as u32, shared_bytes: 0 };
         let arguments = &mut [
-            (&sum).into(),
-            from.into(),
+            sum.into(),
+            onto.into(),
             made.into(),
             visits.places.into(),
             routes.into(),
@@ -199,8 +200,7 @@ impl Cuda {
             hidden_size.into(),
         ];
         // SAFETY: each place names a visit, which has a row in `made`, and an expert, which has a column in `routes`.
-        unsafe { self.launch(&SOURCE, entry, grid, arguments) }?;
-        Ok(sum)
+        unsafe { self.launch(&SOURCE, entry, grid, arguments) }
     }
 }
 

@@ -54,7 +54,7 @@ impl Size {
 pub(super) struct Run {
     first: usize,
     experts: usize,
-    dtype: DType,
+    pub(super) dtype: DType,
     /// The first row of the first expert.
     pointer: Pointer,
     /// Bytes from an expert to the next.
@@ -78,21 +78,24 @@ impl Run {
             assert!(row + rows <= first + part.rows, "a matrix has one format");
             let (dtype, stride) = (part.dtype, part.stride as u64);
             let pointer = part.pointer().offset((row - first) * part.stride);
-            match runs.last_mut() {
-                Some(run) if run.reaches(dtype, stride, pointer) => run.experts += 1,
-                _ => runs.push(Self { first: expert, experts: 1, dtype, pointer, step: 0, stride, to_second: stride }),
+            if !runs.last_mut().is_some_and(|run| run.take(dtype, stride, pointer)) {
+                runs.push(Self { first: expert, experts: 1, dtype, pointer, step: 0, stride, to_second: stride });
             }
         }
         runs
     }
 
-    /// Whether the matrix at `pointer` is the run's next. The second one says how far apart all are.
-    fn reaches(&mut self, dtype: DType, stride: u64, pointer: Pointer) -> bool {
-        if self.experts == 1 {
-            self.step = pointer.0 - self.pointer.0;
+    /// Takes the next expert, whose matrix is at `pointer`, if it goes on as the run does: the second says how far apart
+    /// all are.
+    fn take(&mut self, dtype: DType, stride: u64, pointer: Pointer) -> bool {
+        let away = pointer.0 - self.pointer.0;
+        let step = if self.experts == 1 { away } else { self.step };
+        let goes_on = (dtype, stride) == (self.dtype, self.stride) && away == self.experts as u64 * step;
+        if goes_on {
+            self.step = step;
+            self.experts += 1;
         }
-        (dtype, stride) == (self.dtype, self.stride)
-            && pointer.0 == self.pointer.0 + self.experts as u64 * self.step
+        goes_on
     }
 
     /// Gates paired with ups, where one launch can read both.
