@@ -2,7 +2,7 @@
 // by three functors where things are, and what becomes of the sums:
 //
 //     const uint8_t* weight(int output)   the stored row of an output; null: zeros
-//     const act* input(int row)           a row of x; null: zeros
+//     const act* input(int row)           a row of x
 //     void output(int row, int column, float first, float second)
 //                                         the sums of outputs `column` (even) and `column + 1`, which is for nothing where
 //                                         it is `outputs`; called once for each row below `rows` and each pair
@@ -83,43 +83,59 @@ struct Skinny : Staged<format, skinny_columns(format)> {
 // The output of row `row` of a tile: that of rows g and g + 8, which a lane has both, are neighbours.
 __device__ __forceinline__ int tile_output(int row) { return 2 * (row % 8) + row / 8; }
 
-// Sets one step's copies on their way.
-template <Format format, class Weight>
-__device__ __forceinline__ void copy_step(uint8_t* stage, Weight weight, int outputs, int first, int row_bytes,
-                                          int step) {
+// The 16-byte words of each step that a lane copies: neighbouring lanes' are neighbours.
+template <Format format>
+struct Copies {
     using S = Skinny<format>;
-    constexpr int ALL = TILE_OUTPUTS * S::CHUNKS;
-    int lane = threadIdx.x % 32, begin = S::begin(step);
+    static constexpr int ALL = TILE_OUTPUTS * S::CHUNKS, EACH = (ALL + 31) / 32;
+    // Of each word where it is in the row, and how many bytes are left from there on.
+    const uint8_t* from[EACH];
+    int left[EACH];
+
+    template <class Weight>
+    __device__ __forceinline__ Copies(Weight weight, int outputs, int first, int row_bytes) {
 #pragma unroll
-    for (int i = 0; i < (ALL + 31) / 32; i++) {
-        int index = lane + 32 * i;
-        if (ALL % 32 != 0 && index >= ALL) break;
-        int row = index / S::CHUNKS, at = index % S::CHUNKS * 16;
-        int output = first + tile_output(row);
-        const uint8_t* from = output < outputs ? weight(output) : nullptr;
-        copy_async_16(stage + row * S::SLOT + at, from + begin + at, from != nullptr && begin + at < row_bytes);
+        for (int i = 0; i < EACH; i++) {
+            int index = threadIdx.x % 32 + 32 * i, row = index / S::CHUNKS, at = index % S::CHUNKS * 16;
+            int output = first + tile_output(row);
+            const uint8_t* row_start = index < ALL && output < outputs ? weight(output) : nullptr;
+            from[i] = row_start + at;
+            left[i] = row_start == nullptr ? 0 : row_bytes - at;
+        }
     }
-}
+
+    // Sets those of a step on their way.
+    __device__ __forceinline__ void start(uint8_t* stage, int step) const {
+        int begin = S::begin(step);
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            int index = threadIdx.x % 32 + 32 * i;
+            if (ALL % 32 != 0 && index >= ALL) break;
+            int to = index / S::CHUNKS * S::SLOT + index % S::CHUNKS * 16;
+            copy_async_16(stage + to, from[i] + begin, begin < left[i]);
+        }
+    }
+};
 
 #ifdef ACTIVATION_BF16
 
-// The share of a row of x that belongs to a weight's: pairs in the same order. Zeros behind `inputs`.
+// The share of a row of x that belongs to a weight's: pairs in the same order. Zeros behind `inputs` in the plain formats;
+// in the others nothing lies there.
 template <Format format>
 __device__ __forceinline__ void input_share(const bf16* row, int inputs, int column, int share, uint32_t pairs[4]) {
-    for (int i = 0; i < 4; i++) pairs[i] = 0;
-    int first = column + first_quad<format>(share);
-    if (row == nullptr || first >= inputs) return;
     if constexpr (is_plain(format)) {
-        if (first + 8 <= inputs && reinterpret_cast<uint64_t>(row) % 16 == 0) {
-            uint4 words = *reinterpret_cast<const uint4*>(row + first);
+        column += first_quad<format>(share);
+        if (column + 8 <= inputs && reinterpret_cast<uint64_t>(row) % 16 == 0) {
+            uint4 words = *reinterpret_cast<const uint4*>(row + column);
             pairs[0] = words.x, pairs[1] = words.y, pairs[2] = words.z, pairs[3] = words.w;
         } else {
+            for (int i = 0; i < 4; i++) pairs[i] = 0;
             for (int i = 0; i < 8; i++) {
-                if (first + i < inputs) pairs[i / 2] |= uint32_t(row[first + i].bits) << (i % 2 * 16);
+                if (column + i < inputs) pairs[i / 2] |= uint32_t(row[column + i].bits) << (i % 2 * 16);
             }
         }
     } else {
-        uint2 low = *reinterpret_cast<const uint2*>(row + first);
+        uint2 low = *reinterpret_cast<const uint2*>(row + column + first_quad<format>(share));
         uint2 high = *reinterpret_cast<const uint2*>(row + column + second_quad<format>(share));
         pairs[0] = low.x, pairs[1] = low.y, pairs[2] = high.x, pairs[3] = high.y;
     }
@@ -153,6 +169,7 @@ __device__ __forceinline__ void plain_pairs(const uint8_t* at, uint32_t pairs[pl
 template <Format format, int RUNS, int FIRST, int EIGHTS>
 __device__ __forceinline__ void multiply_runs(const uint8_t* low_row, const uint8_t* high_row, int share,
                                               const uint32_t x[RUNS][EIGHTS][4], float sums[EIGHTS][4]) {
+    using S = Skinny<format>;
     if constexpr (is_plain(format)) {
 #pragma unroll
         for (int run = 0; run < RUNS; run++) {
@@ -176,25 +193,27 @@ __device__ __forceinline__ void multiply_runs(const uint8_t* low_row, const uint
         constexpr uint32_t ONES[4] = {0x3f803f80, 0x3f803f80, 0x3f803f80, 0x3f803f80};
 #pragma unroll
         for (int run = 0; run < RUNS; run++) {
-            int from = RUN * (FIRST + run), at = from / BLOCK * block_bytes(format), in_block = from % BLOCK / RUN;
+            int column = RUN * (FIRST + run), at = column / BLOCK * block_bytes(format), in_block = column % BLOCK / RUN;
+            Address low_block(low_row + at, S::GRAIN % 4 == 0 ? at % 4 : -1);
+            Address high_block(high_row + at, S::GRAIN % 4 == 0 ? at % 4 : -1);
             uint32_t low[4], high[4];
             float low_scales[2], high_scales[2], low_offsets[2], high_offsets[2];
-            Stored<format>::quants(low_row + at, in_block, share, low);
-            Stored<format>::quants(high_row + at, in_block, share, high);
-            Stored<format>::scales(low_row + at, in_block, low_scales, low_offsets);
-            Stored<format>::scales(high_row + at, in_block, high_scales, high_offsets);
+            Stored<format>::quants(low_block, in_block, share, low);
+            Stored<format>::quants(high_block, in_block, share, high);
+            Stored<format>::scales(low_block, in_block, low_scales, low_offsets);
+            Stored<format>::scales(high_block, in_block, high_scales, high_offsets);
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                int column = RUN * run + 16 * half;
+                int sixteen = RUN * run + 16 * half;
                 uint32_t a[4] = {low[2 * half], high[2 * half], low[2 * half + 1], high[2 * half + 1]};
 #pragma unroll
                 for (int n = 0; n < EIGHTS; n++) {
-                    if (column % GROUP == 0) {
+                    if (sixteen % GROUP == 0) {
                         for (int i = 0; i < 4; i++) products[n][i] = inputs[n][i] = 0.0f;
                     }
                     mma_m16n8k16_bf16(products[n], a, x[run][n] + 2 * half);
                     if constexpr (has_offsets(format)) mma_m16n8k16_bf16(inputs[n], ONES, x[run][n] + 2 * half);
-                    if ((column + 16) % GROUP != 0) continue;
+                    if ((sixteen + 16) % GROUP != 0) continue;
                     for (int i = 0; i < 2; i++) {
                         sums[n][i] = __fmaf_rn(low_scales[half], products[n][i], sums[n][i]);
                         sums[n][2 + i] = __fmaf_rn(high_scales[half], products[n][2 + i], sums[n][2 + i]);
@@ -240,13 +259,14 @@ __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int i
     int tile = warp % tiles, slice = warp / tiles, pair = lane / 4, share = lane % 4;
     int first = first_output + TILE_OUTPUTS * tile;
     uint8_t* ring = shared + warp * S::RING;
-    int steps = ceil_divide(inputs, S::COLUMNS), bytes = row_bytes<format>(inputs);
+    int steps = ceil_divide(inputs, S::COLUMNS);
     // Warps whose tile lies behind the outputs have nothing to do, but wait with the others.
     if (first >= outputs) steps = 0;
+    Copies<format> copies(weight, outputs, first, row_bytes<format>(inputs));
 
     for (int ahead = 0; ahead < SKINNY_STAGES - 1; ahead++) {
         int step = slice + ahead * slices;
-        if (step < steps) copy_step<format>(ring + ahead * S::STAGE, weight, outputs, first, bytes, step);
+        if (step < steps) copies.start(ring + ahead * S::STAGE, step);
         copy_async_commit();
     }
 
@@ -254,7 +274,8 @@ __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int i
     // Runs of a step whose x is in registers at once: all, or half of them.
     constexpr int EIGHTS = ROWS / 8, AT_ONCE = S::RUNS * EIGHTS <= 8 ? S::RUNS : S::RUNS / 2;
     const act* x_rows[EIGHTS];
-    for (int n = 0; n < EIGHTS; n++) x_rows[n] = 8 * n + pair < rows ? input(8 * n + pair) : nullptr;
+    // Lanes whose row is behind the last one bring that one again: nobody asks for what becomes of it.
+    for (int n = 0; n < EIGHTS; n++) x_rows[n] = input(min(8 * n + pair, rows - 1));
     float sums[EIGHTS][4] = {};
 #else
     float exact[2][ROWS] = {};
@@ -266,10 +287,21 @@ __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int i
         // Before the weights are waited for: the latencies of both overlap.
         uint32_t x[AT_ONCE][EIGHTS][4];
         auto load_x = [&](int first) {
+            int column = step * S::COLUMNS + RUN * first;
+            // Where a step's blocks end behind the row's, weights are zeros: any inputs will do.
+            bool whole = S::COLUMNS <= block_columns(format) || is_plain(format) || column + RUN * AT_ONCE <= inputs;
 #pragma unroll
             for (int run = 0; run < AT_ONCE; run++) {
-                int column = step * S::COLUMNS + RUN * (first + run);
-                for (int n = 0; n < EIGHTS; n++) input_share<format>(x_rows[n], inputs, column, share, x[run][n]);
+                for (int n = 0; whole && n < EIGHTS; n++) {
+                    input_share<format>(x_rows[n], inputs, column + RUN * run, share, x[run][n]);
+                }
+            }
+            if (whole) return;
+#pragma unroll
+            for (int run = 0; run < AT_ONCE; run++) {
+                for (int n = 0; n < EIGHTS; n++) {
+                    input_share<format>(x_rows[n], inputs, min(column + RUN * run, inputs - RUN), share, x[run][n]);
+                }
             }
         };
         load_x(0);
@@ -277,7 +309,7 @@ __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int i
         copy_async_wait<SKINNY_STAGES - 2>();
         __syncwarp();
         int ahead = step + (SKINNY_STAGES - 1) * slices;
-        if (ahead < steps) copy_step<format>(ring + next_stage * S::STAGE, weight, outputs, first, bytes, ahead);
+        if (ahead < steps) copies.start(ring + next_stage * S::STAGE, ahead);
         copy_async_commit();
         const uint8_t* low_row = ring + stage * S::STAGE + pair * S::SLOT + S::skipped(step);
         const uint8_t* high_row = low_row + 8 * S::SLOT;
@@ -296,10 +328,9 @@ __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int i
             int from = step * S::COLUMNS + column;
 #pragma unroll
             for (int row = 0; row < ROWS; row++) {
-                const float* x_row = row < rows ? input(row) : nullptr;
-                if (x_row == nullptr) continue;
+                if (row >= rows) continue;
                 float x[8];
-                input_share<format>(x_row, inputs, from, share, x);
+                input_share<format>(input(row), inputs, from, share, x);
                 for (int i = 0; i < 8; i++) {
                     exact[0][row] += low[i] * x[i];
                     exact[1][row] += high[i] * x[i];
@@ -405,16 +436,11 @@ __device__ __forceinline__ int in_tile(int row, int column) {
     return row * DEPTH_BYTES + ((column / 8 ^ row % 8) * 16) + column % 8 * 2;
 }
 
-// Eight columns of a row of x on their way into a tile.
+// Eight columns of a row of x into a tile, wherever the row is; zeros behind `inputs`.
 __device__ __forceinline__ void copy_input(uint8_t* to, const bf16* row, int inputs, int column) {
-    bool whole = column + 8 <= inputs && reinterpret_cast<uint64_t>(row) % 16 == 0;
-    if (whole || row == nullptr || column >= inputs) {
-        copy_async_16(to, row + column, whole && row != nullptr);
-    } else {
 #pragma unroll 1
-        for (int i = 0; i < 8; i++) {
-            reinterpret_cast<bf16*>(to)[i] = column + i < inputs ? row[column + i] : bf16{0};
-        }
+    for (int i = 0; i < 8; i++) {
+        reinterpret_cast<bf16*>(to)[i] = column + i < inputs ? row[column + i] : bf16{0};
     }
 }
 
@@ -444,7 +470,7 @@ __device__ __forceinline__ void tiled_product(Weight weight, int outputs, int in
     using T = Tiled<format, Shape>;
     constexpr int THREADS = Shape::THREADS;
     constexpr int X_CHUNKS = Shape::M * 8 / THREADS, W_CHUNKS = Shape::N * 8 / THREADS;
-    static_assert(THREADS % 32 == 0 && THREADS / 8 % 8 == 0, "a thread's rows are the same modulo 8");
+    static_assert(THREADS / 8 % 8 == 0, "a thread's rows are equal modulo 8");
     static_assert(Shape::N * 4 % THREADS == 0, "a thread's shares are of the same run in a row of them");
     int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     int steps = ceil_divide(inputs, DEPTH), bytes = row_bytes<format>(inputs);
@@ -452,31 +478,41 @@ __device__ __forceinline__ void tiled_product(Weight weight, int outputs, int in
     uint8_t* w_ring = x_ring + X_STAGES * T::X_STAGE;
     uint8_t* bytes_ring = w_ring + T::W_STAGES * T::W_STAGE;
 
+    // A thread copies the same eight columns of every 64, of rows that are equal modulo 8.
+    constexpr int APART = THREADS / 8;
+    int own = thread / 8, own_column = thread % 8 * 8, own_place = in_tile(own, own_column);
     const act* x_rows[X_CHUNKS];
+    bool words = inputs % 8 == 0;
 #pragma unroll
     for (int i = 0; i < X_CHUNKS; i++) {
-        int row = first_row + thread / 8 + THREADS / 8 * i;
+        int row = first_row + own + APART * i;
         x_rows[i] = row < rows ? input(row) : nullptr;
+        words &= reinterpret_cast<uint64_t>(x_rows[i]) % 16 == 0;
     }
     auto row_of = [&](int row) { return first_output + row < outputs ? weight(first_output + row) : nullptr; };
 
     auto copy_tiles = [&](int step) {
         if (step >= steps) return;
-        uint8_t* x_tile = x_ring + step % X_STAGES * T::X_STAGE;
-        int own = thread / 8, column = thread % 8 * 8;
+        uint8_t* x_tile = x_ring + step % X_STAGES * T::X_STAGE + own_place;
+        int column = step * DEPTH + own_column;
+        if (words) {
+            bool within = column < inputs;
 #pragma unroll
-        for (int i = 0; i < X_CHUNKS; i++) {
-            int row = own + THREADS / 8 * i;
-            copy_input(x_tile + in_tile(row, column), x_rows[i], inputs, step * DEPTH + column);
+            for (int i = 0; i < X_CHUNKS; i++) {
+                copy_async_16(x_tile + i * APART * DEPTH_BYTES, x_rows[i] + column, within && x_rows[i] != nullptr);
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < X_CHUNKS; i++) {
+                copy_input(x_tile + i * APART * DEPTH_BYTES, x_rows[i], x_rows[i] == nullptr ? 0 : inputs, column);
+            }
         }
         if constexpr (T::COPIED) {
-            uint8_t* w_tile = w_ring + step % X_STAGES * T::W_STAGE;
-            int at = (step * DEPTH + column) * 2;
+            uint8_t* w_tile = w_ring + step % X_STAGES * T::W_STAGE + own_place;
 #pragma unroll
             for (int i = 0; i < W_CHUNKS; i++) {
-                int row = own + THREADS / 8 * i;
-                const uint8_t* from = row_of(row);
-                copy_async_16(w_tile + in_tile(row, column), from + at, from != nullptr && at < bytes);
+                const uint8_t* from = row_of(own + APART * i);
+                copy_async_16(w_tile + i * APART * DEPTH_BYTES, from + 2 * column, from != nullptr && 2 * column < bytes);
             }
         }
     };
