@@ -146,18 +146,19 @@ pub(crate) fn check<B: Tested>(device: &B) {
         // What experts of well-known checkpoints are stored as.
         ([DType::MXFP4; 3], 64, 96),
         ([DType::WInt4; 3], 128, 128),
-        ([DType::Q4_K, DType::Q4_K, DType::Q6_K], 256, 256),
+        ([DType::Q4_K; 3], 256, 256),
         // A gate and an up projection that one product cannot compute.
-        ([DType::Q4_0, DType::Q8_0, DType::F16], 64, 32),
+        ([DType::Q8_0, DType::BF16, DType::F32], 64, 32),
         // Rows that do not begin at multiples of 16 bytes, and no whole tiles.
         ([DType::BF16; 3], 36, 21),
     ] {
-        for tokens in [2, 33] {
+        for tokens in [2, 33, 150] {
             check_experts(device, &Case { tokens, formats, hidden_size, width, has_bias: true, ..plain });
         }
     }
     // More tokens than one block finds the visits of, and experts with many.
     check_experts(device, &Case { tokens: 300, chosen: 4, ..plain });
+    check_experts(device, &Case { tokens: 300, chosen: 4, formats: [DType::Q8_0; 3], ..plain });
 }
 
 #[cfg(test)]

@@ -41,10 +41,10 @@ impl Size {
 
     fn entry(self) -> &'static str {
         match self {
-            Self::Few(..=8) => "few_8",
-            Self::Few(_) => "few_16",
-            Self::Many(Shape::SMALL) => "many_64",
-            Self::Many(_) => "many_128",
+            Self::Few(..=8) => "experts_8",
+            Self::Few(_) => "experts_16",
+            Self::Many(Shape::SMALL) => "experts_64",
+            Self::Many(_) => "experts_128",
         }
     }
 }
