@@ -212,6 +212,7 @@ fn attended(case: &Case, query: &[f32], seen: &[&[f32]], head: usize) -> Vec<f32
 #[cfg(test)]
 pub(crate) fn check<B: Tested>(device: &B) {
     for case in [
+        Case::new([8, 8, 16, 1, 0], 64, &[[9, 1], [40, 1], [37, 1], [11, 1], [132, 1], [3, 1], [9, 1], [9, 1], [3, 1], [127, 3], [0, 33]]).dtype(KvDType::BF16),
         Case::new([1, 1, 16, 1, 0], 16, &[[0, 1]]),
         Case::new([9, 3, 64, 3, 0], 16, &[[0, 70], [33, 1], [5, 9]]),
         Case::new([4, 2, 32, 2, 0], 64, &[[63, 1], [64, 1], [0, 65]]).dtype(KvDType::F16),
