@@ -1,6 +1,7 @@
 //! Attention on a GPU: which kernels see to which sequences, and how many blocks share a long context.
 
 mod decode;
+mod prefill;
 mod problem;
 
 use self::problem::{Problem, packed};
@@ -43,7 +44,7 @@ impl Attention for Cuda {
             Some(dim) => {
                 let few = (decode::ROWS / view.packed.max(1)).max(1);
                 if batch.queries_max > few {
-                    self.attend_tiles(&view, &plain(&view), few + 1)?;
+                    self.attend_tiles(&view, &prefill::kernel(&view, dim), few + 1)?;
                 }
                 if batch.host.query_starts.windows(2).any(|ends| (1..=few).contains(&((ends[1] - ends[0]) as usize))) {
                     self.decode(&view, dim, few)?;
@@ -90,6 +91,11 @@ fn plain(view: &View) -> TileKernel {
         shared_bytes: WARPS * warp_floats * size_of::<f32>(),
         blocks: 4,
     }
+}
+
+/// Bytes from one row of `bytes` bytes to the next in shared memory, as in attention_fragments.cuh.
+const fn stride_of(bytes: usize) -> usize {
+    bytes + 16
 }
 
 impl Cuda {

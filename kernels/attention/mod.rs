@@ -237,6 +237,15 @@ pub(crate) fn check<B: Tested>(device: &B) {
         Case::new([2, 1, 256, 2, 0], 32, &[[200, 1]]).dtype(KvDType::BF16),
         Case::new([2, 2, 192, 1, 0], 16, &[[200, 9]]).dtype(KvDType::Int8),
         Case::new([20, 1, 64, 20, 0], 16, &[[260, 1], [31, 1]]).dtype(KvDType::F16),
+        // Many: tiles of queries on the diagonal and before it, contexts that are shared by blocks, windows that end in
+        // the middle of a tile.
+        Case::new([8, 2, 128, 4, 0], 16, &[[0, 150], [200, 40], [0, 0], [77, 1]]).dtype(KvDType::BF16),
+        Case::new([2, 2, 64, 1, 0], 24, &[[0, 200], [700, 130]]).dtype(KvDType::F16).window(100),
+        Case::new([4, 1, 64, 4, 0], 12, &[[700, 33]]).dtype(KvDType::Int8).with_sinks(),
+        Case::new([4, 1, 128, 4, 0], 32, &[[600, 30]]).dtype(KvDType::Int8).window(410),
+        Case::new([6, 2, 128, 5, 3], 16, &[[30, 90]]).dtype(KvDType::F16).with_sinks(),
+        Case::new([4, 2, 256, 2, 0], 16, &[[60, 50]]).dtype(KvDType::BF16),
+        Case::new([40, 1, 64, 40, 0], 16, &[[20, 5]]).dtype(KvDType::BF16),
     ] {
         let tolerance = device.tolerance(3e-6);
         let what = format!("{}: {case:?}", device.name());

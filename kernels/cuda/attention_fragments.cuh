@@ -35,13 +35,16 @@ typedef Multiplied<FORMAT> Product;
 // Elements of 16 bytes.
 constexpr int PIECE = 16 / sizeof(Element);
 
-// Where a piece of 16 bytes of a row lies in a tile of rows in shared memory: pieces change places so that the same piece
-// of eight neighbouring rows is in eight different groups of banks.
+// Bytes from one row of a tile in shared memory to the next: 16 more than it has, so that the same piece of eight
+// neighbouring rows is in eight different groups of banks. (Pieces that change places would do as well, but then there are
+// as many addresses as pieces to be kept in registers; of these there is one, the rest is in the instructions.)
+constexpr int stride_of(int row_bytes) { return row_bytes + 16; }
+
+// Where a piece of 16 bytes of a row lies in a tile.
 template <int row_bytes>
 __device__ __forceinline__ int piece_at(int row, int piece) {
-    static_assert(row_bytes % 128 == 0 || row_bytes == 64, "rows fill all banks, or half of them");
-    int other = row_bytes % 128 == 0 ? row % 8 : row / 2 % 4;
-    return row * row_bytes + (piece ^ other) * 16;
+    static_assert(row_bytes % 128 == 0 || row_bytes == 64, "the stride is an odd number of pieces");
+    return row * stride_of(row_bytes) + piece * 16;
 }
 
 // Two bytes of `offset + 128` form as f16.

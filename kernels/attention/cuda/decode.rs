@@ -1,6 +1,6 @@
 //! Few queries per sequence: contexts dealt out evenly to as many blocks as the GPU holds.
 
-use super::View;
+use super::{View, stride_of};
 use crate::{
     Result,
     cuda::{Argument, Cuda, Grid, Source},
@@ -23,7 +23,7 @@ impl Cuda {
             _ => "decode_256",
         };
         // Keys and values of 64 positions, twice: those that are computed with and those on their way.
-        let shared_bytes = 2 * 2 * 64 * dim * view.cache.element_bytes();
+        let shared_bytes = 2 * 2 * 64 * stride_of(dim * view.cache.element_bytes());
         let blocks = self.facts().multiprocessors as usize * self.blocks_held(shared_bytes, dim);
         let head_tiles = view.heads.kv * view.packed.div_ceil(ROWS);
         // A block has two at most: of the context that it begins within, and of that which it ends within.

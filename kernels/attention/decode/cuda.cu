@@ -91,7 +91,7 @@ template <int dim>
 struct Pipe {
     static constexpr int row_bytes = dim * sizeof(Element);
     static constexpr int pieces = row_bytes / 16;
-    static constexpr int tile_bytes = WARP_KEYS * row_bytes;
+    static constexpr int tile_bytes = WARP_KEYS * stride_of(row_bytes);
     static constexpr int bytes = STAGES * 2 * tile_bytes;
 
     uint8_t* room;
@@ -271,11 +271,11 @@ __device__ __forceinline__ void add_units(const Problem& problem, const Tile& ti
 
 // ---- the warps' results together ----
 
-// Where a result lies in a warp's room: the columns of four neighbouring rows change places, so that a warp's stores go
-// to different banks.
+// Where a result lies in a warp's room.
 template <int dim>
 __device__ __forceinline__ int result_at(int row, int column) {
-    return row * dim + (column ^ row % 4 * 8);
+    static_assert(ROWS * (dim + 8) * sizeof(float) <= Pipe<dim>::bytes, "results fit into the buffers of keys and values");
+    return row * (dim + 8) + column;
 }
 
 // Merges the warps' sums, whose rooms take them, and writes the answer of a whole context, or partial result `partial`.
