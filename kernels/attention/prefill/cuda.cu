@@ -16,7 +16,7 @@
 
 #define WARPS 4
 #define THREADS 128
-// Splits are multiples of so many keys; each has so many at least.
+// Splits but for a tile's last are multiples of so many keys, thus of a step's; each has so many at least.
 #define KEYS_AT_ONCE 64
 #define KEYS_LEAST 256
 
@@ -28,10 +28,9 @@ struct Shape {
     static constexpr int keys = keys_;
     static constexpr int warp_rows = 16 * m_tiles;
     static constexpr int rows = WARPS * warp_rows;
-    static constexpr int query_bytes = 2 * dim;  // of a query, as a factor
     static constexpr int row_bytes = dim * sizeof(Element);
     static constexpr int pieces = row_bytes / 16;
-    static constexpr int queries_bytes = rows * stride_of(query_bytes);
+    static constexpr int queries_bytes = rows * stride_of(2 * dim);
     static constexpr int tile_bytes = keys * stride_of(row_bytes);
 };
 
@@ -72,32 +71,6 @@ __device__ __forceinline__ void fetch_scales(const Problem& problem, const int* 
     copy_async_4(to + S::keys + threadIdx.x, problem.value_scales + max(row, 0), row >= 0);
 }
 
-// The tile's queries as factors of products; rows and elements that are not there are zeros.
-template <class S>
-__device__ __forceinline__ void load_queries(const Problem& problem, const Tile& tile, uint8_t* to) {
-    for (int index = threadIdx.x; index < S::rows * S::dim / 16; index += THREADS) {
-        int at = index / (S::dim / 16), step = index % (S::dim / 16);
-        Row row = row_of(tile, at);
-        float elements[16] = {};
-        const act* from = query_of(problem, row) + 16 * step;
-        if (row.valid && 16 * step < problem.head_dim) load_8(from, elements);
-        if (row.valid && 16 * step + 8 < problem.head_dim) load_8(from + 8, elements + 8);
-        uint32_t pairs[8];
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            // Where a fragment's second pair is the next one of the query, not that eight elements on.
-            int first = OTHER_PAIR == 8 ? 2 * i : i % 4 * 4 + i / 4 * 2;
-            pairs[i] = Product::pack(elements[first], elements[first + 1]);
-        }
-        auto put = [&](int half) {
-            *reinterpret_cast<uint4*>(to + piece_at<S::query_bytes>(at, 2 * step + half)) =
-                make_uint4(pairs[4 * half], pairs[4 * half + 1], pairs[4 * half + 2], pairs[4 * half + 3]);
-        };
-        put(0);
-        put(1);
-    }
-}
-
 // A lane's sums so far: of the warp's tile m the rows g and g + 8.
 template <class S>
 struct Sums {
@@ -119,7 +92,7 @@ struct Weights {
 
 template <class S>
 __device__ __forceinline__ void multiply_keys(const Room<S>& room, Scores<S>& scores) {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int first_row = threadIdx.x / 32 * S::warp_rows;
     constexpr int steps = S::row_bytes / 32 == S::dim / 16 ? 1 : 2;  // of a span
 #pragma unroll
     for (int m = 0; m < S::m_tiles; m++) {
@@ -135,8 +108,7 @@ __device__ __forceinline__ void multiply_keys(const Room<S>& room, Scores<S>& sc
         for (int step = 0; step < steps; step++) {
 #pragma unroll
             for (int m = 0; m < S::m_tiles; m++) {
-                int row = warp * S::warp_rows + 16 * m + lane % 16, piece = 2 * (steps * span + step) + lane / 16;
-                ldmatrix_x4(query[step][m], room.queries + piece_at<S::query_bytes>(row, piece));
+                query_fragment<S::dim>(query[step][m], room.queries, first_row + 16 * m, steps * span + step);
             }
         }
 #pragma unroll
@@ -154,8 +126,7 @@ __device__ __forceinline__ void multiply_keys(const Room<S>& room, Scores<S>& sc
 
 // From products to weights: scales, hides what a row doesn't see, and keeps the sums in step.
 template <class S>
-__device__ __forceinline__ void weigh(const Problem& problem, const Room<S>& room, int first_key, int tile_end, bool all_seen,
-                                      Scores<S>& scores, Weights<S>& weights, Sums<S>& sums) {
+__device__ __forceinline__ void weigh(const Problem& problem, const Room<S>& room, int first_key, bool all_seen, Scores<S>& scores, Weights<S>& weights, Sums<S>& sums) {
     int column = threadIdx.x % 4 * 2;
     if (FORMAT::scaled) {
 #pragma unroll
@@ -175,7 +146,7 @@ __device__ __forceinline__ void weigh(const Problem& problem, const Room<S>& roo
                 int position = room.positions[threadIdx.x / 32 * S::warp_rows + 16 * m + 8 * half + threadIdx.x % 32 / 4];
                 // From the first score's key.
                 int begin = first_seen(problem, position) - first_key - column;
-                int end = min(position + 1, tile_end) - first_key - column;
+                int end = position + 1 - first_key - column;
 #pragma unroll
                 for (int n = 0; n < S::keys / 8; n++) {
                     for (int i = 0; i < 2; i++) {
@@ -252,22 +223,6 @@ __device__ __forceinline__ void multiply_values(const Room<S>& room, const Weigh
     }
 }
 
-// A lane's columns of one row, times `factor`.
-template <class S, class T>
-__device__ __forceinline__ void store_row(T* to, const float (&values)[S::dim / 8][4], int half, float factor, int columns) {
-#pragma unroll
-    for (int n = 0; n < S::dim / 8; n++) {
-        int column = column_of(n, 0);
-        const float* own = values[n] + 2 * half;
-        if constexpr (sizeof(Element) == 2) {
-            if (column < columns) store_2(to + column, own[0] * factor, own[1] * factor);
-        } else if (n % 2 == 0 && column < columns) {
-            const float* next = values[n + 1] + 2 * half;
-            store_4(to + column, own[0] * factor, next[0] * factor, own[1] * factor, next[1] * factor);
-        }
-    }
-}
-
 template <class S>
 __device__ __forceinline__ void prefill(const Problem& problem) {
     DYNAMIC_SHARED(uint8_t, shared);
@@ -275,6 +230,8 @@ __device__ __forceinline__ void prefill(const Problem& problem) {
     __shared__ int rows[2 * S::keys];
     __shared__ float scales[2 * S::keys];
     __shared__ int positions[S::rows];
+    // What is wanted at the end only, and has no room in registers till then.
+    __shared__ Tile kept_tile;
     Tile tile;
     if (!find_tile(problem, S::rows, tile)) return;
     if (!take_split(problem, tile, blockIdx.z, KEYS_AT_ONCE, KEYS_LEAST)) return;
@@ -295,20 +252,19 @@ __device__ __forceinline__ void prefill(const Problem& problem) {
             *reinterpret_cast<uint4*>(room.keys + at) = make_uint4(0, 0, 0, 0);
         }
     }
+    if (threadIdx.x == 0) kept_tile = tile;
     if (threadIdx.x < S::keys) rows[threadIdx.x] = look_up(0);
-    for (int at = threadIdx.x; at < S::rows; at += THREADS) positions[at] = row_of(tile, at).position;
+    for (int at = threadIdx.x; at < S::rows; at += THREADS) {
+        positions[at] = min(row_of(tile, at).position, tile.first_position + tile.queries - 1);
+    }
     __syncthreads();
     fetch<S>(problem, problem.keys, rows, room.keys);
     fetch_scales<S>(problem, rows, scales);
     copy_async_commit();
-    load_queries<S>(problem, tile, room.queries);
+    load_queries<S::rows, S::dim, THREADS>(problem, tile, room.queries);
 
-    Sums<S> sums;
-    // Positions that the warp's rows have.
     int first_row = warp * S::warp_rows;
-    int first_position = row_of(tile, first_row).position;
-    int last_position = min(row_of(tile, first_row + S::warp_rows - 1).position, tile.first_position + tile.queries - 1);
-    int all_begin = first_seen(problem, last_position), any_begin = first_seen(problem, first_position);
+    Sums<S> sums;
 #pragma unroll
     for (int m = 0; m < S::m_tiles; m++) {
 #pragma unroll
@@ -324,9 +280,10 @@ __device__ __forceinline__ void prefill(const Problem& problem) {
 
     int steps = (tile.end - tile.begin + S::keys - 1) / S::keys;
     for (int step = 0; step < steps; step++) {
-        int first_key = tile.begin + step * S::keys;
-        bool all_seen = first_key >= all_begin && first_key + S::keys <= min(first_position + 1, tile.end);
-        bool any_seen = first_key <= last_position && first_key + S::keys > any_begin;
+        int first_key = tile.begin + step * S::keys, end_key = first_key + S::keys;
+        int first_position = positions[first_row], last_position = positions[first_row + S::warp_rows - 1];
+        bool all_seen = first_key >= first_seen(problem, last_position) && end_key <= first_position + 1;
+        bool any_seen = first_key <= last_position && end_key > first_seen(problem, first_position);
         int* now = rows + step % 2 * S::keys;
         int* next = rows + (step + 1) % 2 * S::keys;
         // The keys are there, and nobody reads the last values any more.
@@ -339,7 +296,7 @@ __device__ __forceinline__ void prefill(const Problem& problem) {
         if (any_seen) {
             Scores<S> scores;
             multiply_keys<S>(room, scores);
-            weigh<S>(problem, room, first_key, tile.end, all_seen, scores, weights, sums);
+            weigh<S>(problem, room, first_key, all_seen, scores, weights, sums);
         }
         if (threadIdx.x < S::keys) next[threadIdx.x] = next_row;
         // The values are there, and nobody reads the keys any more.
@@ -358,16 +315,16 @@ __device__ __forceinline__ void prefill(const Problem& problem) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int at = first_row + 16 * m + 8 * half + lane / 4;
-            Row row = row_of(tile, at);
+            Row row = row_of(kept_tile, at);
             float best = sums.best[m][half], total = row_sum(sums.total[m][half]);
             if (!row.valid) continue;
-            if (tile.splits == 1) {
+            if (kept_tile.splits == 1) {
                 float share = share_of(problem, row.head, best, total);
-                store_row<S>(output_of(problem, row), sums.values[m], half, share, problem.value_dim);
+                store_row(output_of(problem, row), sums.values[m], half, share, problem.value_dim);
             } else {
                 int64_t partial = (first_partial(problem) + blockIdx.z) * S::rows + at;
                 float* to = problem.partial_values + partial * problem.value_dim;
-                store_row<S>(to, sums.values[m], half, 1.0f, problem.value_dim);
+                store_row(to, sums.values[m], half, 1.0f, problem.value_dim);
                 if (lane % 4 == 0) problem.partial_sums[partial] = make_float2(best, total);
             }
         }
