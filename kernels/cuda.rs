@@ -4,6 +4,7 @@
 //! coming after it. Activations are bf16, or f32 where that is asked for; the residual stream, logits, vectors (norms'
 //! weights, biases) and every sum are f32 in both.
 
+mod arena;
 mod communicator;
 mod compile;
 mod driver;
@@ -11,23 +12,33 @@ mod error;
 mod launch;
 mod libraries;
 mod memory;
+mod peers;
+mod product;
 
-use std::{path::PathBuf, sync::Mutex, sync::PoisonError, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 pub(crate) use compile::Source;
 use driver::count;
 pub use driver::Facts;
-pub(crate) use driver::{Driver, Grid, Pointer};
+pub(crate) use driver::{Driver, Graph, Grid, Pointer};
 pub(crate) use launch::Argument;
 pub use libraries::search_path;
 pub use memory::{Angles, DeviceBatch, KvCache, Tensor, Weight};
-pub(crate) use memory::{Buffer, Element, Part, Region};
+pub(crate) use arena::Buffer;
+pub(crate) use memory::{Element, NO_SLOT, Part, Region, TensorPlace};
+pub(crate) use product::{Shape, Skinny};
 
-use crate::{Backend, DType, DeviceError, Result, group::Group};
+use crate::{Backend, Batch, DType, DeviceError, Result, group::Group, repeat::Recordings};
+pub(crate) use peers::{AREA_BYTES, BLOCKS, Peers};
+
+use arena::Arena;
 use communicator::Communicator;
 use compile::Compiler;
 use launch::Kernels;
-use memory::Buffers;
 
 /// What a GPU is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,6 +47,10 @@ pub struct CudaConfig {
     pub ordinal: usize,
     /// What activations are.
     pub activations: Activations,
+    /// Whether every step is computed kernel by kernel, and none recorded.
+    pub eager: bool,
+    /// Whether all-reduces of every size are NCCL's.
+    pub nccl_only: bool,
     /// Where compiled kernels are kept.
     pub cache: Option<PathBuf>,
     /// Where prebuilt kernels lie; they win over compiling.
@@ -56,11 +71,15 @@ pub enum Activations {
 pub struct Cuda {
     driver: Driver,
     kernels: Kernels,
-    buffers: Buffers,
+    arena: Arena,
     activations: Activations,
+    eager: bool,
+    recordings: Mutex<Recordings>,
     group: Group,
     /// None where the rank is alone.
     communicator: Option<Mutex<Communicator>>,
+    /// None where the rank is alone, or the GPUs don't reach each other.
+    peers: Option<Peers>,
 }
 
 impl Activations {
@@ -75,20 +94,26 @@ impl Activations {
 impl Cuda {
     /// The GPU of `config`, which meets those of the other ranks of `group`.
     pub fn open(config: CudaConfig, group: Group) -> Result<Self> {
-        let CudaConfig { ordinal, activations, cache, prebuilt } = config;
+        let CudaConfig { ordinal, activations, eager, nccl_only, cache, prebuilt } = config;
         let driver = Driver::open(ordinal)?;
         let compiler = Compiler::new(driver.facts().capability, cache, prebuilt)?;
-        let communicator = match group.world_size() {
-            1 => None,
-            _ => Some(Mutex::new(Communicator::meet(&group)?)),
+        let (communicator, peers) = match group.world_size() {
+            1 => (None, None),
+            _ => (
+                Some(Mutex::new(Communicator::meet(&group)?)),
+                if nccl_only { None } else { Peers::meet(&driver, &group)? },
+            ),
         };
         Ok(Self {
             kernels: Kernels::new(compiler, activations),
-            buffers: Buffers::new(driver.clone()),
+            arena: Arena::new(driver.clone()),
             driver,
             activations,
+            eager,
+            recordings: Mutex::default(),
             group,
             communicator,
+            peers,
         })
     }
 
@@ -100,6 +125,11 @@ impl Cuda {
     /// Bytes free on the GPU, and bytes in all.
     pub fn memory(&self) -> Result<(u64, u64)> {
         self.driver.memory()
+    }
+
+    /// Bytes taken for activations.
+    pub fn activation_bytes(&self) -> usize {
+        self.arena.bytes()
     }
 
     pub(crate) fn driver(&self) -> &Driver {
@@ -116,27 +146,66 @@ impl Cuda {
 
     /// A tensor of activations, with left-over contents.
     pub(crate) fn activations(&self, rows: usize, columns: usize) -> Result<Tensor> {
-        self.buffers.tensor(rows, columns, self.act())
+        Tensor::take(&self.arena, rows, columns, self.act())
     }
 
     /// A tensor of f32, with left-over contents.
     pub(crate) fn floats(&self, rows: usize, columns: usize) -> Result<Tensor> {
-        self.buffers.tensor(rows, columns, Element::F32)
+        Tensor::take(&self.arena, rows, columns, Element::F32)
     }
 
     /// A tensor of the same type as another, with left-over contents.
     pub(crate) fn alike(&self, other: &Tensor, rows: usize, columns: usize) -> Result<Tensor> {
-        self.buffers.tensor(rows, columns, other.element())
+        Tensor::take(&self.arena, rows, columns, other.element())
     }
 
     /// Copies a step's batch to the GPU.
-    pub(crate) fn upload_batch(&self, batch: crate::Batch) -> Result<DeviceBatch> {
-        DeviceBatch::new(&self.driver, &self.buffers, batch)
+    pub(crate) fn upload_batch(&self, batch: Batch) -> Result<DeviceBatch> {
+        DeviceBatch::new(&self.driver, &self.arena, batch)
+    }
+
+    /// The same for steps that will be recorded.
+    pub(crate) fn lasting_batch(&self, batch: Batch, table_width: usize, context_max: usize) -> Result<DeviceBatch> {
+        DeviceBatch::lasting(&self.driver, batch, table_width, context_max)
+    }
+
+    /// Gives a recorded step the numbers of another batch of its size.
+    pub(crate) fn refill(&self, lasting: &mut DeviceBatch, batch: Batch) -> Result<()> {
+        lasting.refill(&self.driver, batch)
+    }
+
+    /// Whether steps may be recorded.
+    pub(crate) fn records(&self) -> bool {
+        !self.eager
+    }
+
+    /// What was recorded.
+    pub(crate) fn recordings(&self) -> MutexGuard<'_, Recordings> {
+        self.recordings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records what `compute` enqueues, and where its result will be; none if something of it can't be recorded. Other
+    /// errors (a lost rank) are met again by whoever computes instead.
+    pub(crate) fn record(&self, compute: impl FnOnce() -> Result<Tensor>) -> Result<Option<(Graph, TensorPlace)>> {
+        let recorded = self.arena.without_growing(|| self.driver.record(compute));
+        Ok(recorded.ok().map(|(graph, result)| (graph, result.place())))
+    }
+
+    /// Enqueues a recorded step.
+    pub(crate) fn replay(&self, graph: &Graph) -> Result<()> {
+        // SAFETY: its kernels use weights, caches and its lasting batch, which live as long as the model that recorded
+        // it; and runs of the arena, of which nobody has any between steps.
+        unsafe { self.driver.replay(graph) }
+    }
+
+    /// The tensor that a recorded step has made.
+    pub(crate) fn tensor_at(&self, place: TensorPlace) -> Tensor {
+        place.retake(&self.arena)
     }
 
     /// Bytes for a kernel's own use, with left-over contents.
     pub(crate) fn scratch(&self, bytes: usize) -> Result<Buffer> {
-        self.buffers.bytes(bytes)
+        self.arena.take(bytes)
     }
 
     /// Enqueues the kernel `entry` of `source`.
@@ -167,6 +236,11 @@ impl Cuda {
     ) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { self.kernels.launch(&self.driver, (source, Some(format)), entry, grid, arguments) }
+    }
+
+    /// The ranks' common memory.
+    pub(crate) fn peers(&self) -> Option<&Peers> {
+        self.peers.as_ref()
     }
 
     /// Does something with the communicator; nothing where the rank is alone.

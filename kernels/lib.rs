@@ -32,6 +32,7 @@ pub mod matmul;
 pub mod memory;
 pub mod mla;
 pub mod moe;
+pub mod repeat;
 pub mod rms_norm;
 pub mod rotary;
 pub mod select_rows;
@@ -64,6 +65,7 @@ pub trait Backend:
     + all_reduce::AllReduce
     + all_gather::AllGather
     + broadcast::Broadcast
+    + repeat::Repeat
 {
     /// The ranks that this one meets.
     fn group(&self) -> &group::Group;

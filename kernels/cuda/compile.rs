@@ -1,23 +1,30 @@
 //! From a kernel's text to what a driver loads: compiled by NVRTC at first use, and kept on disk.
 
 use std::{
+    ffi::{CString, c_char},
     fmt::Write as _,
     path::{Path, PathBuf},
 };
 
-use cudarc::nvrtc::{CompileError, CompileOptions, compile_ptx_with_opts, sys};
+use cudarc::nvrtc::{
+    result::{self, NvrtcError},
+    sys,
+};
 use sha2::{Digest, Sha256};
 
 use super::{Activations, libraries};
 use crate::{DType, DeviceError, Result};
 
 /// The headers that sources include.
-const HEADERS: [(&str, &str); 5] = [
+const HEADERS: [(&str, &str); 8] = [
     ("device.cuh", include_str!("device.cuh")),
     ("kv_cache.cuh", include_str!("kv_cache.cuh")),
     ("attention.cuh", include_str!("attention.cuh")),
     ("attention_fragments.cuh", include_str!("attention_fragments.cuh")),
     ("attention_shares.cuh", include_str!("attention_shares.cuh")),
+    ("formats.cuh", include_str!("formats.cuh")),
+    ("gate.cuh", include_str!("gate.cuh")),
+    ("product.cuh", include_str!("product.cuh")),
 ];
 
 /// The kernels of one operation.
@@ -40,14 +47,24 @@ pub(crate) struct Variant {
     pub(crate) activations: Activations,
 }
 
+/// A compiled source.
+#[derive(Debug)]
+pub(crate) struct Module {
+    /// In NVIDIA's intermediate language (PTX): it says what each kernel takes.
+    pub(crate) text: String,
+    /// What the driver is given: machine code, for which the driver needs no compiler and need not be as new as ours; or
+    /// the text again.
+    pub(crate) image: Vec<u8>,
+}
+
 /// Where compiled kernels come from.
 #[derive(Debug, Clone)]
 pub(crate) struct Compiler {
-    /// `compute_90a`
+    /// `sm_90a`
     architecture: &'static str,
     /// Where they are kept; nowhere: compiled at each start.
     cache: Option<PathBuf>,
-    /// Where they lie prebuilt, by names as `rms_norm_bf16.compute_80.ptx`.
+    /// Where their texts lie prebuilt, by names as `rms_norm_bf16.compute_80.ptx`.
     prebuilt: Option<PathBuf>,
 }
 
@@ -88,29 +105,32 @@ impl Compiler {
         Ok(Self { architecture: architecture(capability), cache, prebuilt })
     }
 
-    /// The module's text in NVIDIA's intermediate language.
-    pub(crate) fn ptx(&self, variant: &Variant) -> Result<String> {
-        if let Some(folder) = &self.prebuilt {
-            let architectures = [self.architecture, "compute_80"];
-            let paths =
-                architectures.map(|name| folder.join(format!("{}.{name}.ptx", variant.name(variant.source.name))));
-            if let Some(text) = paths.iter().find_map(|path| std::fs::read_to_string(path).ok()) {
-                return Ok(text);
-            }
+    /// The module, compiled if need be.
+    pub(crate) fn module(&self, variant: &Variant) -> Result<Module> {
+        if let Some(text) = self.prebuilt(variant) {
+            return Ok(Module { image: text.clone().into_bytes(), text });
         }
         let text = variant.text();
-        let path = self.cache.as_ref().map(|folder| folder.join(self.file_name(variant, &text)));
-        if let Some(kept) = path.as_ref().and_then(|path| std::fs::read_to_string(path).ok()) {
-            return Ok(kept);
+        let kept = self.cache.as_ref().map(|folder| folder.join(self.file_name(variant, &text)));
+        if let Some(module) = kept.as_deref().and_then(Module::read) {
+            return Ok(module);
         }
-        let compiled = self.compile(variant, text)?;
-        if let Some(path) = path {
-            keep(&path, &compiled);
+        let module = self.compile(variant, &text)?;
+        if let Some(path) = kept {
+            module.keep(&path);
         }
-        Ok(compiled)
+        Ok(module)
     }
 
-    /// By all that the result depends on, but for the compiler's own version, which only makes it better.
+    /// For this very architecture, or for the least that all have.
+    fn prebuilt(&self, variant: &Variant) -> Option<String> {
+        let folder = self.prebuilt.as_ref()?;
+        let name = variant.name(variant.source.name);
+        let architectures = [self.architecture.replace("sm_", "compute_"), "compute_80".into()];
+        architectures.iter().find_map(|arch| std::fs::read_to_string(folder.join(format!("{name}.{arch}.ptx"))).ok())
+    }
+
+    /// By all that the result depends on, but for the compiler's own version.
     fn file_name(&self, variant: &Variant, text: &str) -> String {
         let mut hash = Sha256::new();
         hash.update(text);
@@ -119,25 +139,86 @@ impl Compiler {
             let _ = write!(hex, "{byte:02x}");
             hex
         });
-        format!("{}.{}.{digest}.ptx", variant.name(variant.source.name), self.architecture)
+        format!("{}.{}.{digest}", variant.name(variant.source.name), self.architecture)
     }
 
-    fn compile(&self, variant: &Variant, text: String) -> Result<String> {
+    fn compile(&self, variant: &Variant, text: &str) -> Result<Module> {
         libraries::check_compiler()?;
-        let mut options = vec!["--std=c++17".into(), "-default-device".into()];
-        options.extend(variant.defines());
         let name = variant.name(variant.source.name);
-        let arch = Some(supported(self.architecture));
-        let options = CompileOptions { arch, options, name: Some(format!("{name}.cu")), ..CompileOptions::default() };
-        let failed = |error: CompileError| {
-            let fault = match error {
-                CompileError::CompileError { log, .. } => log.to_string_lossy().trim().to_owned(),
-                other => other.to_string(),
-            };
-            DeviceError::Failed { doing: format!("compiling {name}"), fault }
-        };
-        Ok(compile_ptx_with_opts(text, options).map_err(failed)?.to_src())
+        let mut options = vec!["--std=c++17".into(), "-default-device".into()];
+        options.push(format!("--gpu-architecture={}", supported(self.architecture)));
+        options.extend(variant.defines());
+        Program::compile(&format!("{name}.cu"), text, &options)
+            .map_err(|fault| DeviceError::Failed { doing: format!("compiling {name}"), fault })
     }
+}
+
+impl Module {
+    fn paths(path: &Path) -> [PathBuf; 2] {
+        ["ptx", "cubin"].map(|end| PathBuf::from(format!("{}.{end}", path.display())))
+    }
+
+    fn read(path: &Path) -> Option<Self> {
+        let [text, image] = Self::paths(path);
+        Some(Self { text: std::fs::read_to_string(text).ok()?, image: std::fs::read(image).ok()? })
+    }
+
+    /// A cache that can't be written costs the next start some seconds, no more.
+    fn keep(&self, path: &Path) {
+        let Some(folder) = path.parent() else { return };
+        if std::fs::create_dir_all(folder).is_err() {
+            return;
+        }
+        for (path, bytes) in Self::paths(path).iter().zip([self.text.as_bytes(), &self.image]) {
+            let partial = PathBuf::from(format!("{}.{}", path.display(), std::process::id()));
+            if std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path)).is_err() {
+                let _ = std::fs::remove_file(&partial);
+            }
+        }
+    }
+}
+
+/// A source at the compiler.
+struct Program(sys::nvrtcProgram);
+
+impl Program {
+    /// The module; else what the compiler has to say.
+    fn compile(name: &str, text: &str, options: &[String]) -> std::result::Result<Module, String> {
+        let words = |text: &str| CString::new(text).map_err(|_| "a text with a zero byte".to_owned());
+        let answered = |error: NvrtcError| format!("{error:?}");
+        let program = Self(result::create_program(&words(text)?, Some(&words(name)?)).map_err(answered)?);
+        // SAFETY: the program lives; so for all calls below.
+        let compiled = unsafe { result::compile_program(program.0, options) };
+        if let Err(error) = compiled {
+            // SAFETY: as above.
+            let log = unsafe { result::get_program_log(program.0) }.map(plain).unwrap_or_default();
+            return Err(format!("{}: {}", answered(error), log.trim_end_matches('\0').trim()));
+        }
+        // SAFETY: as above.
+        let text = plain(unsafe { result::get_ptx(program.0) }.map_err(answered)?);
+        Ok(Module { text: text.trim_end_matches('\0').to_owned(), image: program.image().map_err(answered)? })
+    }
+
+    fn image(&self) -> std::result::Result<Vec<u8>, NvrtcError> {
+        let mut bytes = 0;
+        // SAFETY: the compiler writes a number.
+        unsafe { sys::nvrtcGetCUBINSize(self.0, &mut bytes) }.result()?;
+        let mut image = vec![0u8; bytes];
+        // SAFETY: there is room for as many bytes as it said.
+        unsafe { sys::nvrtcGetCUBIN(self.0, image.as_mut_ptr().cast()) }.result()?;
+        Ok(image)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // SAFETY: made by `compile`, destroyed here only.
+        let _ = unsafe { result::destroy_program(self.0) };
+    }
+}
+
+fn plain(text: Vec<c_char>) -> String {
+    String::from_utf8_lossy(&text.into_iter().map(|byte| byte as u8).collect::<Vec<_>>()).into_owned()
 }
 
 /// A source with the headers that it includes in their places, each once.
@@ -151,45 +232,31 @@ fn expand(text: &str) -> String {
     expanded
 }
 
-/// The virtual architecture whose instructions this GPU has; `a`: those that later ones may lack, too.
+/// What a GPU is compiled for; `a`: with instructions that later ones may lack.
 fn architecture(capability: (u32, u32)) -> &'static str {
     match capability {
-        (8, 0..=5) => "compute_80",
-        (8, 6..=8) => "compute_86",
-        (8, _) => "compute_89",
-        (9, 0) => "compute_90a",
-        (9, _) => "compute_90",
-        (10, 0) => "compute_100a",
-        (10 | 11, _) => "compute_100",
-        _ => "compute_120",
+        (8, 0..=5) => "sm_80",
+        (8, 6..=8) => "sm_86",
+        (8, _) => "sm_89",
+        (9, _) => "sm_90a",
+        (10, 0) => "sm_100a",
+        (10, 3) => "sm_103a",
+        (10 | 11, _) => "sm_100",
+        _ => "sm_120",
     }
 }
 
-/// The same, or the best that an older compiler knows.
-fn supported(architecture: &'static str) -> &'static str {
-    let number = |name: &str| name.trim_start_matches("compute_").trim_end_matches('a').parse::<i32>().unwrap_or(0);
+/// The same, or, where the compiler is older than the GPU, intermediate text of the best that it knows.
+fn supported(architecture: &'static str) -> String {
+    let number = |name: &str| name.trim_start_matches("sm_").trim_end_matches('a').parse::<i32>().unwrap_or(0);
     let mut count = 0;
     // SAFETY: the compiler writes one number.
     unsafe { sys::nvrtcGetNumSupportedArchs(&mut count) };
     let mut known = vec![0; usize::try_from(count).unwrap_or(0)];
     // SAFETY: there is room for as many numbers as it said.
     unsafe { sys::nvrtcGetSupportedArchs(known.as_mut_ptr()) };
-    let best = known.into_iter().filter(|&known| known <= number(architecture)).max();
-    if best == Some(number(architecture)) {
-        return architecture;
-    }
-    ["compute_100", "compute_90a", "compute_89", "compute_86"]
-        .into_iter()
-        .find(|name| best.is_some_and(|best| number(name) <= best))
-        .unwrap_or("compute_80")
-}
-
-/// A cache that can't be written costs the next start a second or two, no more.
-fn keep(path: &Path, text: &str) {
-    let Some(folder) = path.parent() else { return };
-    let partial = path.with_extension(format!("{}.partial", std::process::id()));
-    let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&partial, text));
-    if written.and_then(|()| std::fs::rename(&partial, path)).is_err() {
-        let _ = std::fs::remove_file(&partial);
+    match known.into_iter().filter(|&known| known <= number(architecture)).max() {
+        Some(best) if best < number(architecture) => format!("compute_{best}"),
+        _ => architecture.into(),
     }
 }

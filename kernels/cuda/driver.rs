@@ -1,8 +1,11 @@
 //! The driver's calls that the backend makes, each with what must hold for it: contexts, memory, copies, launches.
 
 use std::{
-    ffi::{CString, c_void},
-    sync::Arc,
+    ffi::{CString, c_char, c_void},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use cudarc::driver::{CudaContext, CudaStream, result, sys};
@@ -14,9 +17,24 @@ use crate::{DeviceError, Result};
 /// One GPU and the stream that everything of it runs on, in order.
 #[derive(Clone)]
 pub(crate) struct Driver {
-    context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     facts: Facts,
+    /// Whether what is enqueued is recorded, and not run.
+    is_recording: Arc<AtomicBool>,
+}
+
+/// Work that was recorded.
+pub(crate) struct Graph(sys::CUgraphExec);
+
+// SAFETY: a handle of the driver's, which may be used from any thread that has the context current.
+unsafe impl Send for Graph {}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: made by `Driver::record`, destroyed here only; the driver waits for a run of it. An error here is one
+        // of earlier work, which the next call reports too.
+        let _ = unsafe { result::graph::exec_destroy(self.0) };
+    }
 }
 
 /// What a GPU is.
@@ -35,6 +53,9 @@ pub struct Facts {
     /// Its memory, bytes.
     pub memory_bytes: u64,
 }
+
+/// Bytes of what names memory to other processes.
+pub(crate) const IPC_HANDLE_BYTES: usize = 64;
 
 /// An address on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +135,7 @@ impl Driver {
         // cannot be waited for within a graph.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed(&doing))?;
-        Ok(Self { context, stream, facts })
+        Ok(Self { stream, facts, is_recording: Arc::default() })
     }
 
     /// What it is.
@@ -125,11 +146,6 @@ impl Driver {
     /// The stream, for libraries that enqueue work of their own.
     pub(crate) fn stream(&self) -> sys::CUstream {
         self.stream.cu_stream()
-    }
-
-    /// Has the calling thread speak to this GPU.
-    pub(crate) fn make_current(&self) -> Result<()> {
-        self.context.bind_to_thread().map_err(failed("switching to the GPU"))
     }
 
     /// Bytes free, and bytes in all.
@@ -176,6 +192,10 @@ impl Driver {
     /// # Safety
     /// As many bytes at `to` are the caller's to write.
     pub(crate) unsafe fn copy_in(&self, to: Pointer, values: &[u8]) -> Result<()> {
+        if self.is_recording.load(Relaxed) {
+            let fault = "it copies from the host, which can't be recorded".into();
+            return Err(DeviceError::Failed { doing: "recording a step".into(), fault });
+        }
         // SAFETY: the caller's promise; pageable memory is staged before the call returns.
         unsafe { result::memcpy_htod_async(to.0, values, self.stream()) }.map_err(failed("copying to the GPU"))
     }
@@ -188,6 +208,59 @@ impl Driver {
         // SAFETY: the caller's promise; `values` outlives the copy, for the stream is waited for.
         unsafe { result::memcpy_dtoh_async(values, from.0, self.stream()) }.map_err(failed("copying from the GPU"))?;
         self.synchronize()
+    }
+
+    /// Whether this GPU may read and write the memory of another.
+    pub(crate) fn reaches(&self, ordinal: usize) -> bool {
+        let mut can = 0;
+        let devices = (result::device::get(self.facts.ordinal as i32), result::device::get(ordinal as i32));
+        let (Ok(own), Ok(other)) = devices else { return false };
+        // SAFETY: the driver writes a number; both are its own handles.
+        unsafe { sys::cuDeviceCanAccessPeer(&mut can, own, other) }.result().is_ok() && can == 1
+    }
+
+    /// Has kernels of this GPU reach the memory that this process has on another.
+    pub(crate) fn reach(&self, ordinal: usize) -> Result<()> {
+        let doing = "reaching another GPU";
+        let other = result::device::get(ordinal as i32).map_err(failed(doing))?;
+        // SAFETY: the driver's own handles; the context stays retained, for the process has a rank there.
+        let enabled = unsafe {
+            let context = result::primary_ctx::retain(other).map_err(failed(doing))?;
+            sys::cuCtxEnablePeerAccess(context, 0)
+        };
+        match enabled {
+            sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED => Ok(()),
+            answer => answer.result().map_err(failed(doing)),
+        }
+    }
+
+    /// By which other processes can map what [`Self::allocate`] gave.
+    pub(crate) fn share(&self, pointer: Pointer) -> Result<[u8; IPC_HANDLE_BYTES]> {
+        let mut handle = sys::CUipcMemHandle { reserved: [0; IPC_HANDLE_BYTES] };
+        // SAFETY: the driver writes the handle; the memory was allocated, and not from a pool.
+        let shared = unsafe { sys::cuIpcGetMemHandle(&mut handle, pointer.0) }.result();
+        shared.map_err(failed("sharing memory with other ranks"))?;
+        Ok(handle.reserved.map(|byte| byte as u8))
+    }
+
+    /// Maps what another process shares.
+    pub(crate) fn open_shared(&self, handle: [u8; IPC_HANDLE_BYTES]) -> Result<Pointer> {
+        let handle = sys::CUipcMemHandle { reserved: handle.map(|byte| byte as c_char) };
+        let flags = sys::CUipcMem_flags::CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS as u32;
+        let mut pointer = 0;
+        // SAFETY: the driver writes an address; a handle that means nothing is an error.
+        let opened = unsafe { sys::cuIpcOpenMemHandle_v2(&mut pointer, handle, flags) }.result();
+        opened.map_err(failed("mapping another rank's memory"))?;
+        Ok(Pointer(pointer))
+    }
+
+    /// Unmaps it.
+    ///
+    /// # Safety
+    /// It came from [`Self::open_shared`], and nothing refers to it any more.
+    pub(crate) unsafe fn close_shared(&self, pointer: Pointer) {
+        // SAFETY: the caller's promise. An error here is one of earlier work, which the next call reports too.
+        let _ = unsafe { sys::cuIpcCloseMemHandle(pointer.0) };
     }
 
     /// Waits until all that was enqueued is done; the first error of it is told here.
@@ -205,15 +278,51 @@ impl Driver {
         }
     }
 
-    /// Loads a module's text for good, and finds the kernels `names` in it.
-    pub(crate) fn load(&self, ptx: &str, names: &[String]) -> Result<Vec<Function>> {
+    /// Records what `enqueue` enqueues; none of it is run. If it fails, or the driver does, nothing was recorded.
+    pub(crate) fn record<T>(&self, enqueue: impl FnOnce() -> Result<T>) -> Result<(Graph, T)> {
+        let doing = "recording a step";
+        // Other threads of this process (NCCL's own) may go on with what a recording forbids.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { result::stream::begin_capture(self.stream(), mode) }.map_err(failed(doing))?;
+        self.is_recording.store(true, Relaxed);
+        let enqueued = enqueue();
+        self.is_recording.store(false, Relaxed);
+        // SAFETY: the capture began above; it must end in any case.
+        let graph = unsafe { result::stream::end_capture(self.stream()) }.map_err(failed(doing));
+        let graph = match (&enqueued, graph) {
+            (_, Ok(graph)) if !graph.is_null() => graph,
+            (_, Ok(_)) => return Err(DeviceError::Failed { doing: doing.into(), fault: "it was broken off".into() }),
+            (_, Err(error)) => return enqueued.and(Err(error)),
+        };
+        let flags = sys::CUgraphInstantiate_flags(0);
+        // SAFETY: the graph was made above; the executable one does not need it any more.
+        let made = unsafe {
+            let made = enqueued.and_then(|value| {
+                Ok((Graph(result::graph::instantiate(graph, flags).map_err(failed(doing))?), value))
+            });
+            let _ = result::graph::destroy(graph);
+            made
+        }?;
+        Ok(made)
+    }
+
+    /// Enqueues what was recorded.
+    ///
+    /// # Safety
+    /// What its kernels read and write is still theirs.
+    pub(crate) unsafe fn replay(&self, graph: &Graph) -> Result<()> {
+        // SAFETY: the caller's promise; the graph lives.
+        unsafe { result::graph::launch(graph.0, self.stream()) }.map_err(failed("repeating a step"))
+    }
+
+    /// Loads a module for good, and finds the kernels `names` in it.
+    pub(crate) fn load(&self, image: &[u8], names: &[String]) -> Result<Vec<Function>> {
         let doing = "loading kernels";
-        let text = CString::new(ptx).map_err(|_| DeviceError::Failed {
-            doing: doing.into(),
-            fault: "the text of a module has a zero byte".into(),
-        })?;
-        // SAFETY: text that ends with a zero, as the call wants it.
-        let module = unsafe { result::module::load_data(text.as_ptr().cast::<c_void>()) }.map_err(failed(doing))?;
+        // A text ends with a zero; machine code knows its own length.
+        let image: Vec<u8> = image.iter().copied().chain([0]).collect();
+        // SAFETY: one of the two, which the driver copies.
+        let module = unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) }.map_err(failed(doing))?;
         let function = |name: &String| {
             let name = CString::new(name.as_str()).expect("names of kernels are plain words");
             // SAFETY: the module was loaded above, and is never unloaded.

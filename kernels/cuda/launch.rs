@@ -98,6 +98,13 @@ impl From<Option<Pointer>> for Argument<'_> {
     }
 }
 
+/// Bytes between things, for a kernel's `long long`.
+impl From<u64> for Argument<'_> {
+    fn from(value: u64) -> Self {
+        Self::Long(value)
+    }
+}
+
 impl From<f32> for Argument<'_> {
     fn from(value: f32) -> Self {
         Self::Float(value)
@@ -165,13 +172,13 @@ impl Kernels {
     fn load(&self, driver: &Driver, variant: &Variant) -> Result<HashMap<String, Kernel>> {
         /// What a block may have without asking.
         const USUAL_SHARED_BYTES: u32 = 48 * 1024;
-        let ptx = self.compiler.ptx(variant)?;
-        let entries = entries(&ptx).ok_or_else(|| DeviceError::Failed {
+        let module = self.compiler.module(variant)?;
+        let entries = entries(&module.text).ok_or_else(|| DeviceError::Failed {
             doing: format!("reading the kernels of {}", variant.name(variant.source.name)),
             fault: "this is no text of kernels".into(),
         })?;
         let names: Vec<String> = entries.iter().map(|(name, _)| name.clone()).collect();
-        let functions = driver.load(&ptx, &names)?;
+        let functions = driver.load(&module.image, &names)?;
         let kernels = entries.into_iter().zip(functions).map(|((name, parameters), function)| {
             (name, Kernel { function, parameters, shared_bytes: USUAL_SHARED_BYTES })
         });

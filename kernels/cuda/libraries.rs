@@ -53,6 +53,16 @@ const DRIVER: Needed = Needed {
         "cuModuleGetFunction",
         "cuFuncSetAttribute",
         "cuLaunchKernel",
+        "cuDeviceCanAccessPeer",
+        "cuIpcGetMemHandle",
+        "cuIpcOpenMemHandle_v2",
+        "cuIpcCloseMemHandle",
+        "cuStreamBeginCapture_v2",
+        "cuStreamEndCapture",
+        "cuGraphInstantiateWithFlags",
+        "cuGraphLaunch",
+        "cuGraphDestroy",
+        "cuGraphExecDestroy",
         "cuStreamCreate",
         "cuStreamDestroy_v2",
         "cuStreamSynchronize",
@@ -65,7 +75,7 @@ const COMPILER: Needed = Needed {
     files: &["libnvrtc.so.12", "libnvrtc.so.13"],
     remedy: "install CUDA's NVRTC 12 (PyPI: nvidia-cuda-nvrtc-cu12) where LD_LIBRARY_PATH finds it, or name a folder \
              with prebuilt kernels in SHARDWIRE_KERNELS",
-    functions: &["nvrtcCreateProgram", "nvrtcCompileProgram", "nvrtcGetPTX", "nvrtcGetSupportedArchs"],
+    functions: &["nvrtcCreateProgram", "nvrtcCompileProgram", "nvrtcGetPTX", "nvrtcGetCUBIN", "nvrtcGetSupportedArchs"],
 };
 
 const COLLECTIVES: Needed = Needed {

@@ -1,9 +1,8 @@
-//! What lies on a GPU: activations in recycled buffers, weights, a step's batch, keys and values.
-
-use std::sync::{Arc, Mutex, PoisonError};
+//! What lies on a GPU: activations, weights, a step's batch, keys and values.
 
 use half::bf16;
 
+use super::arena::{Arena, Buffer};
 use super::driver::{Driver, Pointer};
 use crate::{Batch, DType, KvDType, KvShape, Matrix, Result, rotary::Pairing};
 
@@ -38,8 +37,7 @@ impl Element {
     }
 }
 
-/// `[rows, columns]`, row-major, in the type of activations or in f32. Its memory goes back to the device's free
-/// buffers when it is dropped: all work is on one stream, so that who gets it next comes after.
+/// `[rows, columns]`, row-major, in the type of activations or in f32.
 pub struct Tensor {
     rows: usize,
     columns: usize,
@@ -71,72 +69,36 @@ impl Tensor {
     }
 
     pub(crate) fn pointer(&self) -> Pointer {
-        self.buffer.pointer
+        self.buffer.pointer()
+    }
+
+    /// With left-over contents.
+    pub(crate) fn take(arena: &Arena, rows: usize, columns: usize, element: Element) -> Result<Self> {
+        let buffer = arena.take(rows * columns * element.bytes())?;
+        Ok(Self { rows, columns, element, buffer })
+    }
+
+    /// Where it is.
+    pub(crate) fn place(&self) -> TensorPlace {
+        TensorPlace { rows: self.rows, columns: self.columns, element: self.element, pointer: self.pointer() }
     }
 }
 
-/// Memory that is recycled.
-pub(crate) struct Buffer {
+/// Where a tensor was when it was recorded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TensorPlace {
+    rows: usize,
+    columns: usize,
+    element: Element,
     pointer: Pointer,
-    bytes: usize,
-    home: Buffers,
 }
 
-impl Buffer {
-    pub(crate) fn pointer(&self) -> Pointer {
-        self.pointer
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        self.home.give_back(self.pointer, self.bytes);
-    }
-}
-
-/// A device's free buffers. A forward pass that is like the one before it takes nothing from the driver.
-#[derive(Clone)]
-pub(crate) struct Buffers {
-    driver: Driver,
-    free: Arc<Mutex<Vec<(Pointer, usize)>>>,
-}
-
-impl Buffers {
-    /// What kernels read with one instruction lies within such a run of bytes.
-    const GRAIN: usize = 256;
-
-    pub(crate) fn new(driver: Driver) -> Self {
-        Self { driver, free: Arc::default() }
-    }
-
-    /// The smallest free buffer that is large enough and not much larger, else a fresh one.
-    fn take(&self, bytes: usize) -> Result<Buffer> {
-        let bytes = bytes.max(1).next_multiple_of(Self::GRAIN);
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |size: usize| size >= bytes && size <= 2 * bytes;
-        let best = (0..free.len()).filter(|&index| fits(free[index].1)).min_by_key(|&index| free[index].1);
-        if let Some(index) = best {
-            let (pointer, bytes) = free.swap_remove(index);
-            return Ok(Buffer { pointer, bytes, home: self.clone() });
-        }
-        drop(free);
-        let pointer = self.driver.allocate(bytes, "activations")?;
-        Ok(Buffer { pointer, bytes, home: self.clone() })
-    }
-
-    fn give_back(&self, pointer: Pointer, bytes: usize) {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push((pointer, bytes));
-    }
-
-    /// A tensor with left-over contents.
-    pub(crate) fn tensor(&self, rows: usize, columns: usize, element: Element) -> Result<Tensor> {
-        let buffer = self.take(rows * columns * element.bytes())?;
-        Ok(Tensor { rows, columns, element, buffer })
-    }
-
-    /// Bytes with left-over contents.
-    pub(crate) fn bytes(&self, bytes: usize) -> Result<Buffer> {
-        self.take(bytes)
+impl TensorPlace {
+    /// The tensor that a recorded step leaves there.
+    pub(crate) fn retake(&self, arena: &Arena) -> Tensor {
+        let Self { rows, columns, element, pointer } = *self;
+        let buffer = arena.retake(pointer, rows * columns * element.bytes());
+        Tensor { rows, columns, element, buffer }
     }
 }
 
@@ -185,60 +147,92 @@ impl Drop for Region {
     }
 }
 
-/// A weight `[outputs, inputs]`: stored matrices, the outputs of one after those of the other, each as its format
-/// stores it, rows [`Part::stride`] bytes apart.
+/// A weight `[outputs, inputs]`: stored matrices in one region, the outputs of one after those of the other, each as its
+/// format stores it.
 pub struct Weight {
-    pub(crate) parts: Vec<Part>,
+    parts: Vec<Part>,
     pub(crate) outputs: usize,
     pub(crate) inputs: usize,
+    /// Where the parts lie.
+    _region: Region,
 }
 
-/// One stored matrix of a weight.
+/// Neighbouring stored matrices of one format, as one: the outputs that one launch can compute.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Part {
     pub(crate) rows: usize,
     pub(crate) dtype: DType,
     /// Bytes from one row to the next, a multiple of 16.
     pub(crate) stride: usize,
-    region: Region,
+    /// A multiple of 256.
+    pointer: Pointer,
 }
 
 impl Part {
     /// Rows begin where the widest load can read.
-    const ALIGNMENT: usize = 16;
+    const ROW_ALIGNMENT: usize = 16;
 
-    fn new(driver: &Driver, matrix: &Matrix) -> Result<Self> {
-        /// Bytes that are copied at once.
-        const CHUNK: usize = 16 << 20;
-        let row_bytes = matrix.dtype().bytes_of(matrix.columns());
-        let stride = row_bytes.next_multiple_of(Self::ALIGNMENT);
-        let region = Region::with(driver, matrix.rows() * stride, "weights", [])?;
-        let rows_at_once = (CHUNK / stride.max(1)).max(1);
-        let mut staged = Vec::new();
-        for first in (0..matrix.rows()).step_by(rows_at_once) {
-            staged.clear();
-            for row in first..matrix.rows().min(first + rows_at_once) {
-                staged.extend_from_slice(matrix.row(row));
-                staged.resize(staged.len().next_multiple_of(Self::ALIGNMENT), 0);
-            }
-            // SAFETY: rows of the region that was taken for all of them.
-            unsafe { driver.copy_in(region.pointer().offset(first * stride), &staged) }?;
-        }
-        Ok(Self { rows: matrix.rows(), dtype: matrix.dtype(), stride, region })
-    }
+    /// Parts begin where a line of the cache does.
+    const ALIGNMENT: usize = 256;
 
     pub(crate) fn pointer(&self) -> Pointer {
-        self.region.pointer()
+        self.pointer
+    }
+
+    fn bytes(&self) -> usize {
+        (self.rows * self.stride).next_multiple_of(Self::ALIGNMENT)
+    }
+
+    fn stride_of(matrix: &Matrix) -> usize {
+        matrix.dtype().bytes_of(matrix.columns()).next_multiple_of(Self::ROW_ALIGNMENT)
+    }
+
+    /// Copies matrices of one format and width to a place that has room for all their rows.
+    fn fill(driver: &Driver, to: Pointer, matrices: &[Matrix]) -> Result<Self> {
+        /// Bytes that are copied at once.
+        const CHUNK: usize = 16 << 20;
+        let (dtype, stride) = (matrices[0].dtype(), Self::stride_of(&matrices[0]));
+        let (mut rows, mut staged) = (0, Vec::new());
+        let copy_in = |rows: usize, staged: &mut Vec<u8>| {
+            // SAFETY: these are the last of `rows` rows, for which there is room.
+            unsafe { driver.copy_in(to.offset(rows * stride - staged.len()), staged) }?;
+            staged.clear();
+            Ok(())
+        };
+        for (matrix, row) in matrices.iter().flat_map(|matrix| (0..matrix.rows()).map(move |row| (matrix, row))) {
+            staged.extend_from_slice(matrix.row(row));
+            staged.resize(staged.len().next_multiple_of(Self::ROW_ALIGNMENT), 0);
+            rows += 1;
+            if staged.len() >= CHUNK {
+                copy_in(rows, &mut staged)?;
+            }
+        }
+        if !staged.is_empty() {
+            copy_in(rows, &mut staged)?;
+        }
+        Ok(Self { rows, dtype, stride, pointer: to })
     }
 }
 
 impl Weight {
-    /// Takes copies of `parts`; all have as many columns as the first.
-    pub(crate) fn new(driver: &Driver, parts: &[Matrix]) -> Result<Self> {
-        let inputs = parts.first().map_or(0, Matrix::columns);
-        assert!(parts.iter().all(|part| part.columns() == inputs), "the parts of a weight have the same inputs");
-        let outputs = parts.iter().map(Matrix::rows).sum();
-        let parts = parts.iter().map(|part| Part::new(driver, part)).collect::<Result<Vec<_>>>()?;
-        Ok(Self { parts, outputs, inputs })
+    /// Takes copies of `matrices`; all have as many columns as the first.
+    pub(crate) fn new(driver: &Driver, matrices: &[Matrix]) -> Result<Self> {
+        let inputs = matrices.first().map_or(0, Matrix::columns);
+        assert!(matrices.iter().all(|matrix| matrix.columns() == inputs), "the parts of a weight have the same inputs");
+        let alike = |a: &Matrix, b: &Matrix| a.dtype() == b.dtype();
+        let bytes_of = |run: &[Matrix]| {
+            let rows: usize = run.iter().map(Matrix::rows).sum();
+            (rows * Part::stride_of(&run[0])).next_multiple_of(Part::ALIGNMENT)
+        };
+        let region = Region::with(driver, matrices.chunk_by(alike).map(bytes_of).sum(), "weights", [])?;
+        let mut next = region.pointer();
+        let mut parts = Vec::new();
+        for run in matrices.chunk_by(alike) {
+            let part = Part::fill(driver, next, run)?;
+            next = next.offset(part.bytes());
+            parts.push(part);
+        }
+        Ok(Self { parts, outputs: matrices.iter().map(Matrix::rows).sum(), inputs, _region: region })
     }
 
     /// The stored matrices, each with its first output.
@@ -251,55 +245,104 @@ impl Weight {
     }
 }
 
-/// A step's batch: its numbers in one buffer of 32-bit words.
+/// In a slot mapping: the token's key and value are not kept.
+pub(crate) const NO_SLOT: u32 = u32::MAX;
+
+/// A step's batch: its numbers in one run of 32-bit words.
 pub struct DeviceBatch {
+    /// The same on the host. Of steps that are recorded, only its sizes may decide what is enqueued.
     pub(crate) host: Batch,
     /// Entries of a sequence in the block tables.
     pub(crate) table_width: usize,
     /// Most queries of one sequence.
     pub(crate) queries_max: usize,
-    /// The longest context.
+    /// No context is longer.
     pub(crate) context_max: usize,
     /// One more than the greatest slot that is written, and the greatest block that is read.
     pub(crate) slots_end: usize,
     pub(crate) blocks_end: usize,
-    words: Buffer,
+    words: Words,
     starts: [usize; 6],
 }
 
-impl DeviceBatch {
-    pub(crate) fn new(driver: &Driver, buffers: &Buffers, host: Batch) -> Result<Self> {
-        let table_width = host.block_tables.iter().map(Vec::len).max().unwrap_or(0);
-        let mut table = Vec::with_capacity(host.block_tables.len() * table_width);
-        for blocks in &host.block_tables {
+/// Where a batch's words are: for one step, or for as many as a recording is repeated.
+enum Words {
+    Step(Buffer),
+    Lasting(Region),
+}
+
+/// A batch as words, laid out.
+struct Layout {
+    words: Vec<u8>,
+    starts: [usize; 6],
+}
+
+impl Layout {
+    fn of(batch: &Batch, table_width: usize) -> Self {
+        let mut table = Vec::with_capacity(batch.block_tables.len() * table_width);
+        for blocks in &batch.block_tables {
             table.extend_from_slice(blocks);
             table.resize(table.len() + table_width - blocks.len(), 0);
         }
-        let lists =
-            [&host.tokens, &host.positions, &host.slot_mapping, &host.query_starts, &host.context_lengths, &table];
-        let mut starts = [0; 6];
-        let mut staged = Vec::new();
-        for (start, list) in starts.iter_mut().zip(lists) {
-            *start = staged.len();
-            staged.extend(list.iter().flat_map(|word| word.to_le_bytes()));
+        let Batch { tokens, positions, slot_mapping, query_starts, context_lengths, .. } = batch;
+        let lists = [tokens, positions, slot_mapping, query_starts, context_lengths, &table];
+        let mut layout = Self { words: Vec::new(), starts: [0; 6] };
+        for (start, list) in layout.starts.iter_mut().zip(lists) {
+            *start = layout.words.len();
+            layout.words.extend(list.iter().flat_map(|word| word.to_le_bytes()));
         }
-        let words = buffers.bytes(staged.len())?;
-        // SAFETY: the buffer was taken for as many bytes.
-        unsafe { driver.copy_in(words.pointer(), &staged) }?;
+        layout
+    }
+}
+
+impl DeviceBatch {
+    /// For one step.
+    pub(crate) fn new(driver: &Driver, arena: &Arena, batch: Batch) -> Result<Self> {
+        let table_width = batch.block_tables.iter().map(Vec::len).max().unwrap_or(0);
+        let layout = Layout::of(&batch, table_width);
+        let words = arena.take(layout.words.len())?;
+        // SAFETY: the run was taken for as many bytes.
+        unsafe { driver.copy_in(words.pointer(), &layout.words) }?;
+        let context_max = batch.context_lengths.iter().copied().max().unwrap_or(0) as usize;
+        Ok(Self::with(batch, Words::Step(words), layout.starts, (table_width, context_max)))
+    }
+
+    /// For steps that are repeated: at addresses of its own, and with sizes that don't depend on the step.
+    pub(crate) fn lasting(driver: &Driver, batch: Batch, table_width: usize, context_max: usize) -> Result<Self> {
+        let Layout { words, starts } = Layout::of(&batch, table_width);
+        let region = Region::with(driver, words.len(), "a recorded step's batch", [&words[..]])?;
+        Ok(Self::with(batch, Words::Lasting(region), starts, (table_width, context_max)))
+    }
+
+    /// Puts another step's numbers in the place of those of one that was as large.
+    pub(crate) fn refill(&mut self, driver: &Driver, batch: Batch) -> Result<()> {
+        let Layout { words, starts } = Layout::of(&batch, self.table_width);
+        let is_alike = starts == self.starts && batch.tokens.len() == self.host.tokens.len();
+        assert!(is_alike, "a batch is refilled with one of its size");
+        // SAFETY: the words were taken for as many numbers.
+        unsafe { driver.copy_in(self.list(0), &words) }?;
+        (self.slots_end, self.blocks_end) = ends(&batch);
+        self.host = batch;
+        Ok(())
+    }
+
+    fn with(host: Batch, words: Words, starts: [usize; 6], (table_width, context_max): (usize, usize)) -> Self {
         let queries = host.query_starts.windows(2).map(|ends| (ends[1] - ends[0]) as usize);
         let queries_max = queries.max().unwrap_or(0);
-        let context_max = host.context_lengths.iter().copied().max().unwrap_or(0) as usize;
-        let end = |list: &[u32]| list.iter().max().map_or(0, |&last| last as usize + 1);
-        let (slots_end, blocks_end) = (end(&host.slot_mapping), end(&table));
-        Ok(Self { host, table_width, queries_max, context_max, slots_end, blocks_end, words, starts })
+        let (slots_end, blocks_end) = ends(&host);
+        Self { host, table_width, queries_max, context_max, slots_end, blocks_end, words, starts }
     }
 
     fn list(&self, index: usize) -> Pointer {
-        self.words.pointer().offset(self.starts[index])
+        let words = match &self.words {
+            Words::Step(buffer) => buffer.pointer(),
+            Words::Lasting(region) => region.pointer(),
+        };
+        words.offset(self.starts[index])
     }
 
     /// `u32 [tokens]`
-    pub(crate) fn tokens(&self) -> Pointer {
+    pub(crate) fn token_ids(&self) -> Pointer {
         self.list(0)
     }
 
@@ -328,9 +371,20 @@ impl DeviceBatch {
         self.list(5)
     }
 
+    pub(crate) fn tokens(&self) -> usize {
+        self.host.tokens.len()
+    }
+
     pub(crate) fn sequences(&self) -> usize {
         self.host.context_lengths.len()
     }
+}
+
+/// One more than the greatest slot that a batch writes, and the greatest block that it reads.
+fn ends(batch: &Batch) -> (usize, usize) {
+    let end = |last: Option<&u32>| last.map_or(0, |&last| last as usize + 1);
+    let slots = batch.slot_mapping.iter().filter(|slot| **slot != NO_SLOT);
+    (end(slots.max()), end(batch.block_tables.iter().flatten().max()))
 }
 
 /// Keys and values of all layers. Keys are `[layers][blocks][KV heads][slots][head_dim]`, and values likewise, unless

@@ -33,6 +33,10 @@ impl Memory for Cpu {
         Ok(tensor.data().to_vec())
     }
 
+    fn rows_to_host(&self, tensor: &Tensor, rows: usize) -> Result<Vec<f32>> {
+        Ok(tensor.data()[..rows * tensor.columns()].to_vec())
+    }
+
     fn weight(&self, parts: Vec<Matrix>) -> Result<Weight> {
         Ok(Weight::new(parts))
     }

@@ -28,7 +28,12 @@ impl Memory for Cuda {
     }
 
     fn to_host(&self, tensor: &Tensor) -> Result<Vec<f32>> {
-        let mut bytes = vec![0; tensor.bytes()];
+        self.rows_to_host(tensor, tensor.rows())
+    }
+
+    fn rows_to_host(&self, tensor: &Tensor, rows: usize) -> Result<Vec<f32>> {
+        assert!(rows <= tensor.rows(), "rows that there are");
+        let mut bytes = vec![0; rows * tensor.columns() * tensor.element().bytes()];
         self.finish()?;
         // SAFETY: a tensor has as many bytes, and whoever made it enqueued what writes them.
         unsafe { self.driver().copy_out(&mut bytes, tensor.pointer()) }?;

@@ -7,6 +7,9 @@
 #include "device.cuh"
 #include "kv_cache.cuh"
 
+// A token whose key and value are not kept, as in kernels/cuda/memory.rs.
+#define NO_SLOT 0xffffffffu
+
 // The greatest stored number of a scaled row.
 #define GREATEST 127.0f
 
@@ -65,7 +68,8 @@ KERNEL(store_kv, 256)
     int token = int(warp / rows), row = int(warp % rows);
     bool is_key = row < kv_heads;
     int head = is_key ? row : row - kv_heads;
-    int slot = slots[token];
+    if (slots[token] == NO_SLOT) return;
+    int slot = int(slots[token]);
     int64_t at = kv_row(slot / block_size, kv_heads, head, block_size, slot % block_size);
     const act* from = qkv + int64_t(token) * row_columns + (query_heads + row) * head_dim;
     Element* to = (is_key ? keys : values) + at * head_dim;

@@ -38,6 +38,16 @@ pub struct Rank<B: Backend> {
     began: Instant,
 }
 
+/// What a forward pass has come to.
+pub enum Computed<B: Backend> {
+    /// There was nothing to compute.
+    Nothing,
+    /// The batch's hidden states.
+    HiddenStates(HiddenStates<B>),
+    /// The logits of its rows, and maybe of more that mean nothing.
+    Logits(B::Tensor),
+}
+
 /// A rank that cannot go on.
 #[derive(Debug, Error)]
 pub enum RankError {
@@ -112,8 +122,8 @@ impl<B: Backend> Rank<B> {
     /// Follows one step, all ranks together. What came of it, as rank 0 reports it; the other ranks know the tokens only.
     pub fn compute(&mut self, step: &Step, masks: &mut Masks) -> Result<StepReport, RankError> {
         let Plan { batch, wanted } = self.learn(step)?;
-        let hidden = self.forward(batch)?;
-        self.conclude(&wanted, hidden, masks)
+        let computed = self.forward(batch, &wanted)?;
+        self.conclude(&wanted, computed, masks)
     }
 
     /// Takes over what the step says.
@@ -126,31 +136,45 @@ impl<B: Backend> Rank<B> {
         Ok(Plan::of(step, &mut self.sequences)?)
     }
 
-    /// The batch through the layers; none where there is nothing to compute.
-    pub fn forward(&mut self, batch: Batch) -> Result<Option<HiddenStates<B>>, RankError> {
+    /// The batch through the layers, and through the head where nothing but tokens is wanted.
+    pub fn forward(&mut self, batch: Batch, wanted: &Wanted) -> Result<Computed<B>, RankError> {
         self.began = Instant::now();
         if batch.tokens.is_empty() {
-            return Ok(None);
+            return Ok(Computed::Nothing);
         }
-        let batch = self.device.batch(batch)?;
-        Ok(Some(self.model.forward(&self.device, &batch, &mut self.cache)?))
+        let Self { device, model, cache, .. } = self;
+        if !wanted.is_a_token_per_row(batch.tokens.len()) {
+            let batch = device.batch(batch)?;
+            return Ok(Computed::HiddenStates(model.forward(device, &batch, cache)?));
+        }
+        let mut compute = |batch: &B::Batch| {
+            let hidden = model.forward(device, batch, cache)?;
+            model.logits(device, &model.normed(device, hidden)?)
+        };
+        Ok(Computed::Logits(device.repeat(batch, &mut compute)?))
     }
 
     /// All that is wanted of the hidden states. Tokens come last, so that masks have the longest time to come.
     pub fn conclude(
         &mut self,
         wanted: &Wanted,
-        hidden: Option<HiddenStates<B>>,
+        computed: Computed<B>,
         masks: &mut Masks,
     ) -> Result<StepReport, RankError> {
         let mut report = StepReport { step: self.last_step, ..StepReport::default() };
         masks.retain(|id| self.sequences.get(id).is_ok());
         masks.receive()?;
-        let Some(hidden) = hidden else { return Ok(report) };
-        let rows: Vec<u32> = wanted.sampled.iter().map(|&(_, row)| row).collect();
-        let logits = if rows.is_empty() { None } else { Some(self.logits(&hidden, &rows)?) };
-        report.prompt_logprobs = self.score(&wanted.scored, &hidden)?;
-        report.embeddings = self.pool(&wanted.pooled, &hidden)?;
+        let logits = match computed {
+            Computed::Nothing => None,
+            Computed::Logits(logits) => Some(logits),
+            Computed::HiddenStates(hidden) => {
+                let rows: Vec<u32> = wanted.sampled.iter().map(|&(_, row)| row).collect();
+                let logits = if rows.is_empty() { None } else { Some(self.logits(&hidden, &rows)?) };
+                report.prompt_logprobs = self.score(&wanted.scored, &hidden)?;
+                report.embeddings = self.pool(&wanted.pooled, &hidden)?;
+                logits
+            }
+        };
         if let Some(logits) = logits {
             report.tokens = self.sample(wanted, &logits, masks)?;
         }
@@ -159,7 +183,7 @@ impl<B: Backend> Rank<B> {
 
     /// `[rows.len(), columns]`, padding behind the vocabulary.
     fn logits(&self, hidden: &HiddenStates<B>, rows: &[u32]) -> Result<B::Tensor, RankError> {
-        let normed = self.model.normed(&self.device, hidden, rows)?;
+        let normed = self.model.normed(&self.device, hidden.select(&self.device, rows)?)?;
         Ok(self.model.logits(&self.device, &normed)?)
     }
 }
@@ -182,7 +206,7 @@ fn warm_up<B: Backend>(
     let rows: Vec<u32> = (0..batch_tokens_max.min(sequences_max) as u32).collect();
     let mut cache = device.kv_cache(shape)?;
     let hidden = model.forward(device, &device.batch(batch)?, &mut cache)?;
-    let logits = model.logits(device, &model.normed(device, &hidden, &rows)?)?;
+    let logits = model.logits(device, &model.normed(device, hidden.select(device, &rows)?)?)?;
     device.to_host(&logits)?;
     drop((cache, hidden, logits));
     Ok(device.room(memory_share)?)

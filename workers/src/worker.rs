@@ -126,9 +126,9 @@ fn follow<B: Backend>(rank: &mut Rank<B>, step: &Step, ends: &mut Ends<'_>) -> R
     vitals.phase(Phase::Forward);
     let Plan { batch, wanted } = rank.learn(step)?;
     let batch_tokens = batch.tokens.len();
-    let hidden = rank.forward(batch)?;
+    let computed = rank.forward(batch, &wanted)?;
     vitals.phase(Phase::Sample);
-    let report = rank.conclude(&wanted, hidden, &mut ends.masks)?;
+    let report = rank.conclude(&wanted, computed, &mut ends.masks)?;
     vitals.phase(Phase::Report);
     if let Some(reports) = &mut ends.reports {
         reports.publish(&report, REPORT_TIMEOUT)?;
@@ -146,6 +146,8 @@ fn cpu(config: &WorkerConfig, group: Group) -> Cpu {
 fn cuda(config: &WorkerConfig, choice: &CudaChoice, group: Group) -> Result<Cuda, DeviceError> {
     let config = CudaConfig {
         ordinal: config.rank,
+        eager: choice.eager,
+        nccl_only: choice.nccl_only,
         activations: if choice.f32 { Activations::F32 } else { Activations::BF16 },
         cache: choice.kernel_cache.clone(),
         prebuilt: choice.kernels.clone(),

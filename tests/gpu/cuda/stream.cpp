@@ -30,7 +30,8 @@ std::vector<Ticket> implied_waits(CUstream stream) {
     std::vector<Ticket> waits;
     if (stream->legacy) {
         for (CUstream other : streams().all()) {
-            if (other != stream && other->context == stream->context && blocks_legacy(other)) waits.push_back(last_of(other));
+            if (other != stream && other->context == stream->context && blocks_legacy(other))
+                waits.push_back(last_of(other));
         }
     } else if (blocks_legacy(stream) && stream->context->legacy) {
         waits.push_back(last_of(stream->context->legacy));
@@ -40,11 +41,13 @@ std::vector<Ticket> implied_waits(CUstream stream) {
 
 // Signals that stop a kernel are handled elsewhere than on its stack, which may be the fault.
 void use_signal_stack() {
+#ifndef __SANITIZE_ADDRESS__  // which gives each thread one
     static thread_local char room[64 * 1024];
     stack_t stack{};
     stack.ss_sp = room;
     stack.ss_size = sizeof room;
     sigaltstack(&stack, nullptr);
+#endif
 }
 
 }  // namespace

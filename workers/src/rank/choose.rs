@@ -16,7 +16,7 @@ const NOTHING_LEFT: u32 = u32::MAX;
 const DEFERRED: u32 = u32::MAX - 1;
 
 impl<B: Backend> Rank<B> {
-    /// Chooses the next tokens on rank 0, by `logits [sampled rows, columns]`, and appends them on every rank.
+    /// Chooses the next tokens on rank 0, by `logits [sampled rows (or more), columns]`, and appends them on every rank.
     pub(super) fn sample(
         &mut self,
         wanted: &Wanted,
@@ -54,7 +54,7 @@ impl<B: Backend> Rank<B> {
         logits: &B::Tensor,
         masks: &mut Masks,
     ) -> Result<Vec<SampledToken>, RankError> {
-        let logits = self.device.to_host(logits)?;
+        let logits = self.device.rows_to_host(logits, wanted.sampled.len())?;
         self.await_masks(wanted, masks)?;
         let columns = logits.len() / wanted.sampled.len();
         let mut chosen = Vec::with_capacity(wanted.sampled.len());

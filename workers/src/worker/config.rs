@@ -21,6 +21,10 @@ pub enum DeviceChoice {
 pub struct CudaChoice {
     /// Whether activations are f32, and not bf16.
     pub f32: bool,
+    /// Whether no step is recorded to be repeated.
+    pub eager: bool,
+    /// Whether NCCL does small all-reduces, too.
+    pub nccl_only: bool,
     /// The share of its memory to use, `0..=1`.
     pub memory_share: f64,
     /// Where compiled kernels are kept.
