@@ -21,14 +21,14 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use arena::Buffer;
 pub(crate) use compile::Source;
-use driver::count;
 pub use driver::Facts;
+use driver::count;
 pub(crate) use driver::{Driver, Graph, Grid, Pointer};
 pub(crate) use launch::Argument;
 pub use libraries::search_path;
 pub use memory::{Angles, DeviceBatch, KvCache, Tensor, Weight};
-pub(crate) use arena::Buffer;
 pub(crate) use memory::{Element, NO_SLOT, Part, Region, TensorPlace};
 pub(crate) use product::{Shape, Skinny};
 

@@ -137,10 +137,16 @@ fn libraries_that_are_missing_are_named() {
     let folder = driver.path().to_str().expect("UTF-8 path");
     let (code, stderr) = refused(folder, &["-tp", "2"], &[("STAND_IN_GPUS", "2")]);
     assert_eq!(code, Some(2), "{stderr}");
-    assert!(last_words(&stderr).contains("libnccl.so is not there; install NCCL 2 (PyPI: nvidia-nccl-cu12)"), "{stderr}");
+    assert!(
+        last_words(&stderr).contains("libnccl.so is not there; install NCCL 2 (PyPI: nvidia-nccl-cu12)"),
+        "{stderr}"
+    );
     let (code, stderr) = refused(folder, &[], &[]);
     assert_eq!(code, Some(2), "{stderr}");
-    assert!(last_words(&stderr).contains("(PyPI: nvidia-nvrtc-cu12)") || last_words(&stderr).contains("nvrtc"), "{stderr}");
+    assert!(
+        last_words(&stderr).contains("(PyPI: nvidia-nvrtc-cu12)") || last_words(&stderr).contains("nvrtc"),
+        "{stderr}"
+    );
 }
 
 #[test]

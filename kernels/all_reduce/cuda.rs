@@ -19,7 +19,13 @@ const THREADS: u32 = 512;
 /// beyond what areas hold NCCL is faster. Published crossings on eight GPUs joined by NVLink lie between 128 and 512 KiB
 /// (vLLM's and SGLang's own kernels of this kind).
 fn direct_bytes_max(ranks: usize) -> usize {
-    if ranks <= 2 { BLOCKS * AREA_BYTES } else if ranks <= 4 { 512 << 10 } else { 256 << 10 }
+    if ranks <= 2 {
+        BLOCKS * AREA_BYTES
+    } else if ranks <= 4 {
+        512 << 10
+    } else {
+        256 << 10
+    }
 }
 
 impl AllReduce for Cuda {

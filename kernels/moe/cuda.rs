@@ -26,9 +26,9 @@ impl Moe for Cuda {
         let is_bias = |bias: &Tensor| (bias.elements(), bias.element()) == (experts, Element::F32);
         assert!(bias.is_none_or(is_bias), "a bias per expert");
         let entry = match experts {
-            ..=128 => "route_128",
-            ..=256 => "route_256",
-            ..=512 => "route_512",
+            1..=128 => "route_128",
+            129..=256 => "route_256",
+            257..=512 => "route_512",
             _ => return Err(DeviceError::Unsupported(format!("a router to {experts} experts"))),
         };
         let groups = groups.unwrap_or(Groups { count: 0, kept: 0, best: 0 });
@@ -51,7 +51,8 @@ impl Moe for Cuda {
             least.unwrap_or(0.0).into(),
             scale.into(),
         ];
-        let grid = Grid { blocks: [tokens.div_ceil(TOKENS) as u32, 1, 1], threads: 32 * TOKENS as u32, shared_bytes: 0 };
+        let grid =
+            Grid { blocks: [tokens.div_ceil(TOKENS) as u32, 1, 1], threads: 32 * TOKENS as u32, shared_bytes: 0 };
         // SAFETY: routes have the shape of the logits, and a bias is as long as a row.
         unsafe { self.launch(&SOURCE, entry, grid, arguments) }?;
         Ok(routes)
@@ -185,7 +186,8 @@ impl Cuda {
         const THREADS: usize = 128;
         let hidden_size = made.columns();
         let onto = is_added.then(|| sum.pointer());
-        let (entry, length) = if hidden_size.is_multiple_of(8) { ("add_visits_by_8", 8) } else { ("add_visits_by_1", 1) };
+        let (entry, length) =
+            if hidden_size.is_multiple_of(8) { ("add_visits_by_8", 8) } else { ("add_visits_by_1", 1) };
         let pieces = (hidden_size / length).div_ceil(THREADS);
         let grid = Grid { blocks: [sum.rows() as u32, pieces as u32, 1], threads: THREADS as u32, shared_bytes: 0 };
         let arguments = &mut [

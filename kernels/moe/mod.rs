@@ -188,13 +188,7 @@ fn check_routes<B: Tested>(device: &B) {
 }
 
 #[cfg(test)]
-fn check_route<B: Tested>(
-    device: &B,
-    routing: &Routing,
-    [tokens, experts]: [usize; 2],
-    spread: f32,
-    has_bias: bool,
-) {
+fn check_route<B: Tested>(device: &B, routing: &Routing, [tokens, experts]: [usize; 2], spread: f32, has_bias: bool) {
     let mut samples = Samples::new(tokens as u64 + 5);
     let logits: Vec<f32> = samples.floats(tokens * experts).into_iter().map(|logit| logit * spread + 0.5).collect();
     let bias = has_bias.then(|| samples.floats(experts));

@@ -12,10 +12,10 @@ pub use kernels::KvDType;
 
 pub mod batch;
 mod child;
-pub mod gpus;
 #[cfg(test)]
 #[path = "../../tests/fixtures/mod.rs"]
 mod fixtures;
+pub mod gpus;
 pub mod kv_cache;
 pub mod layers;
 pub mod link;
