@@ -169,6 +169,25 @@ __device__ __forceinline__ void store_4(bf16* to, float a, float b, float c, flo
     *reinterpret_cast<uint2*>(to) = make_uint2(pack_bf16(a, b), pack_bf16(c, d));
 }
 
+// Two neighbours of a row; the second only where the row has it.
+__device__ __forceinline__ void store_pair(float* to, float first, float second, bool both) {
+    if (both && reinterpret_cast<uint64_t>(to) % 8 == 0) {
+        *reinterpret_cast<float2*>(to) = make_float2(first, second);
+    } else {
+        to[0] = first;
+        if (both) to[1] = second;
+    }
+}
+
+__device__ __forceinline__ void store_pair(bf16* to, float first, float second, bool both) {
+    if (both && reinterpret_cast<uint64_t>(to) % 4 == 0) {
+        *reinterpret_cast<uint32_t*>(to) = pack_bf16(first, second);
+    } else {
+        to[0] = from_float<bf16>(first);
+        if (both) to[1] = from_float<bf16>(second);
+    }
+}
+
 // ---- reductions ----
 
 __device__ __forceinline__ float warp_sum(float x) {
@@ -289,6 +308,10 @@ __device__ __forceinline__ void spin_pause() {}
 #endif
 #ifdef SIMT
 #define KERNEL(name, threads) static void ENTRY_NAME(name)
+#elif defined(BLOCKS_AT_LEAST)
+// A source that says how many blocks a multiprocessor shall hold: registers are spent freely up to there, where the
+// compiler would spill some for one block more.
+#define KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads, BLOCKS_AT_LEAST) ENTRY_NAME(name)
 #else
 #define KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads) ENTRY_NAME(name)
 #endif

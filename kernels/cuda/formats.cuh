@@ -131,28 +131,41 @@ __device__ __forceinline__ int second_quad(int share) {
 
 // ---- reading ----
 
+// Where bytes are, and what this is modulo 4 where the compiler can know that (else −1): words that lie across two of
+// four bytes are read in the fewest pieces.
+struct Address {
+    const uint8_t* at;
+    int past;
+
+    __device__ __forceinline__ Address(const uint8_t* at, int past = -1) : at(at), past(past) {}
+
+    __device__ __forceinline__ Address operator+(int bytes) const {
+        return Address(at + bytes, past < 0 ? past : (past + bytes) & 3);
+    }
+
+    __device__ __forceinline__ uint32_t operator[](int byte) const { return at[byte]; }
+};
+
 // The word at an address that is a multiple of `alignment`. Only words that hold some of its bytes are touched.
 template <int alignment>
-__device__ __forceinline__ uint32_t word_at(const uint8_t* at) {
-    if constexpr (alignment >= 4) {
-        return *reinterpret_cast<const uint32_t*>(at);
-    } else if constexpr (alignment == 2) {
-        const uint16_t* halves = reinterpret_cast<const uint16_t*>(at);
+__device__ __forceinline__ uint32_t word_at(Address address) {
+    if (alignment >= 4 || address.past == 0) return *reinterpret_cast<const uint32_t*>(address.at);
+    if (alignment == 2 || address.past == 2) {
+        const uint16_t* halves = reinterpret_cast<const uint16_t*>(address.at);
         return uint32_t(halves[0]) | uint32_t(halves[1]) << 16;
-    } else {
-        uint32_t past = uint32_t(reinterpret_cast<uint64_t>(at)) & 3;
-        const uint32_t* low = reinterpret_cast<const uint32_t*>(at - past);
-        return __funnelshift_r(low[0], low[past != 0], 8 * past);
     }
+    int past = address.past < 0 ? int(reinterpret_cast<uint64_t>(address.at) & 3) : address.past;
+    const uint32_t* words = reinterpret_cast<const uint32_t*>(address.at - past);
+    return __funnelshift_r(words[0], words[past != 0], 8 * past);
 }
 
 template <int alignment>
-__device__ __forceinline__ float half_at(const uint8_t* at) {
-    if constexpr (alignment >= 2) return to_float(*reinterpret_cast<const f16*>(at));
-    return to_float(f16{uint16_t(at[0] | at[1] << 8)});
+__device__ __forceinline__ float half_at(Address address) {
+    bool even = alignment >= 2 || address.past == 0 || address.past == 2;
+    return to_float(even ? *reinterpret_cast<const f16*>(address.at) : f16{uint16_t(address[0] | address[1] << 8)});
 }
 
-__device__ __forceinline__ float float_at(const uint8_t* at) { return *reinterpret_cast<const float*>(at); }
+__device__ __forceinline__ float float_at(Address address) { return *reinterpret_cast<const float*>(address.at); }
 
 // ---- small numbers as bf16 ----
 
@@ -178,26 +191,49 @@ __device__ __forceinline__ uint32_t multiply_pair(uint32_t a, uint32_t b) {
 #endif
 }
 
+// (bits & mask) | more, in one instruction, for which the compiler has to have both constants in registers.
+template <uint32_t mask, uint32_t more>
+__device__ __forceinline__ uint32_t masked_or(uint32_t bits) {
+#ifdef SIMT
+    return (bits & mask) | more;
+#else
+    uint32_t result;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(bits), "r"(mask), "r"(more));
+    return result;
+#endif
+}
+
 // The lower two bytes of a word, and the upper two, each in the lower half of 16 bits.
 __device__ __forceinline__ uint32_t lower_pair(uint32_t bytes) { return __byte_perm(bytes, 0, 0x4140); }
 __device__ __forceinline__ uint32_t upper_pair(uint32_t bytes) { return __byte_perm(bytes, 0, 0x4342); }
 
-// Two integers from 0 to 127, in 16 bits each, minus `zero`. In the lowest bits of a bf16's mantissa such an integer is
-// that much above 128.
+// Two integers of at most 7 bits, the `mask`ed ones of 16 bits each, minus `zero`. In the lowest bits of a bf16's mantissa
+// such an integer is that much above 128.
+template <uint32_t mask>
 __device__ __forceinline__ uint32_t pair_minus(uint32_t pair, int zero) {
     uint32_t subtracted = 0xc300u | uint32_t(zero);
-    return add_pair(pair | 0x43004300u, subtracted << 16 | subtracted);
+    return add_pair(masked_or<mask | mask << 16, 0x43004300u>(pair), subtracted << 16 | subtracted);
 }
 
-// Four integers from 0 to 127, a byte each, minus `zero`.
+// Four such integers, in a byte each.
+template <uint32_t mask>
 __device__ __forceinline__ void quad_minus(uint32_t bytes, int zero, uint32_t quad[2]) {
-    quad[0] = pair_minus(lower_pair(bytes), zero);
-    quad[1] = pair_minus(upper_pair(bytes), zero);
+    quad[0] = pair_minus<mask>(lower_pair(bytes), zero);
+    quad[1] = pair_minus<mask>(upper_pair(bytes), zero);
+}
+
+// The low halves of four bytes, and the high ones.
+__device__ __forceinline__ void nibbles_minus(uint32_t bytes, int zero, uint32_t quads[4]) {
+    uint32_t lower = lower_pair(bytes), upper = upper_pair(bytes);
+    quads[0] = pair_minus<15>(lower, zero);
+    quads[1] = pair_minus<15>(upper, zero);
+    quads[2] = pair_minus<15>(lower >> 4, zero);
+    quads[3] = pair_minus<15>(upper >> 4, zero);
 }
 
 // Four signed bytes. The highest bit of each is worth −128: it goes to what is taken from 128 plus the rest, 128 or 256.
 __device__ __forceinline__ uint32_t signed_pair(uint32_t pair) {
-    return add_pair((pair & 0x007f007fu) | 0x43004300u, (pair & 0x00800080u) | 0xc300c300u);
+    return add_pair(masked_or<0x007f007fu, 0x43004300u>(pair), masked_or<0x00800080u, 0xc300c300u>(pair));
 }
 
 __device__ __forceinline__ void signed_quad(uint32_t bytes, uint32_t quad[2]) {
@@ -215,9 +251,11 @@ __device__ __forceinline__ void e4m3_quad(uint32_t bytes, uint32_t quad[2]) {
     }
 }
 
-// Twice the numbers of FP4 (e2m1), a nibble each in 16 bits; likewise (biases 1 and 127), with 2¹²⁷.
+// Twice the numbers of FP4 (e2m1), the nibbles at bit `at` of 16 bits each; likewise (biases 1 and 127), with 2¹²⁷. The
+// nibble goes to two places by a product, of which sign, exponent and mantissa stay.
+template <int at>
 __device__ __forceinline__ uint32_t twice_e2m1_pair(uint32_t pair) {
-    uint32_t moved = (pair << 12 & 0x80008000u) | (pair << 6 & 0x01c001c0u);
+    uint32_t moved = (pair & (0x000f000fu << at)) * (0x1040u >> at) & 0x81c081c0u;
     return multiply_pair(moved, 0x7f007f00u);
 }
 
@@ -245,125 +283,110 @@ __device__ __forceinline__ float half_e8m0(uint32_t exponent) {
 template <Format format>
 struct Stored;
 
-// Nibbles whose low halves are a run's first sixteen, in 16 bytes from `at` on.
+// Four bytes of a run's sixteen, whose low halves are its first weights and the high ones the others, as two quads.
 template <int alignment>
-__device__ __forceinline__ void nibble_quads(const uint8_t* at, int share, uint32_t quads[2]) {
+__device__ __forceinline__ void nibble_quads(Address at, int share, uint32_t quads[2]) {
     uint32_t bytes = word_at<alignment>(at + 4 * share);
     quads[0] = bytes & 0x0f0f0f0fu;
     quads[1] = bytes >> 4 & 0x0f0f0f0fu;
 }
 
-// Of 256 nibbles, every 32 bytes hold two runs, low halves and high ones.
-__device__ __forceinline__ void paired_nibble_quads(const uint8_t* at, int run, int share, uint32_t quads[2]) {
-    const uint8_t* bytes = at + run / 2 * 32 + 4 * share;
-    for (int i = 0; i < 2; i++) quads[i] = word_at<4>(bytes + 16 * i) >> (run % 2 * 4) & 0x0f0f0f0fu;
+// A quad of 256 nibbles, the lower half of each byte: every 32 bytes hold two runs, low halves and high ones.
+__device__ __forceinline__ uint32_t paired_nibbles(Address at, int run, int share, int quad) {
+    return word_at<4>(at + run / 2 * 32 + 4 * share + 16 * quad) >> (run % 2 * 4);
 }
 
-// Of 256 numbers of two bits, every 32 bytes hold four runs, the lowest bits first.
+// A quad of 256 numbers of two bits, the lowest of each byte: every 32 bytes hold four runs, the lowest bits first.
 template <int alignment>
-__device__ __forceinline__ void two_bit_quads(const uint8_t* at, int run, int share, uint32_t quads[2]) {
-    const uint8_t* bytes = at + run / 4 * 32 + 4 * share;
-    for (int i = 0; i < 2; i++) quads[i] = word_at<alignment>(bytes + 16 * i) >> (run % 4 * 2) & 0x03030303u;
+__device__ __forceinline__ uint32_t two_bits(Address at, int run, int share, int quad) {
+    return word_at<alignment>(at + run / 4 * 32 + 4 * share + 16 * quad) >> (run % 4 * 2);
 }
 
-// Bit `bit` of 32 bytes, a run's, at the place `to` of each.
+// Bit `bit` of a quad of 32 bytes, a run's, at the place `to` of each.
 template <int alignment>
-__device__ __forceinline__ void add_bit(const uint8_t* at, int bit, int to, int share, uint32_t quads[2]) {
-    for (int i = 0; i < 2; i++) quads[i] |= (word_at<alignment>(at + 4 * share + 16 * i) >> bit & 0x01010101u) << to;
+__device__ __forceinline__ uint32_t bit_of(Address at, int bit, int to, int share, int quad) {
+    return (word_at<alignment>(at + 4 * share + 16 * quad) >> bit & 0x01010101u) << to;
 }
 
-// The fifth bits of a run, 32 of them in a word.
-__device__ __forceinline__ void add_fifth_bits(uint32_t bits, int share, uint32_t quads[2]) {
-    for (int i = 0; i < 2; i++) {
-        uint32_t own = bits >> (4 * share + 16 * i) & 15;
-        // Times 2⁰ + 2⁷ + 2¹⁴ + 2²¹, every bit is the lowest of some byte.
-        quads[i] |= (own * 0x00204081u & 0x01010101u) << 4;
-    }
+// The fifth bits of a quad, of 32 in a word, at their place in each byte.
+__device__ __forceinline__ uint32_t fifth_bits(uint32_t bits, int share, int quad) {
+    // Times 2⁰ + 2⁷ + 2¹⁴ + 2²¹, each of four bits is the lowest of a byte.
+    return ((bits >> (4 * share + 16 * quad) & 15) * 0x00204081u & 0x01010101u) << 4;
 }
+
+// Byte `at` of a word.
+__device__ __forceinline__ uint32_t byte_of(uint32_t word, int at) { return word >> 8 * at & 255; }
 
 __device__ __forceinline__ void same_scales(float scale, float offset, float scales[2], float offsets[2]) {
     scales[0] = scales[1] = scale;
     offsets[0] = offsets[1] = offset;
 }
 
-__device__ __forceinline__ void quads_minus(const uint32_t bytes[2], int zero, uint32_t quants[4]) {
-    quad_minus(bytes[0], zero, quants);
-    quad_minus(bytes[1], zero, quants + 2);
-}
-
 template <>
 struct Stored<Q8_0> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int, int share, uint32_t quants[4]) {
+    static __device__ __forceinline__ void quants(Address block, int, int share, uint32_t quants[4]) {
         signed_quad(word_at<2>(block + 2 + 4 * share), quants);
         signed_quad(word_at<2>(block + 18 + 4 * share), quants + 2);
     }
-    static __device__ __forceinline__ void scales(const uint8_t* block, int, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_at<2>(block), 0.0f, scales, offsets);
     }
 };
 
 template <>
 struct Stored<Q4_0> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int, int share, uint32_t quants[4]) {
-        uint32_t quads[2];
-        nibble_quads<2>(block + 2, share, quads);
-        quads_minus(quads, 8, quants);
+    static __device__ __forceinline__ void quants(Address block, int, int share, uint32_t quants[4]) {
+        nibbles_minus(word_at<2>(block + 2 + 4 * share), 8, quants);
     }
-    static __device__ __forceinline__ void scales(const uint8_t* block, int, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_at<2>(block), 0.0f, scales, offsets);
     }
 };
 
 template <>
 struct Stored<Q4_1> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int, int share, uint32_t quants[4]) {
-        uint32_t quads[2];
-        nibble_quads<4>(block + 4, share, quads);
-        quads_minus(quads, 0, quants);
+    static __device__ __forceinline__ void quants(Address block, int, int share, uint32_t quants[4]) {
+        nibbles_minus(word_at<4>(block + 4 + 4 * share), 0, quants);
     }
-    static __device__ __forceinline__ void scales(const uint8_t* block, int, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_at<4>(block), half_at<2>(block + 2), scales, offsets);
     }
 };
 
 template <>
 struct Stored<Q5_0> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int, int share, uint32_t quants[4]) {
-        uint32_t quads[2];
+    static __device__ __forceinline__ void quants(Address block, int, int share, uint32_t quants[4]) {
+        uint32_t quads[2], bits = word_at<2>(block + 2);
         nibble_quads<2>(block + 6, share, quads);
-        add_fifth_bits(word_at<2>(block + 2), share, quads);
-        quads_minus(quads, 16, quants);
+        for (int i = 0; i < 2; i++) quad_minus<31>(quads[i] | fifth_bits(bits, share, i), 16, quants + 2 * i);
     }
-    static __device__ __forceinline__ void scales(const uint8_t* block, int, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_at<2>(block), 0.0f, scales, offsets);
     }
 };
 
 template <>
 struct Stored<Q5_1> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int, int share, uint32_t quants[4]) {
-        uint32_t quads[2];
+    static __device__ __forceinline__ void quants(Address block, int, int share, uint32_t quants[4]) {
+        uint32_t quads[2], bits = word_at<4>(block + 4);
         nibble_quads<4>(block + 8, share, quads);
-        add_fifth_bits(word_at<4>(block + 4), share, quads);
-        quads_minus(quads, 0, quants);
+        for (int i = 0; i < 2; i++) quad_minus<31>(quads[i] | fifth_bits(bits, share, i), 0, quants + 2 * i);
     }
-    static __device__ __forceinline__ void scales(const uint8_t* block, int, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_at<4>(block), half_at<2>(block + 2), scales, offsets);
     }
 };
 
 template <>
 struct Stored<Q2_K> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int run, int share, uint32_t quants[4]) {
-        uint32_t quads[2];
-        two_bit_quads<4>(block + 16, run, share, quads);
-        quads_minus(quads, 0, quants);
+    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
+        for (int i = 0; i < 2; i++) quad_minus<3>(two_bits<4>(block + 16, run, share, i), 0, quants + 2 * i);
     }
     // Sixteen bytes, the scale of a group in the low half of its own.
-    static __device__ __forceinline__ void scales(const uint8_t* block, int run, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int run, float scales[2], float offsets[2]) {
         float scale = half_at<4>(block + 80), minimum = -half_at<2>(block + 82);
         for (int i = 0; i < 2; i++) {
-            int packed = block[2 * run + i];
+            uint32_t packed = byte_of(word_at<4>(block + run / 2 * 4), run % 2 * 2 + i);
             scales[i] = scale * float(packed & 15);
             offsets[i] = minimum * float(packed >> 4);
         }
@@ -372,20 +395,20 @@ struct Stored<Q2_K> {
 
 template <>
 struct Stored<Q3_K> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int run, int share, uint32_t quants[4]) {
-        uint32_t quads[2];
-        two_bit_quads<2>(block + 32, run, share, quads);
-        add_bit<2>(block, run, 2, share, quads);
-        quads_minus(quads, 4, quants);
+    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
+        for (int i = 0; i < 2; i++) {
+            uint32_t low = two_bits<2>(block + 32, run, share, i) & 0x03030303u;
+            quad_minus<7>(low | bit_of<2>(block, run, 2, share, i), 4, quants + 2 * i);
+        }
     }
     // Sixteen numbers of six bits: the lower four in eight bytes, the upper two in four.
-    static __device__ __forceinline__ void scales(const uint8_t* block, int run, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int run, float scales[2], float offsets[2]) {
         float scale = half_at<2>(block + 108);
         for (int i = 0; i < 2; i++) {
             int group = 2 * run + i;
-            int low = block[96 + group % 8] >> (group / 8 * 4) & 15;
-            int high = block[104 + group % 4] >> (group / 4 * 2) & 3;
-            scales[i] = scale * float((low | high << 4) - 32);
+            uint32_t low = block[96 + group % 8] >> (group / 8 * 4) & 15;
+            uint32_t high = block[104 + group % 4] >> (group / 4 * 2) & 3;
+            scales[i] = scale * float(int(low | high << 4) - 32);
             offsets[i] = 0.0f;
         }
     }
@@ -393,51 +416,50 @@ struct Stored<Q3_K> {
 
 // The scale and the minimum of one of eight groups, 6 bits each: in the first four bytes are scales 0–3, in the next four
 // minima 0–3, their upper bits being those of scales and minima 4–7, whose lower four bits are the last four.
-__device__ __forceinline__ void six_bit_scales(const uint8_t* block, int run, float scales[2], float offsets[2]) {
-    int first = block[4 + run % 4], second = block[8 + run % 4], last = block[12 + run % 4];
-    int own_scale = run < 4 ? first & 63 : (last & 15) | first >> 6 << 4;
-    int own_minimum = run < 4 ? second & 63 : last >> 4 | second >> 6 << 4;
+__device__ __forceinline__ void six_bit_scales(Address block, int run, float scales[2], float offsets[2]) {
+    uint32_t first = word_at<4>(block + 4), second = word_at<4>(block + 8), last = word_at<4>(block + 12);
+    first = byte_of(first, run % 4), second = byte_of(second, run % 4), last = byte_of(last, run % 4);
+    uint32_t own_scale = run < 4 ? first & 63 : (last & 15) | first >> 6 << 4;
+    uint32_t own_minimum = run < 4 ? second & 63 : last >> 4 | second >> 6 << 4;
     same_scales(half_at<4>(block) * float(own_scale), -half_at<2>(block + 2) * float(own_minimum), scales, offsets);
 }
 
 template <>
 struct Stored<Q4_K> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int run, int share, uint32_t quants[4]) {
-        uint32_t quads[2];
-        paired_nibble_quads(block + 16, run, share, quads);
-        quads_minus(quads, 0, quants);
+    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
+        for (int i = 0; i < 2; i++) quad_minus<15>(paired_nibbles(block + 16, run, share, i), 0, quants + 2 * i);
     }
-    static __device__ __forceinline__ void scales(const uint8_t* block, int run, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int run, float scales[2], float offsets[2]) {
         six_bit_scales(block, run, scales, offsets);
     }
 };
 
 template <>
 struct Stored<Q5_K> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int run, int share, uint32_t quants[4]) {
-        uint32_t quads[2];
-        paired_nibble_quads(block + 48, run, share, quads);
-        add_bit<4>(block + 16, run, 4, share, quads);
-        quads_minus(quads, 0, quants);
+    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
+        for (int i = 0; i < 2; i++) {
+            uint32_t low = paired_nibbles(block + 48, run, share, i) & 0x0f0f0f0fu;
+            quad_minus<31>(low | bit_of<4>(block + 16, run, 4, share, i), 0, quants + 2 * i);
+        }
     }
-    static __device__ __forceinline__ void scales(const uint8_t* block, int run, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int run, float scales[2], float offsets[2]) {
         six_bit_scales(block, run, scales, offsets);
     }
 };
 
 template <>
 struct Stored<Q6_K> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int run, int share, uint32_t quants[4]) {
+    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
         int half = run / 4, quarter = run % 4;
-        const uint8_t* low = block + 64 * half + quarter % 2 * 32 + 4 * share;
-        const uint8_t* high = block + 128 + 32 * half + 4 * share;
+        Address low = block + 64 * half + quarter % 2 * 32 + 4 * share;
+        Address high = block + 128 + 32 * half + 4 * share;
         for (int i = 0; i < 2; i++) {
             uint32_t bytes = word_at<2>(low + 16 * i) >> (quarter / 2 * 4) & 0x0f0f0f0fu;
             bytes |= (word_at<2>(high + 16 * i) >> (quarter * 2) & 0x03030303u) << 4;
-            quad_minus(bytes, 32, quants + 2 * i);
+            quad_minus<63>(bytes, 32, quants + 2 * i);
         }
     }
-    static __device__ __forceinline__ void scales(const uint8_t* block, int run, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int run, float scales[2], float offsets[2]) {
         float scale = half_at<2>(block + 208);
         for (int i = 0; i < 2; i++) {
             scales[i] = scale * float(int8_t(block[192 + 2 * run + i]));
@@ -448,44 +470,43 @@ struct Stored<Q6_K> {
 
 template <>
 struct Stored<IQ4_NL> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int, int share, uint32_t quants[4]) {
+    static __device__ __forceinline__ void quants(Address block, int, int share, uint32_t quants[4]) {
         uint32_t quads[2];
         nibble_quads<2>(block + 2, share, quads);
         iq4_quad(quads[0], quants);
         iq4_quad(quads[1], quants + 2);
     }
-    static __device__ __forceinline__ void scales(const uint8_t* block, int, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_at<2>(block), 0.0f, scales, offsets);
     }
 };
 
 template <>
 struct Stored<IQ4_XS> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int run, int share, uint32_t quants[4]) {
+    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
         uint32_t quads[2];
         nibble_quads<4>(block + 8 + 16 * run, share, quads);
         iq4_quad(quads[0], quants);
         iq4_quad(quads[1], quants + 2);
     }
     // Eight numbers of six bits, the upper two in bytes 2 and 3, the lower four in bytes 4 to 7.
-    static __device__ __forceinline__ void scales(const uint8_t* block, int run, float scales[2], float offsets[2]) {
-        int low = block[4 + run / 2] >> (run % 2 * 4) & 15;
-        int high = block[2 + run / 4] >> (run % 4 * 2) & 3;
-        same_scales(half_at<4>(block) * float((low | high << 4) - 32), 0.0f, scales, offsets);
+    static __device__ __forceinline__ void scales(Address block, int run, float scales[2], float offsets[2]) {
+        uint32_t low = block[4 + run / 2] >> (run % 2 * 4) & 15;
+        uint32_t high = block[2 + run / 4] >> (run % 4 * 2) & 3;
+        same_scales(half_at<4>(block) * float(int(low | high << 4) - 32), 0.0f, scales, offsets);
     }
 };
 
 template <>
 struct Stored<MXFP4> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int, int share, uint32_t quants[4]) {
-        uint32_t quads[2];
-        nibble_quads<1>(block + 1, share, quads);
-        for (int i = 0; i < 2; i++) {
-            quants[2 * i] = twice_e2m1_pair(lower_pair(quads[i]));
-            quants[2 * i + 1] = twice_e2m1_pair(upper_pair(quads[i]));
-        }
+    static __device__ __forceinline__ void quants(Address block, int, int share, uint32_t quants[4]) {
+        uint32_t bytes = word_at<1>(block + 1 + 4 * share), lower = lower_pair(bytes), upper = upper_pair(bytes);
+        quants[0] = twice_e2m1_pair<0>(lower);
+        quants[1] = twice_e2m1_pair<0>(upper);
+        quants[2] = twice_e2m1_pair<4>(lower);
+        quants[3] = twice_e2m1_pair<4>(upper);
     }
-    static __device__ __forceinline__ void scales(const uint8_t* block, int, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_e8m0(block[0]), 0.0f, scales, offsets);
     }
 };
@@ -494,7 +515,7 @@ template <>
 struct Stored<TQ1_0> {
     // A byte is a fraction of 256 whose digits in base three are the weights: the first 32 bytes hold five rows of 32, the
     // next 16 five rows of 16, the last four bytes four rows of four.
-    static __device__ __forceinline__ void quants(const uint8_t* block, int run, int share, uint32_t quants[4]) {
+    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
         for (int i = 0; i < 2; i++) {
             int row = 2 * (run - 5) + i;
             int at = run < 5 ? 16 * i + 4 * share : row < 5 ? 32 + 4 * share : 48;
@@ -505,71 +526,65 @@ struct Stored<TQ1_0> {
             uint32_t pairs[2] = {lower_pair(bytes), upper_pair(bytes)};
             for (int j = 0; j < 2; j++) {
                 uint32_t rest = pairs[j] * power & 0x00ff00ffu;
-                quants[2 * i + j] = pair_minus(rest * 3 >> 8 & 0x00030003u, 1);
+                quants[2 * i + j] = pair_minus<3>(rest * 3 >> 8, 1);
             }
         }
     }
-    static __device__ __forceinline__ void scales(const uint8_t* block, int, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_at<2>(block + 52), 0.0f, scales, offsets);
     }
 };
 
 template <>
 struct Stored<TQ2_0> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int run, int share, uint32_t quants[4]) {
-        uint32_t quads[2];
-        two_bit_quads<2>(block, run, share, quads);
-        quads_minus(quads, 1, quants);
+    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
+        for (int i = 0; i < 2; i++) quad_minus<3>(two_bits<2>(block, run, share, i), 1, quants + 2 * i);
     }
-    static __device__ __forceinline__ void scales(const uint8_t* block, int, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_at<2>(block + 64), 0.0f, scales, offsets);
     }
 };
 
 template <>
 struct Stored<WINT8> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int run, int share, uint32_t quants[4]) {
-        const uint8_t* bytes = block + 4 + 32 * run + 4 * share;
+    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
+        Address bytes = block + 4 + 32 * run + 4 * share;
         signed_quad(word_at<4>(bytes), quants);
         signed_quad(word_at<4>(bytes + 16), quants + 2);
     }
-    static __device__ __forceinline__ void scales(const uint8_t* block, int, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(float_at(block), 0.0f, scales, offsets);
     }
 };
 
 template <>
 struct Stored<WINT4> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int run, int share, uint32_t quants[4]) {
-        uint32_t quads[2];
-        nibble_quads<4>(block + 4 + 16 * run, share, quads);
-        quads_minus(quads, block[2], quants);
+    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
+        nibbles_minus(word_at<4>(block + 4 + 16 * run + 4 * share), block[2], quants);
     }
-    static __device__ __forceinline__ void scales(const uint8_t* block, int, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_at<4>(block), 0.0f, scales, offsets);
     }
 };
 
 template <>
 struct Stored<WINT4G32> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int, int share, uint32_t quants[4]) {
-        uint32_t quads[2];
-        nibble_quads<1>(block + 3, share, quads);
-        quads_minus(quads, block[2], quants);
+    static __device__ __forceinline__ void quants(Address block, int, int share, uint32_t quants[4]) {
+        nibbles_minus(word_at<1>(block + 3 + 4 * share), block[2], quants);
     }
-    static __device__ __forceinline__ void scales(const uint8_t* block, int, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_at<1>(block), 0.0f, scales, offsets);
     }
 };
 
 template <>
 struct Stored<F8_E4M3> {
-    static __device__ __forceinline__ void quants(const uint8_t* block, int run, int share, uint32_t quants[4]) {
-        const uint8_t* bytes = block + 4 + 32 * run + 4 * share;
+    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
+        Address bytes = block + 4 + 32 * run + 4 * share;
         e4m3_quad(word_at<4>(bytes), quants);
         e4m3_quad(word_at<4>(bytes + 16), quants + 2);
     }
-    static __device__ __forceinline__ void scales(const uint8_t* block, int, float scales[2], float offsets[2]) {
+    static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(float_at(block), 0.0f, scales, offsets);
     }
 };

@@ -98,6 +98,13 @@ impl From<Option<Pointer>> for Argument<'_> {
     }
 }
 
+/// Bytes between things, for a kernel's `long long`.
+impl From<u64> for Argument<'_> {
+    fn from(value: u64) -> Self {
+        Self::Long(value)
+    }
+}
+
 impl From<f32> for Argument<'_> {
     fn from(value: f32) -> Self {
         Self::Float(value)
