@@ -426,3 +426,7 @@ void explain_faults() {
 #endif
 
 }  // namespace stand_in
+
+bool stand_in_is_device_memory(const void* address, size_t bytes) {
+    return stand_in::is_device_memory(reinterpret_cast<uintptr_t>(address), bytes, __func__);
+}

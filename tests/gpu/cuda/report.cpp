@@ -22,13 +22,13 @@ constexpr auto WRITE_EVERY = std::chrono::milliseconds(200);
 
 struct Counts {
     std::mutex lock;
-    std::map<std::string, uint64_t> of[6];
+    std::map<std::string, uint64_t> of[5];
     bool graph_launched = false;
     uint64_t allocations = 0, allocated_bytes = 0, late_allocations = 0;
     Clock::time_point written{};
 };
 
-constexpr const char* COUNTER_NAMES[] = {"calls", "kernels", "collectives", "copies", "copied_bytes", "work"};
+constexpr const char* COUNTER_NAMES[] = {"calls", "kernels", "collectives", "copies", "copied_bytes"};
 
 Counts& counts() {
     static Counts& once = *[] {

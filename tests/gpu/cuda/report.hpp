@@ -19,7 +19,7 @@ __attribute__((format(printf, 3, 4))) CUresult refuse(CUresult result, const cha
 // Something is so wrong that going on would hide it.
 [[noreturn]] __attribute__((format(printf, 1, 2))) void stop(const char* format, ...);
 
-enum class Counter { Calls, Kernels, Collectives, Copies, CopiedBytes, Work };
+enum class Counter { Calls, Kernels, Collectives, Copies, CopiedBytes };
 
 void count(Counter counter, const char* name, uint64_t by = 1);
 // Allocations from now on are counted as late.
@@ -36,4 +36,6 @@ extern "C" {
 // For the companions of the driver, libnccl say.
 __attribute__((visibility("default"))) void stand_in_note_call(const char* function);
 __attribute__((visibility("default"))) void stand_in_count_collective(const char* name, size_t bytes);
+// Whether so many bytes are a device's.
+__attribute__((visibility("default"))) bool stand_in_is_device_memory(const void* address, size_t bytes);
 }

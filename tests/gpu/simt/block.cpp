@@ -132,9 +132,9 @@ void finish_thread(Fiber& fiber) {
     if (fiber.copy_count) fail("exits while an asynchronous copy is pending", fiber.copies[0].place);
     Warp& warp = *fiber.warp;
     Block& block = *warp.block;
-    for (int at = 0; at < warp.meeting_count; at++) {
-        if (warp.meetings[at].mask >> fiber.lane & 1) {
-            fail("exits, and other lanes of its warp wait for it", warp.meetings[at].place);
+    for (int at = 0; at < warp.gathering_count; at++) {
+        if (warp.gatherings[at].mask >> fiber.lane & 1) {
+            fail("exits, and other lanes of its warp wait for it", warp.gatherings[at].place);
         }
     }
     warp.exited |= 1u << fiber.lane;
@@ -231,7 +231,7 @@ void Block::begin_warps() {
         warp.first = at * WARP_SIZE;
         warp.lanes = warp.ready = mask_of_size(size);
         warp.exited = warp.at_barrier = 0;
-        warp.turn = warp.meeting_count = 0;
+        warp.turn = warp.gathering_count = 0;
         memset(warp.fiber, 0, sizeof warp.fiber);
         order_lanes(warp);
     }

@@ -11,7 +11,7 @@ namespace simt {
 struct Block;
 
 // Lanes that meet in one warp operation.
-struct Meeting {
+struct Gathering {
     uint32_t mask;
     uint32_t arrived;
     WarpOperation operation;
@@ -27,11 +27,11 @@ struct Warp {
     uint32_t exited;
     uint32_t at_barrier;
     int turn;  // the position whose turn is next
-    int meeting_count;
+    int gathering_count;
     uint8_t lane_at[WARP_SIZE];
     uint8_t position_of[WARP_SIZE];
     Fiber* fiber[WARP_SIZE];  // of each lane; null before it begins
-    Meeting meetings[WARP_SIZE];
+    Gathering gatherings[WARP_SIZE];
     Operands operands[WARP_SIZE];
     uint64_t results[WARP_SIZE];
 };

@@ -16,19 +16,19 @@ void check_mask(const Warp& warp, uint32_t mask, int lane, Place place) {
     if (mask & warp.exited) fail("the mask of its warp operation names lanes that have exited", place);
 }
 
-Meeting& meeting_of(Warp& warp, WarpOperation operation, uint32_t mask, Place place) {
-    for (int at = 0; at < warp.meeting_count; at++) {
-        Meeting& meeting = warp.meetings[at];
-        if (meeting.mask != mask) continue;
-        if (meeting.operation != operation) fail("lanes of one mask are in different warp operations", place);
-        if (meeting.place.line != place.line && operation != WarpOperation::Sync) {
+Gathering& gathering_of(Warp& warp, WarpOperation operation, uint32_t mask, Place place) {
+    for (int at = 0; at < warp.gathering_count; at++) {
+        Gathering& gathering = warp.gatherings[at];
+        if (gathering.mask != mask) continue;
+        if (gathering.operation != operation) fail("lanes of one mask are in different warp operations", place);
+        if (gathering.place.line != place.line && operation != WarpOperation::Sync) {
             fail("lanes of one mask are in the same warp operation at different places", place);
         }
-        return meeting;
+        return gathering;
     }
-    Meeting& meeting = warp.meetings[warp.meeting_count++];
-    meeting = {mask, 0, operation, place};
-    return meeting;
+    Gathering& gathering = warp.gatherings[warp.gathering_count++];
+    gathering = {mask, 0, operation, place};
+    return gathering;
 }
 
 }  // namespace
@@ -38,10 +38,10 @@ uint64_t meet(WarpOperation operation, uint32_t mask, const Operands& operands, 
     Warp& warp = *fiber.warp;
     int lane = fiber.lane;
     check_mask(warp, mask, lane, place);
-    Meeting& meeting = meeting_of(warp, operation, mask, place);
-    meeting.arrived |= 1u << lane;
+    Gathering& gathering = gathering_of(warp, operation, mask, place);
+    gathering.arrived |= 1u << lane;
     warp.operands[lane] = operands;
-    if (meeting.arrived != mask) {
+    if (gathering.arrived != mask) {
         fiber.waiting = Waiting::Warp;
         fiber.mask = mask;
         fiber.place = place;
@@ -51,7 +51,7 @@ uint64_t meet(WarpOperation operation, uint32_t mask, const Operands& operands, 
         return warp.results[lane];
     }
     // The last one to come does the work for all, and goes on.
-    meeting = warp.meetings[--warp.meeting_count];
+    gathering = warp.gatherings[--warp.gathering_count];
     execute(warp, operation, mask);
     warp.ready |= positions_of(warp, mask);
     Block& block = *warp.block;
