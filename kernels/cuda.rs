@@ -12,6 +12,7 @@ mod error;
 mod launch;
 mod libraries;
 mod memory;
+mod sensors;
 
 use std::{
     path::PathBuf,
@@ -29,11 +30,12 @@ pub use memory::{Angles, DeviceBatch, KvCache, Tensor, Weight};
 pub(crate) use arena::Buffer;
 pub(crate) use memory::{Element, Part, Region, TensorPlace};
 
-use crate::{Backend, Batch, DType, DeviceError, Result, group::Group, repeat::Recordings};
+use crate::{Backend, Batch, DType, DeviceError, Result, group::Group, repeat::Recordings, sensors::Sensors};
 use arena::Arena;
 use communicator::Communicator;
 use compile::Compiler;
 use launch::Kernels;
+use sensors::GpuSensors;
 
 /// What a GPU is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -259,6 +261,10 @@ impl Cuda {
 impl Backend for Cuda {
     fn group(&self) -> &Group {
         &self.group
+    }
+
+    fn sensors(&self) -> Option<Box<dyn Sensors>> {
+        Some(Box::new(GpuSensors::new(&self.facts().bus_id)))
     }
 }
 
