@@ -42,7 +42,7 @@ use self::{life::Life, status::Status};
 use crate::engine::EngineHandle;
 
 pub use cores::{AvailableCores, CorePlan};
-pub use report::{RankReport, RanksReport, ReportedState};
+pub use report::{GpuReport, RankReport, RanksReport, ReportedState};
 pub use rings::ModelSizes;
 
 /// What the supervisor is told at the start.
