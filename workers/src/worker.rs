@@ -89,7 +89,10 @@ fn live(config: &WorkerConfig, ends: Ends<'_>, meeting: Arc<Segment>) -> Result<
     let group = join(config, meeting)?;
     match &config.device {
         DeviceChoice::Cpu => compute(cpu(config, group), config, ends),
-        DeviceChoice::Cuda(choice) => compute(cuda(config, choice, group)?, config, ends),
+        DeviceChoice::Cuda(choice) => {
+            child::keep_to(&config.cores); // before there are other threads: they do as this one
+            compute(cuda(config, choice, group)?, config, ends)
+        }
     }
 }
 
