@@ -56,6 +56,9 @@ pub struct Facts {
     pub bus_id: String,
 }
 
+/// Bytes of what names memory to other processes.
+pub(crate) const IPC_HANDLE_BYTES: usize = 64;
+
 /// An address on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pointer(pub(crate) sys::CUdeviceptr);
@@ -216,6 +219,59 @@ impl Driver {
         // SAFETY: the caller's promise; `values` outlives the copy, for the stream is waited for.
         unsafe { result::memcpy_dtoh_async(values, from.0, self.stream()) }.map_err(failed("copying from the GPU"))?;
         self.synchronize()
+    }
+
+    /// Whether this GPU may read and write the memory of another.
+    pub(crate) fn reaches(&self, ordinal: usize) -> bool {
+        let mut can = 0;
+        let devices = (result::device::get(self.facts.ordinal as i32), result::device::get(ordinal as i32));
+        let (Ok(own), Ok(other)) = devices else { return false };
+        // SAFETY: the driver writes a number; both are its own handles.
+        unsafe { sys::cuDeviceCanAccessPeer(&mut can, own, other) }.result().is_ok() && can == 1
+    }
+
+    /// Has kernels of this GPU reach the memory that this process has on another.
+    pub(crate) fn reach(&self, ordinal: usize) -> Result<()> {
+        let doing = "reaching another GPU";
+        let other = result::device::get(ordinal as i32).map_err(failed(doing))?;
+        // SAFETY: the driver's own handles; the context stays retained, for the process has a rank there.
+        let enabled = unsafe {
+            let context = result::primary_ctx::retain(other).map_err(failed(doing))?;
+            sys::cuCtxEnablePeerAccess(context, 0)
+        };
+        match enabled {
+            sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED => Ok(()),
+            answer => answer.result().map_err(failed(doing)),
+        }
+    }
+
+    /// By which other processes can map what [`Self::allocate`] gave.
+    pub(crate) fn share(&self, pointer: Pointer) -> Result<[u8; IPC_HANDLE_BYTES]> {
+        let mut handle = sys::CUipcMemHandle { reserved: [0; IPC_HANDLE_BYTES] };
+        // SAFETY: the driver writes the handle; the memory was allocated, and not from a pool.
+        let shared = unsafe { sys::cuIpcGetMemHandle(&mut handle, pointer.0) }.result();
+        shared.map_err(failed("sharing memory with other ranks"))?;
+        Ok(handle.reserved.map(|byte| byte as u8))
+    }
+
+    /// Maps what another process shares.
+    pub(crate) fn open_shared(&self, handle: [u8; IPC_HANDLE_BYTES]) -> Result<Pointer> {
+        let handle = sys::CUipcMemHandle { reserved: handle.map(|byte| byte as c_char) };
+        let flags = sys::CUipcMem_flags::CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS as u32;
+        let mut pointer = 0;
+        // SAFETY: the driver writes an address; a handle that means nothing is an error.
+        let opened = unsafe { sys::cuIpcOpenMemHandle_v2(&mut pointer, handle, flags) }.result();
+        opened.map_err(failed("mapping another rank's memory"))?;
+        Ok(Pointer(pointer))
+    }
+
+    /// Unmaps it.
+    ///
+    /// # Safety
+    /// It came from [`Self::open_shared`], and nothing refers to it any more.
+    pub(crate) unsafe fn close_shared(&self, pointer: Pointer) {
+        // SAFETY: the caller's promise. An error here is one of earlier work, which the next call reports too.
+        let _ = unsafe { sys::cuIpcCloseMemHandle(pointer.0) };
     }
 
     /// Waits until all that was enqueued is done; the first error of it is told here.

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::Repeat;
 use crate::{
     Batch, Result,
-    cuda::{Cuda, DeviceBatch, Graph, Tensor, TensorPlace},
+    cuda::{Cuda, DeviceBatch, Graph, NO_SLOT, Tensor, TensorPlace},
 };
 
 /// The largest batch that is recorded: beyond it, kernels take longer than their start.
@@ -18,9 +18,6 @@ const SEQUENCES_MAX: usize = 256;
 
 /// The shortest context that a recording is made for, tokens.
 const CONTEXT_MIN: usize = 256;
-
-/// A slot that no key is written to.
-pub(crate) const NO_SLOT: u32 = u32::MAX;
 
 /// All that was recorded on a device.
 #[derive(Default)]

@@ -128,6 +128,7 @@ impl Hardware {
         let device = DeviceChoice::Cuda(CudaChoice {
             f32: flags.loading.dtype == PlainName::F32,
             eager: flags.enforce_eager,
+            nccl_only: flags.disable_custom_all_reduce,
             memory_share: flags.gpu_memory_utilization,
             kernel_cache: Some(cache.join("kernels")),
             kernels: std::env::var_os("SHARDWIRE_KERNELS").map(PathBuf::from),

@@ -154,6 +154,7 @@ fn cuda(config: &WorkerConfig, choice: &CudaChoice, group: Group) -> Result<Cuda
     let config = CudaConfig {
         ordinal: config.rank,
         eager: choice.eager,
+        nccl_only: choice.nccl_only,
         activations: if choice.f32 { Activations::F32 } else { Activations::BF16 },
         cache: choice.kernel_cache.clone(),
         prebuilt: choice.kernels.clone(),

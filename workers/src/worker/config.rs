@@ -23,6 +23,8 @@ pub struct CudaChoice {
     pub f32: bool,
     /// Whether no step is recorded to be repeated.
     pub eager: bool,
+    /// Whether NCCL does small all-reduces, too.
+    pub nccl_only: bool,
     /// The share of its memory to use, `0..=1`.
     pub memory_share: f64,
     /// Where compiled kernels are kept.
