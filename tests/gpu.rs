@@ -26,9 +26,9 @@ use server::{
 /// With f32 activations: that of the CPU (see `golden.rs`), for sums in another order.
 const F32: Tolerance = Tolerance { logprob: 2e-3, margin: 5e-3 };
 
-/// With bf16 activations, which have 8 bits: the models' logits spread over some 4 units, and each of a dozen roundings
-/// on the way to them moves them by 2⁻⁹ of what it rounds.
-const BF16: Tolerance = Tolerance { logprob: 0.15, margin: 0.2 };
+/// With bf16 activations, which have 8 bits: each of a dozen roundings on the way to the logits moves them by up to 2⁻⁹ of
+/// what it rounds, and these models' random weights make logits of ten and more. Seen: 0.17 at most.
+const BF16: Tolerance = Tolerance { logprob: 0.3, margin: 0.4 };
 
 /// The folders of the libraries under test.
 fn libraries() -> Option<String> {
