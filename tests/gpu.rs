@@ -269,3 +269,69 @@ fn a_killed_rank_is_named_and_the_group_comes_back() {
     });
     assert_eq!(text(&server), before);
 }
+
+/// What each rank's GPU measures, once all have been asked; null where its sensors have nothing to say.
+fn measured(server: &Server) -> Vec<Value> {
+    let ranks = server.get_json("/ranks")["ranks"].as_array().expect("ranks").clone();
+    ranks.iter().map(|rank| rank["gpu"].clone()).collect()
+}
+
+#[test]
+fn what_gpus_measure_is_told_to_programs_and_people() {
+    let Some(libraries) = libraries() else { return };
+    let flags = [&SMALL[..], &["-tp", "2"]].concat();
+    let server = serve(&libraries, "models/llama_basic", &flags, &[("STAND_IN_SENSORS", "hot")]);
+    let is_told = |gpus: &Vec<Value>| gpus.iter().all(Value::is_object);
+    let gpus = wait_for("the GPUs' answers", || Some(measured(&server)).filter(is_told));
+    let device = server.get_json("/ranks")["ranks"][1]["device"].clone();
+    if !device.as_str().is_some_and(|name| name.contains("Stand-in")) {
+        return; // a real one is as hot as it is
+    }
+    let memory: u64 = 8 << 30;
+    let second = json!({
+        "temperature_c": 91, "utilization_percent": 51, "power_w": 301.0, "power_limit_w": 700.0,
+        "memory_used_bytes": memory / 4, "memory_total_bytes": memory, "throttle": ["heat", "hardware"], "ecc_errors": 0,
+    });
+    assert_eq!((&gpus[0]["temperature_c"], &gpus[1]), (&json!(90), &second));
+    let metrics = server.get("/metrics").1;
+    for line in [
+        "shardwire:rank_gpu_temperature_celsius{rank=\"1\"} 91.0",
+        "shardwire:rank_gpu_power_watts{rank=\"0\"} 300.0",
+        "shardwire:rank_gpu_throttled{rank=\"1\",reason=\"heat\"} 1.0",
+    ] {
+        assert!(metrics.lines().any(|told| told == line), "no {line:?} in\n{metrics}");
+    }
+    let (_, table, _) = server::run(&["top", "--once", "--url", &server.url("")]);
+    assert!(table.contains("91°C 51% 301W 2.0/8.0GiB slowed: heat slowed: hardware"), "{table}");
+}
+
+#[test]
+fn sensors_that_fail_cost_their_figures_and_nothing_else() {
+    let Some(libraries) = libraries() else { return };
+    let folders: Vec<PathBuf> = std::env::split_paths(&libraries).collect();
+    let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).expect("a folder").flatten());
+    let without_nvml = tempfile::tempdir().expect("a temporary folder");
+    for file in files.filter(|file| !file.file_name().to_string_lossy().starts_with("libnvidia-ml")) {
+        // Of two of a name the loader takes the first.
+        let _ = symlink(file.path(), without_nvml.path().join(file.file_name()));
+    }
+    let without_nvml = without_nvml.path().to_str().expect("UTF-8 path").to_owned();
+    let silent = |gpu: &Value| gpu.as_object().is_some_and(|gpu| gpu.values().all(Value::is_null));
+    let cases: [(&str, &str, &dyn Fn(&Value) -> bool); 4] = [
+        ("silent", &libraries, &silent),
+        ("lost", &libraries, &Value::is_null),
+        ("hang", &libraries, &Value::is_null),
+        ("absent", &without_nvml, &Value::is_null),
+    ];
+    let short = json!({"prompt": [1, 2, 3], "max_tokens": 8, "ignore_eos": true, "temperature": 0});
+    for (ailment, libraries, expected) in cases {
+        let mut server = serve(libraries, "models/llama_basic", &SMALL, &[("STAND_IN_SENSORS", ailment)]);
+        server.ok("/v1/completions", &short);
+        if server.get_json("/ranks")["ranks"][0]["device"].as_str().is_some_and(|name| name.contains("Stand-in")) {
+            wait_for(ailment, || expected(&measured(&server)[0]).then_some(()));
+        }
+        assert!(!server.get("/metrics").1.contains("rank_gpu_"), "{ailment}");
+        server.signal(Signal::SIGTERM);
+        assert!(server.wait().success(), "{ailment}");
+    }
+}

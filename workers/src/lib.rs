@@ -8,7 +8,10 @@
 
 #![deny(unsafe_code)]
 
-pub use kernels::KvDType;
+pub use kernels::{
+    KvDType,
+    sensors::{Reading, Throttle, ThrottleReason},
+};
 
 pub mod batch;
 mod child;
@@ -24,6 +27,7 @@ pub mod models;
 pub mod pooling;
 pub mod rank;
 pub mod sampler;
+mod sensing;
 pub mod sequences;
 pub mod weights;
 pub mod worker;
