@@ -27,6 +27,7 @@ pub mod all_gather;
 pub mod all_reduce;
 pub mod attention;
 pub mod broadcast;
+pub mod choose;
 pub mod embed;
 pub mod glu;
 pub mod matmul;
@@ -63,6 +64,7 @@ pub trait Backend:
     + moe::Moe
     + mla::LatentAttention
     + select_rows::SelectRows
+    + choose::Choose
     + all_reduce::AllReduce
     + all_gather::AllGather
     + broadcast::Broadcast
