@@ -153,7 +153,7 @@ mod tests {
         };
         check("", &[]);
         check("xx", &[]);
-        check("...", &[0..3]);
+        check("...", std::slice::from_ref(&(0..3)));
         check(".xx..x.", &[0..1, 3..5, 6..7]);
     }
 }
