@@ -2,7 +2,7 @@
 //!
 //! A model is written once, against [`Backend`]: about a dozen *fused* operations rather than a tensor algebra.
 //! Each operation has one folder: `mod.rs` holds its contract (a trait), a plain reference and a conformance
-//! check; `cpu.rs` beside it is the fast text for the CPU. Collectives are operations like the others.
+//! check; `cpu.rs` beside it is the fast text for the CPU, `cuda.rs` with `cuda.cu` that for GPUs. Collectives are operations like the others.
 //!
 //! `unsafe` is denied but in the rooms that say `allow` where they are declared: here, in `cpu.rs` and in the operations'
 //! `mod.rs`.

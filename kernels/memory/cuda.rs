@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::Memory;
 use crate::{
     Batch, KvShape, Matrix, Result,
-    cuda::{Angles, Cuda, DeviceBatch, Element, KvCache, Region, Tensor, Weight},
-    rotary::Turns,
+    cuda::{Cuda, DeviceBatch, Element, KvCache, Region, Tensor, Weight},
+    rotary::{DeviceAngles, Turns},
 };
 
 impl Memory for Cuda {
@@ -14,7 +14,7 @@ impl Memory for Cuda {
     type Weight = Weight;
     type Batch = DeviceBatch;
     type KvCache = KvCache;
-    type Angles = Angles;
+    type Angles = DeviceAngles;
 
     fn name(&self) -> String {
         let facts = self.facts();
@@ -51,11 +51,11 @@ impl Memory for Cuda {
         self.upload_batch(batch)
     }
 
-    fn angles(&self, turns: Turns) -> Result<Angles> {
+    fn angles(&self, turns: Turns) -> Result<DeviceAngles> {
         let Turns { frequencies, magnitude, pairing, positions: _ } = turns;
         let bytes = Element::F32.encode(&frequencies);
         let region = Region::with(self.driver(), bytes.len(), "rotary frequencies", [&bytes[..]])?;
-        Ok(Angles { frequencies: region, pairs: frequencies.len(), magnitude, pairing })
+        Ok(DeviceAngles { frequencies: region, pairs: frequencies.len(), magnitude, pairing })
     }
 
     fn room(&self, share: f64) -> Result<Option<u64>> {

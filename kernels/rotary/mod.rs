@@ -5,6 +5,7 @@ mod cpu;
 mod cuda;
 
 pub use cpu::Angles;
+pub use cuda::Angles as DeviceAngles;
 
 #[cfg(test)]
 use crate::samples::{Samples, Tested, assert_close};
