@@ -40,7 +40,7 @@ pub mod rotary;
 pub mod select_rows;
 pub mod store_kv;
 
-#[cfg(test)]
+pub mod conformance;
 pub(crate) mod samples;
 
 pub use batch::{Batch, Heads, KvShape};

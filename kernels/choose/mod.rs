@@ -9,7 +9,6 @@ mod cpu;
 #[allow(unsafe_code, reason = "launches kernels")]
 mod cuda;
 
-#[cfg(test)]
 use crate::samples::{Samples, Tested};
 use crate::{Result, memory::Memory};
 
@@ -59,14 +58,12 @@ pub enum Chosen {
 }
 
 /// A row and where its tokens lie in `0..1`, plainly and in f64.
-#[cfg(test)]
 struct Reference<'a> {
     logits: &'a [f32],
     /// Tokens and their weights, the heaviest first.
     weights: Vec<(usize, f64)>,
 }
 
-#[cfg(test)]
 impl<'a> Reference<'a> {
     fn new(logits: &'a [f32], temperature: f32) -> Self {
         let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -117,7 +114,6 @@ impl<'a> Reference<'a> {
 }
 
 /// A device's choices, where it makes any, against the plain ones.
-#[cfg(test)]
 pub(crate) fn check<B: Tested>(device: &B) {
     let mut samples = Samples::new(5);
     let mut bells = |count: usize| -> Vec<f32> { (0..count).map(|_| 2.0 * samples.bell()).collect() };
@@ -141,14 +137,11 @@ pub(crate) fn check<B: Tested>(device: &B) {
     check_company(device, &[bells(9000), bells(9000), bells(9000)]);
 }
 
-#[cfg(test)]
 const PLAIN: Draw = Draw { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, uniform: 0.0 };
 
 /// Just below 1.
-#[cfg(test)]
 const LAST: f64 = 1.0 - f64::EPSILON / 2.0;
 
-#[cfg(test)]
 const SHAPES: [Draw; 12] = [
     PLAIN,
     Draw { temperature: 0.3, ..PLAIN },
@@ -165,7 +158,6 @@ const SHAPES: [Draw; 12] = [
 ];
 
 /// Chooses by rows that have padding which is no number.
-#[cfg(test)]
 fn choose<B: Tested>(device: &B, rows: &[Vec<f32>], asks: &[Ask]) -> Option<Vec<Chosen>> {
     const PADDING: usize = 3;
     let vocabulary = rows[0].len();
@@ -175,7 +167,6 @@ fn choose<B: Tested>(device: &B, rows: &[Vec<f32>], asks: &[Ask]) -> Option<Vec<
 }
 
 /// All shapes and all uniforms at once.
-#[cfg(test)]
 fn check_row<B: Tested>(device: &B, what: &str, logits: &[f32], shapes: &[Draw], uniforms: &[f64]) {
     let draws: Vec<Draw> =
         shapes.iter().flat_map(|shape| uniforms.iter().map(|&uniform| Draw { uniform, ..*shape })).collect();
@@ -191,7 +182,6 @@ fn check_row<B: Tested>(device: &B, what: &str, logits: &[f32], shapes: &[Draw],
 }
 
 /// Where shares of equal weights meet `top_p` exactly, no token more is kept.
-#[cfg(test)]
 fn check_exact_shares<B: Tested>(device: &B) {
     for (top_p, last) in [(0.25, 0), (0.2501, 1), (0.5, 1), (0.75, 2), (0.7501, 3)] {
         let draw = Draw { top_p, uniform: LAST, ..PLAIN };
@@ -200,7 +190,6 @@ fn check_exact_shares<B: Tested>(device: &B) {
     }
 }
 
-#[cfg(test)]
 fn check_greatest<B: Tested>(device: &B) {
     let greatest = |logits: Vec<f32>, expected: u32| {
         let count = logits.len();
@@ -218,7 +207,6 @@ fn check_greatest<B: Tested>(device: &B) {
 }
 
 /// The first token without a logit is named, and other rows are chosen by.
-#[cfg(test)]
 fn check_not_finite<B: Tested>(device: &B) {
     let fine = vec![1.0f32; 5000];
     for (faults, first) in [
@@ -245,7 +233,6 @@ fn check_not_finite<B: Tested>(device: &B) {
 }
 
 /// What is chosen together is what is chosen alone.
-#[cfg(test)]
 fn check_company<B: Tested>(device: &B, rows: &[Vec<f32>]) {
     let asks: Vec<Ask> = (SHAPES.iter().enumerate())
         .map(|(index, shape)| Ask { row: 2 - index % 3, draw: Some(Draw { uniform: 0.77, ..*shape }) })

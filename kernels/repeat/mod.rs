@@ -24,7 +24,6 @@ pub trait Repeat: Memory {
 
 /// A computation that is repeated with other numbers gives what those numbers make; batches of several sizes, each
 /// often enough to be computed, recorded and repeated.
-#[cfg(test)]
 pub(crate) fn check<B: crate::samples::Tested>(device: &B) {
     use crate::samples::{Samples, assert_close};
     const COLUMNS: usize = 32;
