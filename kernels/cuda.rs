@@ -12,7 +12,9 @@ mod error;
 mod launch;
 mod libraries;
 mod memory;
+mod peers;
 mod product;
+mod sensors;
 
 use std::{
     path::PathBuf,
@@ -20,22 +22,25 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use arena::Buffer;
 pub(crate) use compile::Source;
-use driver::count;
 pub use driver::Facts;
+use driver::count;
 pub(crate) use driver::{Driver, Graph, Grid, Pointer};
 pub(crate) use launch::Argument;
 pub use libraries::search_path;
 pub use memory::{Angles, DeviceBatch, KvCache, Tensor, Weight};
-pub(crate) use arena::Buffer;
-pub(crate) use memory::{Element, Part, Region, TensorPlace};
+pub(crate) use memory::{Element, NO_SLOT, Part, Region, TensorPlace};
 pub(crate) use product::{Shape, Skinny};
 
-use crate::{Backend, Batch, DType, DeviceError, Result, group::Group, repeat::Recordings};
+use crate::{Backend, Batch, DType, DeviceError, Result, group::Group, repeat::Recordings, sensors::Sensors};
+pub(crate) use peers::{AREA_BYTES, BLOCKS, Peers};
+
 use arena::Arena;
 use communicator::Communicator;
 use compile::Compiler;
 use launch::Kernels;
+use sensors::GpuSensors;
 
 /// What a GPU is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,6 +51,8 @@ pub struct CudaConfig {
     pub activations: Activations,
     /// Whether every step is computed kernel by kernel, and none recorded.
     pub eager: bool,
+    /// Whether all-reduces of every size are NCCL's.
+    pub nccl_only: bool,
     /// Where compiled kernels are kept.
     pub cache: Option<PathBuf>,
     /// Where prebuilt kernels lie; they win over compiling.
@@ -73,6 +80,8 @@ pub struct Cuda {
     group: Group,
     /// None where the rank is alone.
     communicator: Option<Mutex<Communicator>>,
+    /// None where the rank is alone, or the GPUs don't reach each other.
+    peers: Option<Peers>,
 }
 
 impl Activations {
@@ -87,12 +96,15 @@ impl Activations {
 impl Cuda {
     /// The GPU of `config`, which meets those of the other ranks of `group`.
     pub fn open(config: CudaConfig, group: Group) -> Result<Self> {
-        let CudaConfig { ordinal, activations, eager, cache, prebuilt } = config;
+        let CudaConfig { ordinal, activations, eager, nccl_only, cache, prebuilt } = config;
         let driver = Driver::open(ordinal)?;
         let compiler = Compiler::new(driver.facts().capability, cache, prebuilt)?;
-        let communicator = match group.world_size() {
-            1 => None,
-            _ => Some(Mutex::new(Communicator::meet(&group)?)),
+        let (communicator, peers) = match group.world_size() {
+            1 => (None, None),
+            _ => (
+                Some(Mutex::new(Communicator::meet(&group)?)),
+                if nccl_only { None } else { Peers::meet(&driver, &group)? },
+            ),
         };
         Ok(Self {
             kernels: Kernels::new(compiler, activations),
@@ -103,6 +115,7 @@ impl Cuda {
             recordings: Mutex::default(),
             group,
             communicator,
+            peers,
         })
     }
 
@@ -150,17 +163,17 @@ impl Cuda {
 
     /// Copies a step's batch to the GPU.
     pub(crate) fn upload_batch(&self, batch: Batch) -> Result<DeviceBatch> {
-        DeviceBatch::new(&self.driver, &self.arena, &batch)
+        DeviceBatch::new(&self.driver, &self.arena, batch)
     }
 
     /// The same for steps that will be recorded.
     pub(crate) fn lasting_batch(&self, batch: Batch, table_width: usize, context_max: usize) -> Result<DeviceBatch> {
-        DeviceBatch::lasting(&self.driver, &batch, table_width, context_max)
+        DeviceBatch::lasting(&self.driver, batch, table_width, context_max)
     }
 
     /// Gives a recorded step the numbers of another batch of its size.
     pub(crate) fn refill(&self, lasting: &mut DeviceBatch, batch: Batch) -> Result<()> {
-        lasting.refill(&self.driver, &batch)
+        lasting.refill(&self.driver, batch)
     }
 
     /// Whether steps may be recorded.
@@ -227,6 +240,11 @@ impl Cuda {
         unsafe { self.kernels.launch(&self.driver, (source, Some(format)), entry, grid, arguments) }
     }
 
+    /// The ranks' common memory.
+    pub(crate) fn peers(&self) -> Option<&Peers> {
+        self.peers.as_ref()
+    }
+
     /// Does something with the communicator; nothing where the rank is alone.
     pub(crate) fn with_communicator(&self, enqueue: impl FnOnce(&Communicator) -> Result<()>) -> Result<()> {
         match &self.communicator {
@@ -261,6 +279,10 @@ impl Cuda {
 impl Backend for Cuda {
     fn group(&self) -> &Group {
         &self.group
+    }
+
+    fn sensors(&self) -> Option<Box<dyn Sensors>> {
+        Some(Box::new(GpuSensors::new(&self.facts().bus_id)))
     }
 }
 

@@ -15,6 +15,7 @@ pub mod batch;
 pub mod dtype;
 pub mod error;
 pub mod matrix;
+pub mod sensors;
 
 pub mod cpu;
 #[allow(unsafe_code, reason = "calls the driver and its companions")]
@@ -26,6 +27,7 @@ pub mod all_gather;
 pub mod all_reduce;
 pub mod attention;
 pub mod broadcast;
+pub mod choose;
 pub mod embed;
 pub mod glu;
 pub mod matmul;
@@ -62,6 +64,7 @@ pub trait Backend:
     + moe::Moe
     + mla::LatentAttention
     + select_rows::SelectRows
+    + choose::Choose
     + all_reduce::AllReduce
     + all_gather::AllGather
     + broadcast::Broadcast
@@ -69,4 +72,9 @@ pub trait Backend:
 {
     /// The ranks that this one meets.
     fn group(&self) -> &group::Group;
+
+    /// What the device measures of itself; none where it measures nothing.
+    fn sensors(&self) -> Option<Box<dyn sensors::Sensors>> {
+        None
+    }
 }

@@ -236,6 +236,9 @@ pub struct ServeFlags {
     /// On GPUs, start every kernel by itself: steps are not recorded as CUDA graphs.
     #[arg(long, help_heading = "Ranks")]
     pub enforce_eager: bool,
+    /// On GPUs, leave small all-reduces to NCCL as well, rather than do them in memory that all GPUs have mapped.
+    #[arg(long, help_heading = "Ranks")]
+    pub disable_custom_all_reduce: bool,
     /// CPU threads of a rank; absent: cores ÷ ranks.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Ranks")]
     pub threads_per_rank: Option<u32>,

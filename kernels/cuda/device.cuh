@@ -25,6 +25,7 @@ typedef unsigned long long uint64_t;
 
 #define ALL_LANES 0xffffffffu
 #define INFINITE __int_as_float(0x7f800000)
+#define LOG2_E 1.4426950408889634f
 
 // ---- number formats ----
 
@@ -39,6 +40,8 @@ struct f16 {
 };
 
 __device__ __forceinline__ float to_float(float x) { return x; }
+
+__device__ __forceinline__ float to_float(int8_t x) { return float(x); }
 
 __device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float(uint32_t(x.bits) << 16); }
 
@@ -90,8 +93,41 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
 #endif
 }
 
+__device__ __forceinline__ uint32_t pack_f16(float low, float high) {
+#ifdef SIMT
+    return uint32_t(from_float<f16>(low).bits) | uint32_t(from_float<f16>(high).bits) << 16;
+#else
+    uint32_t packed;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+#endif
+}
+
 __device__ __forceinline__ float low_bf16(uint32_t packed) { return __uint_as_float(packed << 16); }
 __device__ __forceinline__ float high_bf16(uint32_t packed) { return __uint_as_float(packed & 0xffff0000u); }
+
+// Two binary16 minus two others.
+__device__ __forceinline__ uint32_t subtract_f16(uint32_t a, uint32_t b) {
+#ifdef SIMT
+    return pack_f16(half_to_float(uint16_t(a)) - half_to_float(uint16_t(b)),
+                    half_to_float(uint16_t(a >> 16)) - half_to_float(uint16_t(b >> 16)));
+#else
+    uint32_t difference;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(difference) : "r"(a), "r"(b));
+    return difference;
+#endif
+}
+
+// 2 to the power of x with a relative error of 2⁻²²; powers below 2⁻¹²⁶ are 0.
+__device__ __forceinline__ float fast_exp2(float x) {
+#ifdef SIMT
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
 
 #if defined(ACTIVATION_BF16)
 typedef bf16 act;
@@ -122,6 +158,24 @@ __device__ __forceinline__ void store_8(float* to, const float from[8]) {
 __device__ __forceinline__ void store_8(bf16* to, const float from[8]) {
     *reinterpret_cast<uint4*>(to) = make_uint4(pack_bf16(from[0], from[1]), pack_bf16(from[2], from[3]),
                                                pack_bf16(from[4], from[5]), pack_bf16(from[6], from[7]));
+}
+
+// Two neighbouring numbers; their address is a multiple of their size.
+__device__ __forceinline__ void store_2(float* to, float a, float b) {
+    *reinterpret_cast<float2*>(to) = make_float2(a, b);
+}
+
+__device__ __forceinline__ void store_2(bf16* to, float a, float b) {
+    *reinterpret_cast<uint32_t*>(to) = pack_bf16(a, b);
+}
+
+// Four neighbouring numbers; their address is a multiple of their size.
+__device__ __forceinline__ void store_4(float* to, float a, float b, float c, float d) {
+    *reinterpret_cast<float4*>(to) = make_float4(a, b, c, d);
+}
+
+__device__ __forceinline__ void store_4(bf16* to, float a, float b, float c, float d) {
+    *reinterpret_cast<uint2*>(to) = make_uint2(pack_bf16(a, b), pack_bf16(c, d));
 }
 
 // Two neighbours of a row; the second only where the row has it.
@@ -177,6 +231,14 @@ __device__ __forceinline__ void mma_m16n8k16_bf16(float d[4], const uint32_t a[4
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+// The same of binary16.
+__device__ __forceinline__ void mma_m16n8k16_f16(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 __device__ __forceinline__ uint32_t shared_address(const void* shared) {
     return uint32_t(__cvta_generic_to_shared(shared));
 }
@@ -214,6 +276,13 @@ __device__ __forceinline__ void ldmatrix_x2_trans(uint32_t r[2], const void* sha
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global, bool valid) {
     int bytes = valid ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
+                 : "memory");
+}
+
+// The same of 4 bytes.
+__device__ __forceinline__ void copy_async_4(void* shared, const void* global, bool valid) {
+    int bytes = valid ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
                  : "memory");
 }
 
@@ -255,6 +324,10 @@ __device__ __forceinline__ void spin_pause() {}
 #endif
 #ifdef SIMT
 #define KERNEL(name, threads) static void ENTRY_NAME(name)
+#elif defined(BLOCKS_AT_LEAST)
+// A source that says how many blocks a multiprocessor shall hold: registers are spent freely up to there, where the
+// compiler would spill some for one block more.
+#define KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads, BLOCKS_AT_LEAST) ENTRY_NAME(name)
 #else
 #define KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads) ENTRY_NAME(name)
 #endif

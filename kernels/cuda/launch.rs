@@ -2,8 +2,9 @@
 //! their own text says.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     ffi::c_void,
+    marker::PhantomData,
     sync::{Mutex, PoisonError},
 };
 
@@ -43,18 +44,26 @@ pub(crate) enum Kind {
 
 /// A kernel's argument.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Argument {
+pub(crate) enum Argument<'a> {
     Word(u32),
     Float(f32),
     Long(u64),
+    /// A struct, of so many bytes.
+    Bytes(*const c_void, usize, PhantomData<&'a ()>),
 }
 
-impl Argument {
+impl<'a> Argument<'a> {
+    /// A `#[repr(C)]` struct with the fields of the kernel's own.
+    pub(crate) fn of<T: Copy>(value: &'a T) -> Self {
+        Self::Bytes(std::ptr::from_ref(value).cast(), size_of::<T>(), PhantomData)
+    }
+
     fn kind(&self) -> Kind {
         match self {
             Self::Word(_) => Kind::Word,
             Self::Float(_) => Kind::Float,
             Self::Long(_) => Kind::Long,
+            Self::Bytes(_, bytes, _) => Kind::Bytes(*bytes),
         }
     }
 
@@ -63,57 +72,59 @@ impl Argument {
             Self::Word(value) => std::ptr::from_mut(value).cast(),
             Self::Float(value) => std::ptr::from_mut(value).cast(),
             Self::Long(value) => std::ptr::from_mut(value).cast(),
+            // The driver only reads.
+            Self::Bytes(address, ..) => address.cast_mut(),
         }
     }
 }
 
-impl From<Pointer> for Argument {
+impl From<Pointer> for Argument<'_> {
     fn from(pointer: Pointer) -> Self {
         Self::Long(pointer.0)
     }
 }
 
 /// The address of its elements.
-impl From<&Tensor> for Argument {
+impl From<&Tensor> for Argument<'_> {
     fn from(tensor: &Tensor) -> Self {
         tensor.pointer().into()
     }
 }
 
 /// An address that may be none.
-impl From<Option<Pointer>> for Argument {
+impl From<Option<Pointer>> for Argument<'_> {
     fn from(pointer: Option<Pointer>) -> Self {
         Self::Long(pointer.map_or(0, |pointer| pointer.0))
     }
 }
 
 /// Bytes between things, for a kernel's `long long`.
-impl From<u64> for Argument {
+impl From<u64> for Argument<'_> {
     fn from(value: u64) -> Self {
         Self::Long(value)
     }
 }
 
-impl From<f32> for Argument {
+impl From<f32> for Argument<'_> {
     fn from(value: f32) -> Self {
         Self::Float(value)
     }
 }
 
 /// A size or an index, for a kernel's `int`.
-impl From<usize> for Argument {
+impl From<usize> for Argument<'_> {
     fn from(value: usize) -> Self {
         Self::Word(u32::try_from(value).ok().filter(|value| *value <= i32::MAX as u32).expect("sizes are below 2³¹"))
     }
 }
 
-impl From<u32> for Argument {
+impl From<u32> for Argument<'_> {
     fn from(value: u32) -> Self {
         Self::Word(value)
     }
 }
 
-impl From<bool> for Argument {
+impl From<bool> for Argument<'_> {
     fn from(value: bool) -> Self {
         Self::Word(value.into())
     }
@@ -142,10 +153,11 @@ impl Kernels {
         }
         let variant = Variant { source, format, activations: self.activations };
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        if !modules.contains_key(&variant) {
-            modules.insert(variant, self.load(driver, &variant)?);
-        }
-        let kernel = modules.get_mut(&variant).and_then(|kernels| kernels.get_mut(&variant.name(entry)));
+        let kernels = match modules.entry(variant) {
+            Entry::Occupied(loaded) => loaded.into_mut(),
+            Entry::Vacant(missing) => missing.insert(self.load(driver, &variant)?),
+        };
+        let kernel = kernels.get_mut(&variant.name(entry));
         let kernel = kernel.unwrap_or_else(|| panic!("{} has no kernel {entry}", source.name));
         let kinds: Vec<Kind> = arguments.iter().map(Argument::kind).collect();
         assert_eq!(kinds, kernel.parameters, "the arguments of {}", variant.name(entry));

@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::arena::{Arena, Buffer};
 use super::driver::{Driver, Pointer};
-use crate::{Batch, DType, KvShape, Matrix, Result, rotary::Pairing};
+use crate::{Batch, DType, KvDType, KvShape, Matrix, Result, rotary::Pairing};
 
 /// What a tensor's elements are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,18 +245,22 @@ impl Weight {
     }
 }
 
+/// In a slot mapping: the token's key and value are not kept.
+pub(crate) const NO_SLOT: u32 = u32::MAX;
+
 /// A step's batch: its numbers in one run of 32-bit words.
 pub struct DeviceBatch {
-    /// Tokens in the batch.
-    pub(crate) tokens: usize,
-    /// Sequences in the batch.
-    pub(crate) sequences: usize,
+    /// The same on the host. Of steps that are recorded, only its sizes may decide what is enqueued.
+    pub(crate) host: Batch,
     /// Entries of a sequence in the block tables.
     pub(crate) table_width: usize,
     /// Most queries of one sequence.
     pub(crate) queries_max: usize,
     /// No context is longer.
     pub(crate) context_max: usize,
+    /// One more than the greatest slot that is written, and the greatest block that is read.
+    pub(crate) slots_end: usize,
+    pub(crate) blocks_end: usize,
     words: Words,
     starts: [usize; 6],
 }
@@ -281,10 +285,9 @@ impl Layout {
             table.resize(table.len() + table_width - blocks.len(), 0);
         }
         let Batch { tokens, positions, slot_mapping, query_starts, context_lengths, .. } = batch;
+        let lists = [tokens, positions, slot_mapping, query_starts, context_lengths, &table];
         let mut layout = Self { words: Vec::new(), starts: [0; 6] };
-        for (start, list) in
-            layout.starts.iter_mut().zip([tokens, positions, slot_mapping, query_starts, context_lengths, &table])
-        {
+        for (start, list) in layout.starts.iter_mut().zip(lists) {
             *start = layout.words.len();
             layout.words.extend(list.iter().flat_map(|word| word.to_le_bytes()));
         }
@@ -294,9 +297,9 @@ impl Layout {
 
 impl DeviceBatch {
     /// For one step.
-    pub(crate) fn new(driver: &Driver, arena: &Arena, batch: &Batch) -> Result<Self> {
+    pub(crate) fn new(driver: &Driver, arena: &Arena, batch: Batch) -> Result<Self> {
         let table_width = batch.block_tables.iter().map(Vec::len).max().unwrap_or(0);
-        let layout = Layout::of(batch, table_width);
+        let layout = Layout::of(&batch, table_width);
         let words = arena.take(layout.words.len())?;
         // SAFETY: the run was taken for as many bytes.
         unsafe { driver.copy_in(words.pointer(), &layout.words) }?;
@@ -305,25 +308,29 @@ impl DeviceBatch {
     }
 
     /// For steps that are repeated: at addresses of its own, and with sizes that don't depend on the step.
-    pub(crate) fn lasting(driver: &Driver, batch: &Batch, table_width: usize, context_max: usize) -> Result<Self> {
-        let Layout { words, starts } = Layout::of(batch, table_width);
+    pub(crate) fn lasting(driver: &Driver, batch: Batch, table_width: usize, context_max: usize) -> Result<Self> {
+        let Layout { words, starts } = Layout::of(&batch, table_width);
         let region = Region::with(driver, words.len(), "a recorded step's batch", [&words[..]])?;
         Ok(Self::with(batch, Words::Lasting(region), starts, (table_width, context_max)))
     }
 
     /// Puts another step's numbers in the place of those of one that was as large.
-    pub(crate) fn refill(&mut self, driver: &Driver, batch: &Batch) -> Result<()> {
-        let Layout { words, starts } = Layout::of(batch, self.table_width);
-        assert_eq!((starts, batch.tokens.len()), (self.starts, self.tokens), "a batch is refilled with one of its size");
+    pub(crate) fn refill(&mut self, driver: &Driver, batch: Batch) -> Result<()> {
+        let Layout { words, starts } = Layout::of(&batch, self.table_width);
+        let is_alike = starts == self.starts && batch.tokens.len() == self.host.tokens.len();
+        assert!(is_alike, "a batch is refilled with one of its size");
         // SAFETY: the words were taken for as many numbers.
-        unsafe { driver.copy_in(self.list(0), &words) }
+        unsafe { driver.copy_in(self.list(0), &words) }?;
+        (self.slots_end, self.blocks_end) = ends(&batch);
+        self.host = batch;
+        Ok(())
     }
 
-    fn with(batch: &Batch, words: Words, starts: [usize; 6], (table_width, context_max): (usize, usize)) -> Self {
-        let queries = batch.query_starts.windows(2).map(|ends| (ends[1] - ends[0]) as usize);
+    fn with(host: Batch, words: Words, starts: [usize; 6], (table_width, context_max): (usize, usize)) -> Self {
+        let queries = host.query_starts.windows(2).map(|ends| (ends[1] - ends[0]) as usize);
         let queries_max = queries.max().unwrap_or(0);
-        let (tokens, sequences) = (batch.positions.len().max(batch.tokens.len()), batch.context_lengths.len());
-        Self { tokens, sequences, table_width, queries_max, context_max, words, starts }
+        let (slots_end, blocks_end) = ends(&host);
+        Self { host, table_width, queries_max, context_max, slots_end, blocks_end, words, starts }
     }
 
     fn list(&self, index: usize) -> Pointer {
@@ -363,11 +370,25 @@ impl DeviceBatch {
     pub(crate) fn block_tables(&self) -> Pointer {
         self.list(5)
     }
+
+    pub(crate) fn tokens(&self) -> usize {
+        self.host.tokens.len()
+    }
+
+    pub(crate) fn sequences(&self) -> usize {
+        self.host.context_lengths.len()
+    }
 }
 
-/// Keys and values of all layers. Keys are `[layers][blocks][KV heads][slots][head_dim]`, values likewise with elements
-/// of a value; where values lie within keys there are only those. Scales of int8 are `f32 [layers][blocks][KV
-/// heads][slots]`.
+/// One more than the greatest slot that a batch writes, and the greatest block that it reads.
+fn ends(batch: &Batch) -> (usize, usize) {
+    let end = |last: Option<&u32>| last.map_or(0, |&last| last as usize + 1);
+    let slots = batch.slot_mapping.iter().filter(|slot| **slot != NO_SLOT);
+    (end(slots.max()), end(batch.block_tables.iter().flatten().max()))
+}
+
+/// Keys and values of all layers. Keys are `[layers][blocks][KV heads][slots][head_dim]`, and values likewise, unless
+/// they lie within keys. Scales of int8 are `f32 [layers][blocks][KV heads][slots]`.
 pub struct KvCache {
     pub(crate) shape: KvShape,
     pub(crate) keys: Region,
@@ -379,6 +400,7 @@ pub struct KvCache {
 impl KvCache {
     pub(crate) fn new(driver: &Driver, shape: KvShape) -> Result<Self> {
         let rows = shape.layers * shape.blocks * shape.block_size * shape.kv_heads;
+        assert!(rows / shape.layers.max(1) <= i32::MAX as usize, "kernels count a layer's rows with 31 bits");
         let region = |bytes: usize| Region::zeroed(driver, bytes, "the KV cache");
         let has_scales = shape.dtype.row_bytes(0) > 0;
         let row_bytes = shape.dtype.row_bytes(shape.head_dim) - shape.dtype.row_bytes(0);
@@ -393,11 +415,48 @@ impl KvCache {
         })
     }
 
-    /// The index of a layer's first row (a token's key of one head) among all.
-    pub(crate) fn layer_rows(&self, layer: usize) -> usize {
-        assert!(layer < self.shape.layers, "outside of the KV cache");
-        layer * self.shape.blocks * self.shape.kv_heads * self.shape.block_size
+    /// Where a layer's rows begin.
+    pub(crate) fn layer(&self, layer: usize) -> KvLayer {
+        let KvShape { layers, blocks, block_size, kv_heads, head_dim, values_from, .. } = self.shape;
+        assert!(layer < layers, "outside of the KV cache");
+        let first_row = layer * blocks * kv_heads * block_size;
+        let element_bytes = self.element_bytes();
+        let elements = |region: &Region| region.pointer().offset(first_row * head_dim * element_bytes);
+        let scales = |region: &Option<Region>| {
+            region.as_ref().map(|region| region.pointer().offset(first_row * size_of::<f32>()))
+        };
+        let within_keys = values_from.unwrap_or(0) * element_bytes;
+        KvLayer {
+            keys: elements(&self.keys),
+            values: self.values.as_ref().map_or(elements(&self.keys).offset(within_keys), elements),
+            key_scales: scales(&self.key_scales),
+            value_scales: scales(if values_from.is_some() { &self.key_scales } else { &self.value_scales }),
+        }
     }
+
+    /// Bytes of an element of a key or value.
+    pub(crate) fn element_bytes(&self) -> usize {
+        self.shape.dtype.row_bytes(1) - self.shape.dtype.row_bytes(0)
+    }
+
+    /// The cache's storage format under the name of the weights that are stored alike: for these, kernels are compiled.
+    pub(crate) fn format(&self) -> DType {
+        match self.shape.dtype {
+            KvDType::F32 => DType::F32,
+            KvDType::F16 => DType::F16,
+            KvDType::BF16 => DType::BF16,
+            KvDType::Int8 => DType::WInt8,
+        }
+    }
+}
+
+/// One layer of a KV cache: rows of `head_dim` elements for each block, KV head and slot. Values that lie within keys
+/// begin at their first element and are as far apart as the keys.
+pub(crate) struct KvLayer {
+    pub(crate) keys: Pointer,
+    pub(crate) values: Pointer,
+    pub(crate) key_scales: Option<Pointer>,
+    pub(crate) value_scales: Option<Pointer>,
 }
 
 /// By which angles heads are turned.

@@ -1,8 +1,8 @@
 // Products `x · Wᵀ` as parts of kernels: few rows of x (`skinny_product`), or many (`tiled_product`). Who calls them says
 // by three functors where things are, and what becomes of the sums:
 //
-//     const uint8_t* weight(int output)   the stored row of an output; null: zeros
-//     const act* input(int row)           a row of x
+//     const uint8_t* weight(int output)   the stored row of an output below `outputs`
+//     const act* input(int row)           a row of x below `rows`, of which there is one at least
 //     void output(int row, int column, float first, float second)
 //                                         the sums of outputs `column` (even) and `column + 1`, which is for nothing where
 //                                         it is `outputs`; called once for each row below `rows` and each pair
@@ -55,16 +55,20 @@ struct Staged {
 //
 // The warps of a block are `tiles` neighbouring tiles of outputs times as many slices of the inputs as remain: slice s
 // takes steps s, s + slices, … The sums of a tile's slices are added in their order.
+//
+// The floor is the weight's bytes: 4096 × 4096 of Q4_0 are 9.4 MB, 3.3 µs of an H100's memory (at 85 % of 3.35 TB/s); of
+// bf16 33.6 MB, 11.8 µs. At that rate a multiprocessor gets 12.3 bytes in a cycle, in which its lanes have 128
+// instructions. So a weight has 5.8 of them in Q4_0, 5.5 in WINT4, 10.7 in WINT8, 21 in bf16; the loop takes 3.2, 2.8, 3.9
+// and 2.8 (as compiled for sm_90a, for up to 8 rows; Q4_K 4.5 of 5.8, MXFP4 4.6 of 5.5).
 
 constexpr int SKINNY_STAGES = 3;
 constexpr int TILE_OUTPUTS = 16;
 
 // Columns of a step: about 128 to 256 bytes of a row.
 constexpr int skinny_columns(Format format) {
-    return format == F32                                       ? 32
-           : format == F16 || format == BF16                   ? 64
-           : format == Q8_0 || format == WINT8 || format == F8_E4M3 ? 128
-                                                               : 256;
+    if (format == F32) return 32;
+    if (format == F16 || format == BF16) return 64;
+    return format == Q8_0 || format == WINT8 || format == F8_E4M3 ? 128 : 256;
 }
 
 template <Format format>
@@ -97,10 +101,9 @@ struct Copies {
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             int index = threadIdx.x % 32 + 32 * i, row = index / S::CHUNKS, at = index % S::CHUNKS * 16;
-            int output = first + tile_output(row);
-            const uint8_t* row_start = index < ALL && output < outputs ? weight(output) : nullptr;
-            from[i] = row_start + at;
-            left[i] = row_start == nullptr ? 0 : row_bytes - at;
+            // Behind the last output its row once more: nobody asks for what becomes of it.
+            from[i] = weight(min(first + tile_output(row % TILE_OUTPUTS), outputs - 1)) + at;
+            left[i] = row_bytes - at;
         }
     }
 
@@ -228,6 +231,72 @@ __device__ __forceinline__ void multiply_runs(const uint8_t* low_row, const uint
     }
 }
 
+// What a lane sums up: of two rows of x, in each eight, the products with two outputs.
+template <Format format, int ROWS>
+struct TileSums {
+    using S = Skinny<format>;
+    // Runs of a step whose x is in registers at once: all, or half of them.
+    static constexpr int EIGHTS = ROWS / 8, AT_ONCE = S::RUNS * EIGHTS <= 8 ? S::RUNS : S::RUNS / 2;
+
+    const bf16* rows[EIGHTS];
+    int inputs, share;
+    uint32_t x[AT_ONCE][EIGHTS][4];
+    float sums[EIGHTS][4];
+
+    template <class Input>
+    __device__ __forceinline__ TileSums(Input input, int row_count, int inputs) : inputs(inputs) {
+        int lane = threadIdx.x % 32;
+        share = lane % 4;
+        for (int n = 0; n < EIGHTS; n++) {
+            // Behind the last row that one once more.
+            rows[n] = input(min(8 * n + lane / 4, row_count - 1));
+            for (int i = 0; i < 4; i++) sums[n][i] = 0.0f;
+        }
+    }
+
+    // Before the step's weights are waited for: the latencies of both overlap.
+    __device__ __forceinline__ void prepare(int step) { load(step * S::COLUMNS); }
+
+    // Adds the products of a step, whose weights have arrived.
+    __device__ __forceinline__ void add(int step, const uint8_t* low_row, const uint8_t* high_row) {
+        multiply_runs<format, AT_ONCE, 0, EIGHTS>(low_row, high_row, share, x, sums);
+        if constexpr (AT_ONCE < S::RUNS) {
+            load(step * S::COLUMNS + RUN * AT_ONCE);
+            multiply_runs<format, AT_ONCE, AT_ONCE, EIGHTS>(low_row, high_row, share, x, sums);
+        }
+    }
+
+    // Of each row the pairs of outputs.
+    __device__ __forceinline__ void leave(float2* to) {
+        int pair = threadIdx.x % 32 / 4;
+        for (int n = 0; n < EIGHTS; n++) {
+            to[(8 * n + 2 * share) * 8 + pair] = make_float2(sums[n][0], sums[n][2]);
+            to[(8 * n + 2 * share + 1) * 8 + pair] = make_float2(sums[n][1], sums[n][3]);
+        }
+    }
+
+private:
+    __device__ __forceinline__ void load(int column) {
+        bool whole = S::COLUMNS <= block_columns(format) || is_plain(format) || column + RUN * AT_ONCE <= inputs;
+        if (whole) {
+#pragma unroll
+            for (int run = 0; run < AT_ONCE; run++) {
+                for (int n = 0; n < EIGHTS; n++) load_run(run, n, column + RUN * run);
+            }
+        } else {
+            // Where a step's blocks end behind the row's, weights are zeros: any inputs will do.
+#pragma unroll
+            for (int run = 0; run < AT_ONCE; run++) {
+                for (int n = 0; n < EIGHTS; n++) load_run(run, n, min(column + RUN * run, inputs - RUN));
+            }
+        }
+    }
+
+    __device__ __forceinline__ void load_run(int run, int n, int column) {
+        input_share<format>(rows[n], inputs, column, share, x[run][n]);
+    }
+};
+
 #else
 
 // The share of a row of x that belongs to a weight's. Zeros behind `inputs`.
@@ -247,6 +316,54 @@ __device__ __forceinline__ void input_share(const float* row, int inputs, int co
     }
 }
 
+// What a lane sums up: of every row of x, the products of its shares of two outputs.
+template <Format format, int ROWS, class Input>
+struct ExactSums {
+    using S = Skinny<format>;
+
+    Input input;
+    int rows, inputs, share;
+    float sums[2][ROWS];
+
+    __device__ __forceinline__ ExactSums(Input input, int rows, int inputs) : input(input), rows(rows), inputs(inputs) {
+        share = threadIdx.x % 4;
+        for (int row = 0; row < ROWS; row++) sums[0][row] = sums[1][row] = 0.0f;
+    }
+
+    __device__ __forceinline__ void prepare(int) {}
+
+    __device__ __forceinline__ void add(int step, const uint8_t* low_row, const uint8_t* high_row) {
+#pragma unroll 1
+        for (int column = 0; column < S::COLUMNS; column += RUN) {
+            float low[8], high[8];
+            share_values<format>(low_row, S::COLUMNS, column, share, low);
+            share_values<format>(high_row, S::COLUMNS, column, share, high);
+#pragma unroll
+            for (int row = 0; row < ROWS; row++) {
+                if (row >= rows) continue;
+                float x[8];
+                input_share<format>(input(row), inputs, step * S::COLUMNS + column, share, x);
+                for (int i = 0; i < 8; i++) {
+                    sums[0][row] += low[i] * x[i];
+                    sums[1][row] += high[i] * x[i];
+                }
+            }
+        }
+    }
+
+    __device__ __forceinline__ void leave(float2* to) {
+        int pair = threadIdx.x % 32 / 4;
+#pragma unroll
+        for (int row = 0; row < ROWS; row++) {
+            for (int i = 0; i < 2; i++) {
+                sums[i][row] += __shfl_xor_sync(ALL_LANES, sums[i][row], 1);
+                sums[i][row] += __shfl_xor_sync(ALL_LANES, sums[i][row], 2);
+            }
+            if (row % 4 == share) to[row * 8 + pair] = make_float2(sums[0][row], sums[1][row]);
+        }
+    }
+};
+
 #endif
 
 // The sums of up to `ROWS` rows, 8 or 16, with the tiles of outputs from `first_output` on, 16 · `tiles` outputs. A block
@@ -255,13 +372,11 @@ template <Format format, int ROWS, class Weight, class Input, class Output>
 __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int inputs, Input input, int rows,
                                                Output output, int first_output, int tiles, uint8_t* shared) {
     using S = Skinny<format>;
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, slices = blockDim.x / 32 / tiles;
-    int tile = warp % tiles, slice = warp / tiles, pair = lane / 4, share = lane % 4;
-    int first = first_output + TILE_OUTPUTS * tile;
+    int warp = threadIdx.x / 32, slices = blockDim.x / 32 / tiles, tile = warp % tiles, slice = warp / tiles;
+    int first = first_output + TILE_OUTPUTS * tile, own_row = threadIdx.x % 32 / 4;
     uint8_t* ring = shared + warp * S::RING;
-    int steps = ceil_divide(inputs, S::COLUMNS);
     // Warps whose tile lies behind the outputs have nothing to do, but wait with the others.
-    if (first >= outputs) steps = 0;
+    int steps = first < outputs ? ceil_divide(inputs, S::COLUMNS) : 0;
     Copies<format> copies(weight, outputs, first, row_bytes<format>(inputs));
 
     for (int ahead = 0; ahead < SKINNY_STAGES - 1; ahead++) {
@@ -271,102 +386,35 @@ __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int i
     }
 
 #ifdef ACTIVATION_BF16
-    // Runs of a step whose x is in registers at once: all, or half of them.
-    constexpr int EIGHTS = ROWS / 8, AT_ONCE = S::RUNS * EIGHTS <= 8 ? S::RUNS : S::RUNS / 2;
-    const act* x_rows[EIGHTS];
-    // Lanes whose row is behind the last one bring that one again: nobody asks for what becomes of it.
-    for (int n = 0; n < EIGHTS; n++) x_rows[n] = input(min(8 * n + pair, rows - 1));
-    float sums[EIGHTS][4] = {};
+    TileSums<format, ROWS> sums(input, rows, inputs);
 #else
-    float exact[2][ROWS] = {};
+    ExactSums<format, ROWS, Input> sums(input, rows, inputs);
 #endif
-
-    int stage = 0, next_stage = SKINNY_STAGES - 1;
+    int stage = 0, free_stage = SKINNY_STAGES - 1;
     for (int step = slice; step < steps; step += slices) {
-#ifdef ACTIVATION_BF16
-        // Before the weights are waited for: the latencies of both overlap.
-        uint32_t x[AT_ONCE][EIGHTS][4];
-        auto load_x = [&](int first) {
-            int column = step * S::COLUMNS + RUN * first;
-            // Where a step's blocks end behind the row's, weights are zeros: any inputs will do.
-            bool whole = S::COLUMNS <= block_columns(format) || is_plain(format) || column + RUN * AT_ONCE <= inputs;
-#pragma unroll
-            for (int run = 0; run < AT_ONCE; run++) {
-                for (int n = 0; whole && n < EIGHTS; n++) {
-                    input_share<format>(x_rows[n], inputs, column + RUN * run, share, x[run][n]);
-                }
-            }
-            if (whole) return;
-#pragma unroll
-            for (int run = 0; run < AT_ONCE; run++) {
-                for (int n = 0; n < EIGHTS; n++) {
-                    input_share<format>(x_rows[n], inputs, min(column + RUN * run, inputs - RUN), share, x[run][n]);
-                }
-            }
-        };
-        load_x(0);
-#endif
+        sums.prepare(step);
         copy_async_wait<SKINNY_STAGES - 2>();
+        // All lanes' copies are there, and all are done with the stage that is filled again now.
         __syncwarp();
         int ahead = step + (SKINNY_STAGES - 1) * slices;
-        if (ahead < steps) copies.start(ring + next_stage * S::STAGE, ahead);
+        if (ahead < steps) copies.start(ring + free_stage * S::STAGE, ahead);
         copy_async_commit();
-        const uint8_t* low_row = ring + stage * S::STAGE + pair * S::SLOT + S::skipped(step);
-        const uint8_t* high_row = low_row + 8 * S::SLOT;
-#ifdef ACTIVATION_BF16
-        multiply_runs<format, AT_ONCE, 0, EIGHTS>(low_row, high_row, share, x, sums);
-        if constexpr (AT_ONCE < S::RUNS) {
-            load_x(AT_ONCE);
-            multiply_runs<format, AT_ONCE, AT_ONCE, EIGHTS>(low_row, high_row, share, x, sums);
-        }
-#else
-#pragma unroll 1
-        for (int column = 0; column < S::COLUMNS; column += RUN) {
-            float low[8], high[8];
-            share_values<format>(low_row, S::COLUMNS, column, share, low);
-            share_values<format>(high_row, S::COLUMNS, column, share, high);
-            int from = step * S::COLUMNS + column;
-#pragma unroll
-            for (int row = 0; row < ROWS; row++) {
-                if (row >= rows) continue;
-                float x[8];
-                input_share<format>(input(row), inputs, from, share, x);
-                for (int i = 0; i < 8; i++) {
-                    exact[0][row] += low[i] * x[i];
-                    exact[1][row] += high[i] * x[i];
-                }
-            }
-        }
-#endif
+        const uint8_t* low_row = ring + stage * S::STAGE + own_row * S::SLOT + S::skipped(step);
+        sums.add(step, low_row, low_row + 8 * S::SLOT);
         stage = stage + 1 == SKINNY_STAGES ? 0 : stage + 1;
-        next_stage = next_stage + 1 == SKINNY_STAGES ? 0 : next_stage + 1;
+        free_stage = free_stage + 1 == SKINNY_STAGES ? 0 : free_stage + 1;
     }
 
-    // Each warp's sums go where its ring was, which it is done with: of each row the pairs of outputs.
-    float2* own = reinterpret_cast<float2*>(ring);
+    // A warp's sums go where its ring was, which it is done with.
     __syncwarp();
-#ifdef ACTIVATION_BF16
-    for (int n = 0; n < EIGHTS; n++) {
-        own[(8 * n + 2 * share) * 8 + pair] = make_float2(sums[n][0], sums[n][2]);
-        own[(8 * n + 2 * share + 1) * 8 + pair] = make_float2(sums[n][1], sums[n][3]);
-    }
-#else
-#pragma unroll
-    for (int row = 0; row < ROWS; row++) {
-        for (int i = 0; i < 2; i++) {
-            exact[i][row] += __shfl_xor_sync(ALL_LANES, exact[i][row], 1);
-            exact[i][row] += __shfl_xor_sync(ALL_LANES, exact[i][row], 2);
-        }
-        if (row % 4 == share) own[row * 8 + pair] = make_float2(exact[0][row], exact[1][row]);
-    }
-#endif
+    sums.leave(reinterpret_cast<float2*>(ring));
     __syncthreads();
     for (int index = threadIdx.x; index < rows * tiles * 8; index += blockDim.x) {
         int row = index / (tiles * 8), at = index % (tiles * 8), column = first_output + 2 * at;
         if (column >= outputs) continue;
         float2 sum = make_float2(0.0f, 0.0f);
-        for (int slice = 0; slice < slices; slice++) {
-            const uint8_t* of_warp = shared + (slice * tiles + at / 8) * S::RING;
+        for (int from = 0; from < slices; from++) {
+            const uint8_t* of_warp = shared + (from * tiles + at / 8) * S::RING;
             float2 part = reinterpret_cast<const float2*>(of_warp)[row * 8 + at % 8];
             sum.x += part.x, sum.y += part.y;
         }
@@ -486,33 +534,33 @@ __device__ __forceinline__ void tiled_product(Weight weight, int outputs, int in
 #pragma unroll
     for (int i = 0; i < X_CHUNKS; i++) {
         int row = first_row + own + APART * i;
-        x_rows[i] = row < rows ? input(row) : nullptr;
+        // Behind the last row that one once more: nobody asks for what becomes of it.
+        x_rows[i] = input(min(row, rows - 1));
         words &= reinterpret_cast<uint64_t>(x_rows[i]) % 16 == 0;
     }
-    auto row_of = [&](int row) { return first_output + row < outputs ? weight(first_output + row) : nullptr; };
+    auto row_of = [&](int row) { return weight(min(first_output + row, outputs - 1)); };
 
     auto copy_tiles = [&](int step) {
         if (step >= steps) return;
         uint8_t* x_tile = x_ring + step % X_STAGES * T::X_STAGE + own_place;
         int column = step * DEPTH + own_column;
         if (words) {
-            bool within = column < inputs;
 #pragma unroll
             for (int i = 0; i < X_CHUNKS; i++) {
-                copy_async_16(x_tile + i * APART * DEPTH_BYTES, x_rows[i] + column, within && x_rows[i] != nullptr);
+                copy_async_16(x_tile + i * APART * DEPTH_BYTES, x_rows[i] + column, column < inputs);
             }
         } else {
 #pragma unroll
             for (int i = 0; i < X_CHUNKS; i++) {
-                copy_input(x_tile + i * APART * DEPTH_BYTES, x_rows[i], x_rows[i] == nullptr ? 0 : inputs, column);
+                copy_input(x_tile + i * APART * DEPTH_BYTES, x_rows[i], inputs, column);
             }
         }
         if constexpr (T::COPIED) {
             uint8_t* w_tile = w_ring + step % X_STAGES * T::W_STAGE + own_place;
 #pragma unroll
             for (int i = 0; i < W_CHUNKS; i++) {
-                const uint8_t* from = row_of(own + APART * i);
-                copy_async_16(w_tile + i * APART * DEPTH_BYTES, from + 2 * column, from != nullptr && 2 * column < bytes);
+                const uint8_t* from = row_of(own + APART * i) + 2 * column;
+                copy_async_16(w_tile + i * APART * DEPTH_BYTES, from, 2 * column < bytes);
             }
         }
     };
@@ -527,8 +575,7 @@ __device__ __forceinline__ void tiled_product(Weight weight, int outputs, int in
             int index = thread + THREADS * i;
             if (ALL % THREADS != 0 && index >= ALL) break;
             int row = index / T::Bytes::CHUNKS, at = index % T::Bytes::CHUNKS * 16;
-            const uint8_t* from = row_of(row);
-            copy_async_16(to + row * T::SLOT + at, from + begin + at, from != nullptr && begin + at < bytes);
+            copy_async_16(to + row * T::SLOT + at, row_of(row) + begin + at, begin + at < bytes);
         }
     };
     auto decode = [&](int step) {
@@ -545,8 +592,7 @@ __device__ __forceinline__ void tiled_product(Weight weight, int outputs, int in
                 int from = step % T::STEPS * DEPTH + column;
                 share_values<format>(staged + row * T::SLOT, T::COLUMNS, from, share, values);
             } else {
-                const uint8_t* from = row_of(row);
-                share_values<format>(from, from == nullptr ? 0 : inputs, step * DEPTH + column, share, values);
+                share_values<format>(row_of(row), inputs, step * DEPTH + column, share, values);
             }
             store_share<format, T::PARTS>(tile, T::W_PART, row, column, share, values);
         }
@@ -655,16 +701,14 @@ __device__ __forceinline__ void tiled_product(Weight weight, int outputs, int in
     for (int column = 0; column < inputs; column += DEPTH) {
         for (int index = thread; index < Shape::M * 4; index += THREADS) {
             int row = index / 4, share = index % 4;
-            const float* from = first_row + row < rows ? input(first_row + row) : nullptr;
-            float values[8] = {};
-            if (from != nullptr) input_share<format>(from, inputs, column, share, values);
+            float values[8];
+            input_share<format>(input(min(first_row + row, rows - 1)), inputs, column, share, values);
             store_column<format>(x_tile, T::X_STRIDE, row, share, values);
         }
         for (int index = thread; index < Shape::N * 4; index += THREADS) {
             int row = index / 4, share = index % 4;
-            const uint8_t* from = first_output + row < outputs ? weight(first_output + row) : nullptr;
-            float values[8] = {};
-            if (from != nullptr) share_values<format>(from, inputs, column, share, values);
+            float values[8];
+            share_values<format>(weight(min(first_output + row, outputs - 1)), inputs, column, share, values);
             store_column<format>(w_tile, T::W_STRIDE, row, share, values);
         }
         __syncthreads();

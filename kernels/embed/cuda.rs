@@ -11,7 +11,7 @@ const SOURCE: Source = Source { name: "embed", text: include_str!("cuda.cu") };
 impl Embed for Cuda {
     /// The residual stream, f32.
     fn embed(&self, table: &Weight, first_token: u32, scale: f32, batch: &DeviceBatch) -> Result<Tensor> {
-        let (tokens, columns) = (batch.tokens, table.inputs);
+        let (tokens, columns) = (batch.tokens(), table.inputs);
         let y = self.floats(tokens, columns)?;
         // A thread for each eight columns.
         let threads = columns.div_ceil(8).next_multiple_of(32).min(256);

@@ -27,7 +27,7 @@ impl Glu for Cuda {
 }
 
 /// An activation as kernels take it: which, the limit, alpha.
-pub(crate) fn arguments(activation: Activation) -> [Argument; 3] {
+pub(crate) fn arguments(activation: Activation) -> [Argument<'static>; 3] {
     let (kind, limit, alpha) = match activation {
         Activation::Silu => (0usize, 0.0, 0.0),
         Activation::GeluTanh => (1, 0.0, 0.0),

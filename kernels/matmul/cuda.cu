@@ -2,6 +2,8 @@
 // Linear layers: a part of a weight times rows of activations. Few rows read each weight once (`skinny_…`), many share
 // it in tiles (`tiled_…`); how both work stands in product.cuh.
 
+// Two where registers suffice.
+#define BLOCKS_AT_LEAST (FORMAT == Q2_K ? 1 : 2)
 #include "device.cuh"
 #include "formats.cuh"
 #include "product.cuh"
@@ -94,6 +96,9 @@ KERNEL(skinny_8, 256)
  int y_stride, int floats, int tiles) {
     skinny<8>(y, x, weight, bias, rows, outputs, inputs, weight_stride, y_stride, floats, tiles);
 }
+
+#undef BLOCKS_AT_LEAST
+#define BLOCKS_AT_LEAST 1
 
 KERNEL(skinny_16, 256)
 (void* y, const act* x, const uint8_t* weight, const float* bias, int rows, int outputs, int inputs, int weight_stride,

@@ -57,8 +57,8 @@ impl Cuda {
     fn plan(&self, rows: usize, inputs: usize, part: &Part) -> Plan {
         let multiprocessors = self.facts().multiprocessors as usize;
         if rows <= SKINNY_ROWS_MAX {
-            // A few blocks fewer than there are multiprocessors fill the GPU as well.
-            let skinny = Skinny::plan(part.dtype, part.rows, inputs, multiprocessors * 7 / 8);
+            // Two blocks, or nearly, hide each other's latencies on a multiprocessor.
+            let skinny = Skinny::plan(part.dtype, part.rows, inputs, multiprocessors * 7 / 4);
             let (entry, at_once) = if rows <= 8 { ("skinny_8", 8) } else { ("skinny_16", 16) };
             let blocks = [rows.div_ceil(at_once) as u32, skinny.blocks(part.rows) as u32, 1];
             let (threads, shared_bytes) = (skinny.threads() as u32, skinny.shared_bytes as u32);

@@ -1,5 +1,7 @@
 //! Memory on a GPU.
 
+use std::ops::Range;
+
 use super::Memory;
 use crate::{
     Batch, KvShape, Matrix, Result,
@@ -28,15 +30,16 @@ impl Memory for Cuda {
     }
 
     fn to_host(&self, tensor: &Tensor) -> Result<Vec<f32>> {
-        self.rows_to_host(tensor, tensor.rows())
+        self.rows_to_host(tensor, 0..tensor.rows())
     }
 
-    fn rows_to_host(&self, tensor: &Tensor, rows: usize) -> Result<Vec<f32>> {
-        assert!(rows <= tensor.rows(), "rows that there are");
-        let mut bytes = vec![0; rows * tensor.columns() * tensor.element().bytes()];
+    fn rows_to_host(&self, tensor: &Tensor, rows: Range<usize>) -> Result<Vec<f32>> {
+        assert!(rows.end <= tensor.rows(), "rows that there are");
+        let row_bytes = tensor.columns() * tensor.element().bytes();
+        let mut bytes = vec![0; rows.len() * row_bytes];
         self.finish()?;
         // SAFETY: a tensor has as many bytes, and whoever made it enqueued what writes them.
-        unsafe { self.driver().copy_out(&mut bytes, tensor.pointer()) }?;
+        unsafe { self.driver().copy_out(&mut bytes, tensor.pointer().offset(rows.start * row_bytes)) }?;
         Ok(tensor.element().decode(&bytes))
     }
 

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::Repeat;
 use crate::{
     Batch, Result,
-    cuda::{Cuda, DeviceBatch, Graph, Tensor, TensorPlace},
+    cuda::{Cuda, DeviceBatch, Graph, NO_SLOT, Tensor, TensorPlace},
 };
 
 /// The largest batch that is recorded: beyond it, kernels take longer than their start.
@@ -18,9 +18,6 @@ const SEQUENCES_MAX: usize = 256;
 
 /// The shortest context that a recording is made for, tokens.
 const CONTEXT_MIN: usize = 256;
-
-/// A slot that no key is written to.
-pub(crate) const NO_SLOT: u32 = u32::MAX;
 
 /// All that was recorded on a device.
 #[derive(Default)]
@@ -48,11 +45,7 @@ enum Recording {
 }
 
 impl Repeat for Cuda {
-    fn repeat(
-        &self,
-        batch: Batch,
-        compute: &mut dyn FnMut(&DeviceBatch) -> Result<Tensor>,
-    ) -> Result<Tensor> {
+    fn repeat(&self, batch: Batch, compute: &mut dyn FnMut(&DeviceBatch) -> Result<Tensor>) -> Result<Tensor> {
         let Some(size) = Size::of(&batch).filter(|_| self.records()) else {
             return compute(&self.upload_batch(batch)?);
         };
@@ -93,6 +86,7 @@ impl Repeat for Cuda {
     }
 }
 
+#[cfg(test)]
 impl Recordings {
     /// How many sizes were recorded, and how many could not be.
     pub(crate) fn counts(&self) -> (usize, usize) {

@@ -31,7 +31,8 @@ thread_local CUstreamCaptureMode thread_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
 
 std::vector<CUstream> streams_of(const Capture* capture) {
     std::vector<CUstream> all = streams().all();
-    all.erase(std::remove_if(all.begin(), all.end(), [&](CUstream stream) { return stream->capture != capture; }), all.end());
+    all.erase(std::remove_if(all.begin(), all.end(), [&](CUstream stream) { return stream->capture != capture; }),
+              all.end());
     return all;
 }
 
@@ -108,7 +109,8 @@ CUresult refuse_in_capture(const char* function) {
         bool any = capture->mode == CU_STREAM_CAPTURE_MODE_GLOBAL && thread_mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
         if (!own && !any) continue;
         capture->invalid = true;
-        return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, function, "this is not allowed while a stream is captured");
+        return refuse(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, function,
+                      "this is not allowed while a stream is captured");
     }
     return CUDA_SUCCESS;
 }
@@ -197,7 +199,8 @@ CUresult cuStreamEndCapture(CUstream handle, CUgraph* graph) {
     Capture* capture = stream->capture;
     *graph = nullptr;
     if (!capture) return REFUSE(CUDA_ERROR_ILLEGAL_STATE, "the stream is not captured");
-    if (capture->origin != stream) return REFUSE(CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, "the capture began on another stream");
+    if (capture->origin != stream)
+        return REFUSE(CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, "the capture began on another stream");
     if (capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED && capture->owner != std::this_thread::get_id()) {
         return REFUSE(CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD, "the capture began on another thread");
     }

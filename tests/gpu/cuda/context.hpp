@@ -26,14 +26,14 @@ CUresult refuse_always(const char* function);
 
 }  // namespace stand_in
 
-#define CALL(...)                                                                        \
-    stand_in::note_call(__func__ __VA_OPT__(, ) __VA_ARGS__);                                       \
+#define CALL(...)                                             \
+    stand_in::note_call(__func__ __VA_OPT__(, ) __VA_ARGS__); \
     if (CUresult refused = stand_in::refuse_always(__func__)) return refused
 
 #define REFUSE(result, ...) stand_in::refuse(result, __func__, __VA_ARGS__)
 
 // For calls that need a context: it is called `context`.
-#define CALL_IN_CONTEXT(...)                                                             \
-    CALL(__VA_ARGS__);                                                                   \
-    [[maybe_unused]] CUcontext context = stand_in::current_context();                    \
+#define CALL_IN_CONTEXT(...)                                          \
+    CALL(__VA_ARGS__);                                                \
+    [[maybe_unused]] CUcontext context = stand_in::current_context(); \
     if (!context) return REFUSE(CUDA_ERROR_INVALID_CONTEXT, "no context is current on this thread")

@@ -31,8 +31,8 @@ CUresult check(Range range, const char* function) {
     // Pinned memory has one address on both sides.
     bool right = range.side == Side::Device ? known : !device;
     if (right) return CUDA_SUCCESS;
-    return refuse(CUDA_ERROR_INVALID_VALUE, function, "[%#zx, +%zu) is not within an allocation on the %s", range.address,
-                  range.bytes, word(range.side));
+    return refuse(CUDA_ERROR_INVALID_VALUE, function, "[%#zx, +%zu) is not within an allocation on the %s",
+                  range.address, range.bytes, word(range.side));
 }
 
 bool is_pageable(Range range, const char* function) {
@@ -123,6 +123,7 @@ CUresult set(CUdeviceptr to, T value, size_t count_of, CUstream handle, const ch
     count(Counter::CopiedBytes, "set", range.bytes);
     auto run = [=] {
         recheck(range);
+        if (value == 0) return set_to_zero(range.address, range.bytes);
         T* at = reinterpret_cast<T*>(to);
         std::fill(at, at + count_of, value);
     };
@@ -137,10 +138,13 @@ CUresult set_now(CUdeviceptr to, T value, size_t count_of, const char* function)
 }
 
 CUresult described(const CUDA_MEMCPY2D* of, Copy& copy, const char* function) {
-    auto range = [&](CUmemorytype type, const void* host, CUdeviceptr device, size_t pitch, size_t x, size_t y) -> Range {
+    auto range = [&](CUmemorytype type, const void* host, CUdeviceptr device, size_t pitch, size_t x,
+                     size_t y) -> Range {
         CUdeviceptr start = (type == CU_MEMORYTYPE_HOST ? address_of(host) : device) + y * pitch + x;
         size_t bytes = of->Height ? (of->Height - 1) * pitch + of->WidthInBytes : 0;
-        Side side = type == CU_MEMORYTYPE_HOST ? Side::Host : type == CU_MEMORYTYPE_DEVICE ? Side::Device : Side::Either;
+        Side side = type == CU_MEMORYTYPE_HOST     ? Side::Host
+                    : type == CU_MEMORYTYPE_DEVICE ? Side::Device
+                                                   : Side::Either;
         return {side, uintptr_t(start), bytes};
     };
     if (of->srcMemoryType == CU_MEMORYTYPE_ARRAY || of->dstMemoryType == CU_MEMORYTYPE_ARRAY) {

@@ -89,7 +89,8 @@ CUcontext primary_context(int device) {
 }
 
 CUresult refuse_always(const char* function) {
-    if (in_host_function) return refuse(CUDA_ERROR_NOT_PERMITTED, function, "functions that a stream calls may not call the driver");
+    if (in_host_function)
+        return refuse(CUDA_ERROR_NOT_PERMITTED, function, "functions that a stream calls may not call the driver");
     if (!initialized()) return refuse(CUDA_ERROR_NOT_INITIALIZED, function, "cuInit was not called");
     return CUDA_SUCCESS;
 }
@@ -191,7 +192,8 @@ CUresult cuDeviceGetP2PAttribute(int* value, CUdevice_P2PAttribute attribute, CU
 
 CUresult cuCtxEnablePeerAccess(CUcontext peer, unsigned) {
     CALL_IN_CONTEXT("device %d", peer ? peer->device : -1);
-    if (!peer || peer->device == context->device) return REFUSE(CUDA_ERROR_INVALID_DEVICE, "a context is no peer of itself");
+    if (!peer || peer->device == context->device)
+        return REFUSE(CUDA_ERROR_INVALID_DEVICE, "a context is no peer of itself");
     return CUDA_SUCCESS;
 }
 

@@ -12,7 +12,7 @@ namespace {
 
 const std::map<CUresult, const char*>& names() {
     static const auto& all = *new std::map<CUresult, const char*>{
-#define NAMED(name) {name, #name}
+#define NAMED(name) std::pair(name, #name)
 #include "error_names.inc"  // made out of the vendor's header
 #undef NAMED
     };
@@ -54,10 +54,13 @@ const std::map<CUresult, const char*>& texts() {
         {CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, "capture was not ended in the same stream as it began"},
         {CUDA_ERROR_STREAM_CAPTURE_UNJOINED, "capturing stream has unjoined work"},
         {CUDA_ERROR_STREAM_CAPTURE_ISOLATION, "dependency created on uncaptured work in another stream"},
-        {CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "operation would make the legacy stream depend on a capturing blocking stream"},
+        {CUDA_ERROR_STREAM_CAPTURE_IMPLICIT,
+         "operation would make the legacy stream depend on a capturing blocking stream"},
         {CUDA_ERROR_CAPTURED_EVENT, "operation not permitted on an event last recorded in a capturing stream"},
-        {CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD, "attempt to terminate a thread-local capture sequence from another thread"},
-        {CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE, "the graph update was not performed because it included changes which violated constraints"},
+        {CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD,
+         "attempt to terminate a thread-local capture sequence from another thread"},
+        {CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE,
+         "the graph update was not performed because it included changes which violated constraints"},
     };
     return all;
 }
@@ -83,7 +86,8 @@ CUresult cuGetErrorString(CUresult error, const char** text) {
 }
 
 // Later versions of a function are preferred, as far as the asking program knows them.
-CUresult cuGetProcAddress(const char* symbol, void** function, int version, cuuint64_t, CUdriverProcAddressQueryResult* status) {
+CUresult cuGetProcAddress(const char* symbol, void** function, int version, cuuint64_t,
+                          CUdriverProcAddressQueryResult* status) {
     note_call(__func__, "%s, %d", symbol, version);
     *function = nullptr;
     static void* own = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);

@@ -135,7 +135,8 @@ CUresult cuGraphInstantiateWithFlags(CUgraphExec* executable, CUgraph graph, uns
     return CUDA_SUCCESS;
 }
 
-CUresult cuGraphInstantiateWithParams(CUgraphExec* executable, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS* parameters) {
+CUresult cuGraphInstantiateWithParams(CUgraphExec* executable, CUgraph graph,
+                                      CUDA_GRAPH_INSTANTIATE_PARAMS* parameters) {
     parameters->result_out = CUDA_GRAPH_INSTANTIATE_SUCCESS;
     return cuGraphInstantiateWithFlags(executable, graph, parameters->flags);
 }
@@ -180,8 +181,11 @@ CUresult cuGraphExecUpdate(CUgraphExec executable, CUgraph graph, CUgraphExecUpd
 
 CUresult cuGraphExecKernelNodeSetParams(CUgraphExec executable, CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS* of) {
     CALL_IN_CONTEXT();
-    KernelNode kernel{of->func, {of->gridDimX, of->gridDimY, of->gridDimZ}, {of->blockDimX, of->blockDimY, of->blockDimZ},
-                      of->sharedMemBytes, nullptr};
+    KernelNode kernel{of->func,
+                      {of->gridDimX, of->gridDimY, of->gridDimZ},
+                      {of->blockDimX, of->blockDimY, of->blockDimZ},
+                      of->sharedMemBytes,
+                      nullptr};
     Operation operation;
     if (CUresult refused = make_kernel_operation(kernel, of->kernelParams, operation, __func__)) return refused;
     auto program = std::make_shared<Program>(*executable->program);

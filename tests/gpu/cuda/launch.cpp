@@ -25,7 +25,8 @@ std::shared_ptr<void*[]> keep(const simt::Kernel& kernel, void** values) {
         bytes += (kernel.parameter_bytes[at] + PARAMETER_ALIGNMENT - 1) / PARAMETER_ALIGNMENT * PARAMETER_ALIGNMENT;
     }
     // Pointers first, then what they point at, each as aligned as any type wants it.
-    size_t pointers_bytes = (count * sizeof(void*) + PARAMETER_ALIGNMENT - 1) / PARAMETER_ALIGNMENT * PARAMETER_ALIGNMENT;
+    size_t pointers_bytes =
+        (count * sizeof(void*) + PARAMETER_ALIGNMENT - 1) / PARAMETER_ALIGNMENT * PARAMETER_ALIGNMENT;
     void* room = aligned_alloc(PARAMETER_ALIGNMENT, pointers_bytes + bytes + PARAMETER_ALIGNMENT);
     auto** pointers = static_cast<void**>(room);
     for (size_t at = 0; at < count; at++) {
@@ -40,20 +41,23 @@ CUresult check(const KernelNode& launch, const char* function) {
     auto [gx, gy, gz] = launch.grid;
     auto [bx, by, bz] = launch.block;
     if (!gx || !gy || !gz || !bx || !by || !bz) {
-        return refuse(CUDA_ERROR_INVALID_VALUE, function, "%s: a grid of %u x %u x %u blocks of %u x %u x %u threads is empty",
-                      kernel.name, gx, gy, gz, bx, by, bz);
+        return refuse(CUDA_ERROR_INVALID_VALUE, function,
+                      "%s: a grid of %u x %u x %u blocks of %u x %u x %u threads is empty", kernel.name, gx, gy, gz, bx,
+                      by, bz);
     }
     if (gx > 2147483647 || gy > 65535 || gz > 65535) {
-        return refuse(CUDA_ERROR_INVALID_VALUE, function, "%s: %u x %u x %u blocks are too many", kernel.name, gx, gy, gz);
+        return refuse(CUDA_ERROR_INVALID_VALUE, function, "%s: %u x %u x %u blocks are too many", kernel.name, gx, gy,
+                      gz);
     }
     unsigned long long threads = 1ull * bx * by * bz;
     if (bx > 1024 || by > 1024 || bz > 64 || threads > kernel.threads_max) {
-        return refuse(CUDA_ERROR_INVALID_VALUE, function, "%s: %u x %u x %u threads are more than its %u", kernel.name, bx, by,
-                      bz, kernel.threads_max);
+        return refuse(CUDA_ERROR_INVALID_VALUE, function, "%s: %u x %u x %u threads are more than its %u", kernel.name,
+                      bx, by, bz, kernel.threads_max);
     }
     if (launch.shared_bytes > launch.function->dynamic_shared_max) {
-        return refuse(CUDA_ERROR_INVALID_VALUE, function, "%s: %u bytes of dynamic shared memory, and only %zu were allowed",
-                      kernel.name, launch.shared_bytes, launch.function->dynamic_shared_max);
+        return refuse(CUDA_ERROR_INVALID_VALUE, function,
+                      "%s: %u bytes of dynamic shared memory, and only %zu were allowed", kernel.name,
+                      launch.shared_bytes, launch.function->dynamic_shared_max);
     }
     return CUDA_SUCCESS;
 }
@@ -64,7 +68,8 @@ CUresult make_kernel_operation(const KernelNode& of, void** values, Operation& o
     if (CUresult refused = check_launch(of.function, function)) return refused;
     if (CUresult refused = check(of, function)) return refused;
     const simt::Kernel* kernel = of.function->kernel;
-    if (kernel->parameters && !values) return refuse(CUDA_ERROR_INVALID_VALUE, function, "%s: no parameters", kernel->name);
+    if (kernel->parameters && !values)
+        return refuse(CUDA_ERROR_INVALID_VALUE, function, "%s: no parameters", kernel->name);
     auto node = std::make_shared<KernelNode>(of);
     node->parameters = keep(*kernel, values);
     simt::Launch launch{kernel, of.grid, of.block};
@@ -98,8 +103,8 @@ CUresult launch(const KernelNode& of, CUstream handle, void** values, void** ext
 
 extern "C" {
 
-CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                        unsigned shared_bytes, CUstream stream, void** values, void** extra) {
+CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+                        unsigned bz, unsigned shared_bytes, CUstream stream, void** values, void** extra) {
     CALL_IN_CONTEXT("<<<(%u, %u, %u), (%u, %u, %u), %u>>>", gx, gy, gz, bx, by, bz, shared_bytes);
     return launch({function, {gx, gy, gz}, {bx, by, bz}, shared_bytes, nullptr}, stream, values, extra, __func__);
 }
@@ -114,18 +119,22 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* of, CUfunction function, void** 
             case CU_LAUNCH_ATTRIBUTE_PRIORITY:
             case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: break;  // may be early, need not
             case CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION:
-                if (attribute.value.clusterDim.x * attribute.value.clusterDim.y * attribute.value.clusterDim.z == 1) break;
+                if (attribute.value.clusterDim.x * attribute.value.clusterDim.y * attribute.value.clusterDim.z == 1)
+                    break;
                 return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "clusters are not modelled");
             default: return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "launch attribute %d is not modelled", int(attribute.id));
         }
     }
-    KernelNode node{function, {of->gridDimX, of->gridDimY, of->gridDimZ}, {of->blockDimX, of->blockDimY, of->blockDimZ},
-                    of->sharedMemBytes, nullptr};
+    KernelNode node{function,
+                    {of->gridDimX, of->gridDimY, of->gridDimZ},
+                    {of->blockDimX, of->blockDimY, of->blockDimZ},
+                    of->sharedMemBytes,
+                    nullptr};
     return launch(node, of->hStream, values, extra, __func__);
 }
 
-CUresult cuLaunchCooperativeKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream,
-                                   void**) {
+CUresult cuLaunchCooperativeKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                                   CUstream, void**) {
     CALL_IN_CONTEXT();
     return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "blocks of a grid run one after another and can't wait for each other");
 }

@@ -26,9 +26,9 @@ namespace stand_in {
 namespace {
 
 constexpr size_t PAGE = 4096;
-constexpr size_t ALIGNMENT = 256;  // what the driver promises
-constexpr int FILL = 0xcd;         // of fresh memory: what was never written is found out
-constexpr int BORDER = 0xb5;       // around an allocation, within its pages
+constexpr size_t ALIGNMENT = 256;                    // what the driver promises
+constexpr int FILL = 0xcd;                           // of fresh memory: what was never written is found out
+constexpr int BORDER = 0xb5;                         // around an allocation, within its pages
 constexpr size_t FILL_WHOLE_MAX = size_t(64) << 20;  // of larger memory only the beginning and the end are filled
 constexpr size_t QUARANTINE_MAX = 4096;
 constexpr uint64_t HANDLE_MAGIC = 0x737464696e697063;
@@ -71,7 +71,8 @@ Device& device_of(int number) {
 }
 
 bool take_hole(Device& device, size_t bytes, size_t& offset) {
-    auto fitting = std::find_if(device.holes.begin(), device.holes.end(), [&](auto& hole) { return hole.second >= bytes; });
+    auto fitting =
+        std::find_if(device.holes.begin(), device.holes.end(), [&](auto& hole) { return hole.second >= bytes; });
     if (fitting == device.holes.end()) return false;
     auto [start, length] = *fitting;
     device.holes.erase(fitting);
@@ -136,10 +137,12 @@ void check_border(const Allocation& of, const char* function) {
     __asan_unpoison_memory_region(of.pages, of.page_bytes);
 #endif
     for (const char* at = of.pages; at < start; at++) {
-        if (*at != char(BORDER)) stop("%s: %zu bytes before %zu bytes of memory were written", function, size_t(start - at), of.bytes);
+        if (*at != char(BORDER))
+            stop("%s: %zu bytes before %zu bytes of memory were written", function, size_t(start - at), of.bytes);
     }
     for (const char* at = end; at < pages_end; at++) {
-        if (*at != char(BORDER)) stop("%s: %zu bytes behind %zu bytes of memory were written", function, size_t(at - end), of.bytes);
+        if (*at != char(BORDER))
+            stop("%s: %zu bytes behind %zu bytes of memory were written", function, size_t(at - end), of.bytes);
     }
 }
 
@@ -169,7 +172,8 @@ void forget_oldest(Memory& all) {
 }
 
 void unmap(Memory& all, const Allocation& allocation) {
-    mmap(allocation.pages, allocation.page_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    mmap(allocation.pages, allocation.page_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
+         -1, 0);
     all.freed[allocation.address] = allocation;
     all.freed_order.push_back(allocation.address);
     forget_oldest(all);
@@ -308,12 +312,14 @@ CUresult export_allocation(uintptr_t address, SharedHandle& handle) {
     Memory& all = memory();
     std::lock_guard lock(all.lock);
     size_t start = found.address - reinterpret_cast<uintptr_t>(found.pages);
-    handle = {HANDLE_MAGIC, getpid(), device_of(found.device).file, found.device, found.offset, found.page_bytes, start, found.bytes};
+    handle = {HANDLE_MAGIC, getpid(),   device_of(found.device).file, found.device, found.offset, found.page_bytes,
+              start,        found.bytes};
     return CUDA_SUCCESS;
 }
 
 CUresult import_allocation(const SharedHandle& handle, uintptr_t& address) {
-    if (handle.magic != HANDLE_MAGIC) return refuse(CUDA_ERROR_INVALID_VALUE, __func__, "this is no handle of the stand-in");
+    if (handle.magic != HANDLE_MAGIC)
+        return refuse(CUDA_ERROR_INVALID_VALUE, __func__, "this is no handle of the stand-in");
     if (handle.process == getpid()) {
         return refuse(CUDA_ERROR_INVALID_CONTEXT, __func__, "a process can't open its own handle");
     }
@@ -360,6 +366,30 @@ CUresult close_imported(uintptr_t address) {
     return CUDA_SUCCESS;
 }
 
+void set_to_zero(uintptr_t address, size_t bytes) {
+    constexpr size_t LARGE = 1 << 20;
+    auto* start = reinterpret_cast<char*>(address);
+    Allocation found;
+    bool own =
+        find(address, bytes, found, __func__) && (found.kind == MemoryKind::Device || found.kind == MemoryKind::Pool);
+    if (!own || bytes < LARGE) {
+        memset(start, 0, bytes);
+        return;
+    }
+    char* first = reinterpret_cast<char*>(whole_pages(address));
+    size_t whole = (address + bytes) / PAGE * PAGE - whole_pages(address);
+    size_t offset = found.offset + size_t(first - found.pages);
+    int file;
+    {
+        std::lock_guard lock(memory().lock);
+        file = device_of(found.device).file;
+    }
+    if (fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(offset), off_t(whole)))
+        memset(first, 0, whole);
+    memset(start, 0, size_t(first - start));
+    memset(first + whole, 0, size_t(start + bytes - first) - whole);
+}
+
 void memory_info(int number, size_t& free_bytes, size_t& total_bytes) {
     std::lock_guard lock(memory().lock);
     total_bytes = whole_pages(settings().memory);
@@ -400,8 +430,8 @@ void explain(int signal, siginfo_t* info, void* context) {
     if (simt::running_kernel()) {
         auto stack_pointer = uintptr_t(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RSP]);
         auto address = reinterpret_cast<uintptr_t>(info->si_addr);
-        std::string what = simt::on_stacks(address) ? "overflows its stack" : "touches " + whereabouts(address);
-        simt::fail_of(stack_pointer, what.c_str());
+        bool is_full = simt::overflows(stack_pointer, address);
+        simt::fail_of(stack_pointer, is_full ? "overflows its stack" : ("touches " + whereabouts(address)).c_str());
     }
     const struct sigaction& before = handler_before[signal];
     if (before.sa_flags & SA_SIGINFO) return before.sa_sigaction(signal, info, context);

@@ -60,6 +60,9 @@ CUresult export_allocation(uintptr_t address, SharedHandle& handle);
 CUresult import_allocation(const SharedHandle& handle, uintptr_t& address);
 CUresult close_imported(uintptr_t address);
 
+// Sets device memory to zero; large runs give their pages back instead, so that a cache costs nothing before it is used.
+void set_to_zero(uintptr_t address, size_t bytes);
+
 void memory_info(int device, size_t& free_bytes, size_t& total_bytes);
 
 // A kernel that touches what it must not is told of by what lies there.

@@ -170,7 +170,9 @@ CUresult cuPointerGetAttribute(void* value, CUpointer_attribute attribute, CUdev
             *static_cast<int*>(value) = host ? context->device : found.device;
             return CUDA_SUCCESS;
         case CU_POINTER_ATTRIBUTE_IS_MANAGED: *static_cast<bool*>(value) = false; return CUDA_SUCCESS;
-        case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR: *static_cast<CUdeviceptr*>(value) = found.address; return CUDA_SUCCESS;
+        case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:
+            *static_cast<CUdeviceptr*>(value) = found.address;
+            return CUDA_SUCCESS;
         case CU_POINTER_ATTRIBUTE_RANGE_SIZE: *static_cast<size_t*>(value) = found.bytes; return CUDA_SUCCESS;
         case CU_POINTER_ATTRIBUTE_MAPPED: *static_cast<int*>(value) = 1; return CUDA_SUCCESS;
         case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
@@ -198,7 +200,8 @@ CUresult cuIpcGetMemHandle(CUipcMemHandle* handle, CUdeviceptr address) {
 
 CUresult cuIpcOpenMemHandle(CUdeviceptr* address, CUipcMemHandle handle, unsigned flags) {
     CALL_IN_CONTEXT("flags %u", flags);
-    if (flags != CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS) return REFUSE(CUDA_ERROR_INVALID_VALUE, "no such flags: %#x", flags);
+    if (flags != CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS)
+        return REFUSE(CUDA_ERROR_INVALID_VALUE, "no such flags: %#x", flags);
     if (CUresult refused = refuse_in_capture(__func__)) return refused;
     SharedHandle shared;
     memcpy(&shared, &handle, sizeof shared);
@@ -238,7 +241,8 @@ CUresult cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps* properties) {
 
 CUresult cuMemPoolDestroy(CUmemoryPool pool) {
     CALL();
-    if (pool == default_pool(pool->device)) return REFUSE(CUDA_ERROR_INVALID_VALUE, "the default pool can't be destroyed");
+    if (pool == default_pool(pool->device))
+        return REFUSE(CUDA_ERROR_INVALID_VALUE, "the default pool can't be destroyed");
     delete pool;
     return CUDA_SUCCESS;
 }

@@ -70,12 +70,14 @@ CUresult compare(const EntryText& text, const simt::Kernel& kernel, const char* 
     }
     for (int at = 0; at < kernel.parameters; at++) {
         if (text.parameter_bytes[size_t(at)] == kernel.parameter_bytes[at]) continue;
-        return refuse(CUDA_ERROR_INVALID_IMAGE, function, "parameter %d of %s has %zu bytes in PTX, and %zu in the host's build",
-                      at, kernel.name, text.parameter_bytes[size_t(at)], kernel.parameter_bytes[at]);
+        return refuse(CUDA_ERROR_INVALID_IMAGE, function,
+                      "parameter %d of %s has %zu bytes in PTX, and %zu in the host's build", at, kernel.name,
+                      text.parameter_bytes[size_t(at)], kernel.parameter_bytes[at]);
     }
     if (text.threads_max && text.threads_max != kernel.threads_max) {
-        return refuse(CUDA_ERROR_INVALID_IMAGE, function, "%s has at most %u threads in PTX, and %u in the host's build",
-                      kernel.name, text.threads_max, kernel.threads_max);
+        return refuse(CUDA_ERROR_INVALID_IMAGE, function,
+                      "%s has at most %u threads in PTX, and %u in the host's build", kernel.name, text.threads_max,
+                      kernel.threads_max);
     }
     return CUDA_SUCCESS;
 }
@@ -116,7 +118,8 @@ CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned count,
     for (unsigned at = 0; at < count; at++) {
         bool is_log = options[at] == CU_JIT_INFO_LOG_BUFFER || options[at] == CU_JIT_ERROR_LOG_BUFFER;
         if (is_log) *static_cast<char*>(values[at]) = 0;
-        bool is_size = options[at] == CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES || options[at] == CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES;
+        bool is_size =
+            options[at] == CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES || options[at] == CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES;
         if (is_size) values[at] = nullptr;  // so much was written
     }
     if (CUresult refused = refuse_in_capture(__func__)) return refused;
@@ -241,8 +244,8 @@ CUresult cuFuncSetCacheConfig(CUfunction function, CUfunc_cache) {
     return CUDA_SUCCESS;
 }
 
-CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, CUfunction function, int threads, size_t shared,
-                                                              unsigned) {
+CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, CUfunction function, int threads,
+                                                              size_t shared, unsigned) {
     CALL_IN_CONTEXT();
     CHECK_FUNCTION(function);
     *blocks = blocks_per_multiprocessor(function, threads, shared);

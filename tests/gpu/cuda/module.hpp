@@ -18,8 +18,8 @@ struct EntryText {
 };
 
 struct Ptx {
-    int version = 0;  // 88 is 8.8
-    int target = 0;   // 90 is sm_90
+    int version = 0;                // 88 is 8.8
+    int target = 0;                 // 90 is sm_90
     bool only_that_target = false;  // sm_90a
     std::map<std::string, EntryText> entries;
 };

@@ -14,7 +14,9 @@ namespace {
 std::vector<std::string> words_of(const std::string& text) {
     std::vector<std::string> words;
     for (size_t at = 0; at < text.size();) {
-        auto is_word = [&](char c) { return isalnum((unsigned char)c) || c == '_' || c == '$' || c == '.' || c == '%'; };
+        auto is_word = [&](char c) {
+            return isalnum((unsigned char)c) || c == '_' || c == '$' || c == '.' || c == '%';
+        };
         if (text.compare(at, 2, "//") == 0) {
             at = std::min(text.find('\n', at), text.size());
         } else if (text.compare(at, 2, "/*") == 0) {
@@ -75,7 +77,8 @@ struct Reader {
         for (; !done(); at++) {
             if (word() == "{") depth++;
             if (word() == "}" && --depth == 0) return;
-            if (word() == ".shared" && words[at - 1] != ".extern" && depth == 1) entry.static_shared += declared_bytes();
+            if (word() == ".shared" && words[at - 1] != ".extern" && depth == 1)
+                entry.static_shared += declared_bytes();
         }
     }
 

@@ -30,7 +30,8 @@ std::vector<Ticket> implied_waits(CUstream stream) {
     std::vector<Ticket> waits;
     if (stream->legacy) {
         for (CUstream other : streams().all()) {
-            if (other != stream && other->context == stream->context && blocks_legacy(other)) waits.push_back(last_of(other));
+            if (other != stream && other->context == stream->context && blocks_legacy(other))
+                waits.push_back(last_of(other));
         }
     } else if (blocks_legacy(stream) && stream->context->legacy) {
         waits.push_back(last_of(stream->context->legacy));

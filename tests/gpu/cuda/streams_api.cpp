@@ -25,8 +25,8 @@ CUresult refuse_captured_event(CUevent event, const char* function) {
 
 }  // namespace
 
-#define STREAM_OF(handle)                              \
-    CUstream stream = stream_of(handle, __func__);     \
+#define STREAM_OF(handle)                          \
+    CUstream stream = stream_of(handle, __func__); \
     if (!stream) return CUDA_ERROR_INVALID_HANDLE
 
 #define CHECK_EVENT(event) \
@@ -94,7 +94,8 @@ CUresult cuStreamGetCtx(CUstream handle, CUcontext* of) {
 
 CUresult cuEventCreate(CUevent* event, unsigned flags) {
     CALL_IN_CONTEXT("flags %u", flags);
-    if (flags & CU_EVENT_INTERPROCESS) return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "events between processes are not modelled");
+    if (flags & CU_EVENT_INTERPROCESS)
+        return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "events between processes are not modelled");
     *event = new CUevent_st(flags);
     events().add(*event);
     return CUDA_SUCCESS;
@@ -206,6 +207,12 @@ CUresult cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end) {
     *milliseconds = std::chrono::duration<float, std::milli>(end->state->time - start->state->time).count();
     return CUDA_SUCCESS;
 }
+
+#if CUDA_VERSION < 13000  // where it is the only one
+CUresult cuEventElapsedTime_v2(float* milliseconds, CUevent start, CUevent end) {
+    return cuEventElapsedTime(milliseconds, start, end);
+}
+#endif
 
 CUresult cuLaunchHostFunc(CUstream handle, CUhostFn function, void* data) {
     CALL_IN_CONTEXT();

@@ -80,7 +80,8 @@ ncclResult_t submit(std::vector<Work> works, CUstream stream) {
     const char* name = name_of(works.front().kind);
     auto* batch = new Batch{std::move(works)};
     auto release = [](void* data) { delete static_cast<Batch*>(data); };
-    return stand_in_enqueue(stream, name, run_batch, batch, release) == CUDA_SUCCESS ? ncclSuccess : ncclUnhandledCudaError;
+    return stand_in_enqueue(stream, name, run_batch, batch, release) == CUDA_SUCCESS ? ncclSuccess
+                                                                                     : ncclUnhandledCudaError;
 }
 
 // Sends and receives of a group go together, collectives one by one in the order of their calls.
@@ -156,7 +157,8 @@ void remove_stale_segments() {
     while (dirent* entry = readdir(folder)) {
         if (strncmp(entry->d_name, NAME_PREFIX, strlen(NAME_PREFIX)) != 0) continue;
         int process = atoi(entry->d_name + strlen(NAME_PREFIX));
-        if (process > 0 && kill(process, 0) != 0 && errno == ESRCH) shm_unlink((std::string("/") + entry->d_name).c_str());
+        if (process > 0 && kill(process, 0) != 0 && errno == ESRCH)
+            shm_unlink((std::string("/") + entry->d_name).c_str());
     }
     closedir(folder);
 }
@@ -192,8 +194,10 @@ ncclResult_t ncclCommInitRank(ncclComm_t* comm, int ranks, ncclUniqueId id, int 
 
 ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int ranks, ncclUniqueId id, int rank, ncclConfig_t* config) {
     stand_in_note_call(__func__);
-    if (config && config->magic != NCCL_API_MAGIC) return refuse(ncclInvalidArgument, __func__, "the config is not initialised");
-    if (config && config->size > sizeof *config) return refuse(ncclInvalidArgument, __func__, "the config is of a later version");
+    if (config && config->magic != NCCL_API_MAGIC)
+        return refuse(ncclInvalidArgument, __func__, "the config is not initialised");
+    if (config && config->size > sizeof *config)
+        return refuse(ncclInvalidArgument, __func__, "the config is of a later version");
     return begin(comm, ranks, id, rank, __func__);
 }
 
@@ -297,7 +301,8 @@ ncclResult_t ncclMemFree(void* address) {
 
 ncclResult_t ncclCommRegister(const ncclComm_t handle, void* address, size_t bytes, void** registration) {
     FIND(comm, handle);
-    if (!stand_in_is_device_memory(address, bytes)) return refuse(ncclInvalidArgument, __func__, "not within memory of a device");
+    if (!stand_in_is_device_memory(address, bytes))
+        return refuse(ncclInvalidArgument, __func__, "not within memory of a device");
     *registration = address;
     return ncclSuccess;
 }
@@ -310,7 +315,8 @@ ncclResult_t ncclCommDeregister(const ncclComm_t handle, void*) {
 // As where the hardware can't do it: there is no window, and all goes the usual way.
 ncclResult_t ncclCommWindowRegister(ncclComm_t handle, void* address, size_t bytes, ncclWindow_t* window, int) {
     FIND(comm, handle);
-    if (!stand_in_is_device_memory(address, bytes)) return refuse(ncclInvalidArgument, __func__, "not within memory of a device");
+    if (!stand_in_is_device_memory(address, bytes))
+        return refuse(ncclInvalidArgument, __func__, "not within memory of a device");
     *window = nullptr;
     return ncclSuccess;
 }
@@ -326,14 +332,14 @@ ncclResult_t ncclAllReduce(const void* send, void* receive, size_t count, ncclDa
     return enqueue({comm, Kind::AllReduce, send, receive, count, type, reduction, 0}, stream, __func__);
 }
 
-ncclResult_t ncclReduce(const void* send, void* receive, size_t count, ncclDataType_t type, ncclRedOp_t reduction, int root,
-                        ncclComm_t handle, cudaStream_t stream) {
+ncclResult_t ncclReduce(const void* send, void* receive, size_t count, ncclDataType_t type, ncclRedOp_t reduction,
+                        int root, ncclComm_t handle, cudaStream_t stream) {
     FIND(comm, handle);
     return enqueue({comm, Kind::Reduce, send, receive, count, type, reduction, root}, stream, __func__);
 }
 
-ncclResult_t ncclBroadcast(const void* send, void* receive, size_t count, ncclDataType_t type, int root, ncclComm_t handle,
-                           cudaStream_t stream) {
+ncclResult_t ncclBroadcast(const void* send, void* receive, size_t count, ncclDataType_t type, int root,
+                           ncclComm_t handle, cudaStream_t stream) {
     FIND(comm, handle);
     return enqueue({comm, Kind::Broadcast, send, receive, count, type, ncclSum, root}, stream, __func__);
 }
@@ -348,18 +354,20 @@ ncclResult_t ncclAllGather(const void* send, void* receive, size_t count, ncclDa
     return enqueue({comm, Kind::AllGather, send, receive, count, type, ncclSum, 0}, stream, __func__);
 }
 
-ncclResult_t ncclReduceScatter(const void* send, void* receive, size_t count, ncclDataType_t type, ncclRedOp_t reduction,
-                               ncclComm_t handle, cudaStream_t stream) {
+ncclResult_t ncclReduceScatter(const void* send, void* receive, size_t count, ncclDataType_t type,
+                               ncclRedOp_t reduction, ncclComm_t handle, cudaStream_t stream) {
     FIND(comm, handle);
     return enqueue({comm, Kind::ReduceScatter, send, receive, count, type, reduction, 0}, stream, __func__);
 }
 
-ncclResult_t ncclSend(const void* send, size_t count, ncclDataType_t type, int peer, ncclComm_t handle, cudaStream_t stream) {
+ncclResult_t ncclSend(const void* send, size_t count, ncclDataType_t type, int peer, ncclComm_t handle,
+                      cudaStream_t stream) {
     FIND(comm, handle);
     return enqueue({comm, Kind::Send, send, nullptr, count, type, ncclSum, peer}, stream, __func__);
 }
 
-ncclResult_t ncclRecv(void* receive, size_t count, ncclDataType_t type, int peer, ncclComm_t handle, cudaStream_t stream) {
+ncclResult_t ncclRecv(void* receive, size_t count, ncclDataType_t type, int peer, ncclComm_t handle,
+                      cudaStream_t stream) {
     FIND(comm, handle);
     return enqueue({comm, Kind::Receive, nullptr, receive, count, type, ncclSum, peer}, stream, __func__);
 }

@@ -185,8 +185,8 @@ private:
     }
 
     [[noreturn]] void mismatch(uint64_t length) {
-        fprintf(stderr, "stand-in nccl: rank %d expects %zu bytes of rank %d, which sends %llu\n", work_.comm->rank, bytes_,
-                work_.root, (unsigned long long)length);
+        fprintf(stderr, "stand-in nccl: rank %d expects %zu bytes of rank %d, which sends %llu\n", work_.comm->rank,
+                bytes_, work_.root, (unsigned long long)length);
         abort();
     }
 
@@ -218,7 +218,8 @@ void run_transfers(const std::vector<Work>& works) {
         // Messages from one rank to another arrive in the order in which they were sent: a later one waits.
         for (size_t at = 0; at < transfers.size(); at++) {
             auto same = [&](size_t other) {
-                return works[other].kind == works[at].kind && works[other].root == works[at].root && !transfers[other].done();
+                return works[other].kind == works[at].kind && works[other].root == works[at].root &&
+                       !transfers[other].done();
             };
             bool first = true;
             for (size_t other = 0; other < at; other++) first = first && !same(other);

@@ -63,7 +63,8 @@ template <class... Arguments>
 std::string entry_text(const std::string& name, const std::string& body = "") {
     std::string text = ".version 7.0\n.target sm_80\n.address_size 64\n.visible .entry " + name + "(\n";
     const std::vector<std::string> parameters = {parameter_text<Arguments>()...};
-    for (const std::string& parameter : parameters) text += (&parameter == &parameters[0] ? "    " : ",\n    ") + parameter;
+    for (const std::string& parameter : parameters)
+        text += (&parameter == &parameters[0] ? "    " : ",\n    ") + parameter;
     return text + "\n)\n{\n" + body + "    ret;\n}\n";
 }
 
@@ -103,7 +104,8 @@ public:
     void launch(const std::string& name, Grid grid, Arguments... arguments) {
         CUfunction function = load(name + "_f32", entry_text<Arguments...>(name + "_f32"));
         void* values[] = {&arguments..., nullptr};
-        require(cuLaunchKernel(function, grid.blocks, 1, 1, grid.threads, 1, 1, grid.shared_bytes, stream, values, nullptr));
+        require(cuLaunchKernel(function, grid.blocks, 1, 1, grid.threads, 1, 1, grid.shared_bytes, stream, values,
+                               nullptr));
     }
 
     void synchronize() { require(cuStreamSynchronize(stream)); }

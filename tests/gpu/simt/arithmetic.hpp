@@ -152,6 +152,10 @@ inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
 
 inline int __mulhi(int a, int b) { return int((long long)a * b >> 32); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((unsigned long long)a * b >> 32); }
+inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return (unsigned long long)((unsigned __int128)a * b >> 64);
+}
+inline int __mul24(int a, int b) { return (a << 8 >> 8) * (b << 8 >> 8); }
 
 inline int __dp4a(int a, int b, int sum) {
     unsigned total = unsigned(sum);

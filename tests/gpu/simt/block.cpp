@@ -8,6 +8,8 @@
 #include <sched.h>
 #include <string>
 
+#include "static_shared.hpp"
+
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #endif
@@ -274,8 +276,8 @@ void Block::check_shared() {
 }
 
 void Block::report_deadlock() {
-    std::string message = std::string("kernel ") + launch->kernel->name + ", block " + text_of(index) +
-                          ": no thread can go on:";
+    std::string message =
+        std::string("kernel ") + launch->kernel->name + ", block " + text_of(index) + ": no thread can go on:";
     std::string last;
     for (int number = 0, told = 0; number < thread_count && told < 12; number++) {
         std::string state = state_of(warps[number / WARP_SIZE], number % WARP_SIZE);
@@ -291,6 +293,7 @@ void Block::run(uint3 of_grid) {
     index = of_grid;
     begin_warps();
     fill_shared();
+    fill_static_shared(*launch->kernel);
     Block* outer = running;
     running = this;
     time_t spinning_since = 0;
@@ -313,8 +316,9 @@ void Block::run(uint3 of_grid) {
         time_t now = time(nullptr);
         if (!spinning_since) spinning_since = now;
         if (now - spinning_since > spin_seconds_max()) {
-            stop(std::string("kernel ") + launch->kernel->name + ", block " + text_of(index) + ": waited for more than " +
-                 std::to_string(spin_seconds_max()) + " s for what another block, stream or process should write");
+            stop(std::string("kernel ") + launch->kernel->name + ", block " + text_of(index) +
+                 ": waited for more than " + std::to_string(spin_seconds_max()) +
+                 " s for what another block, stream or process should write");
         }
     }
     running = outer;

@@ -152,8 +152,10 @@ void execute(Warp& warp, WarpOperation operation, uint32_t mask) {
         case WarpOperation::Ballot: return ballot(warp, mask);
         case WarpOperation::Match: return match(warp, mask);
         case WarpOperation::ReduceAdd: return reduce<uint32_t>(warp, mask, [](auto a, auto b) { return a + b; });
-        case WarpOperation::ReduceMin: return reduce<uint32_t>(warp, mask, [](auto a, auto b) { return a < b ? a : b; });
-        case WarpOperation::ReduceMax: return reduce<uint32_t>(warp, mask, [](auto a, auto b) { return a > b ? a : b; });
+        case WarpOperation::ReduceMin:
+            return reduce<uint32_t>(warp, mask, [](auto a, auto b) { return a < b ? a : b; });
+        case WarpOperation::ReduceMax:
+            return reduce<uint32_t>(warp, mask, [](auto a, auto b) { return a > b ? a : b; });
         case WarpOperation::ReduceMinSigned:
             return reduce<int32_t>(warp, mask, [](auto a, auto b) { return a < b ? a : b; });
         case WarpOperation::ReduceMaxSigned:

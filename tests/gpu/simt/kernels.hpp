@@ -11,6 +11,7 @@ namespace simt {
 
 struct Kernel {
     const char* name;
+    const char* space;                // the namespace of its variant of its source, `kernels::rms_norm::of_f32::`
     void (*body)(void** parameters);  // what one thread does
     int parameters;
     const size_t* parameter_bytes;
@@ -27,9 +28,9 @@ struct Launch {
     uint3 grid;
     uint3 block;
     size_t dynamic_shared = 0;
-    size_t static_shared = 0;           // as the compiled module tells
-    size_t shared_max = 48 * 1024;      // more has to be asked for
-    unsigned seed = 0;                  // of the order of blocks, warps and lanes
+    size_t static_shared = 0;       // as the compiled module tells
+    size_t shared_max = 48 * 1024;  // more has to be asked for
+    unsigned seed = 0;              // of the order of blocks, warps and lanes
     void** parameters = nullptr;
 };
 
@@ -43,7 +44,8 @@ const char* running_kernel();
 
 // For a handler of signals: the thread whose stack pointer this is did something wrong.
 [[noreturn]] void fail_of(uintptr_t stack_pointer, const char* what);
-bool on_stacks(uintptr_t address);
+// Whether touching that address means that its stack is full.
+bool overflows(uintptr_t stack_pointer, uintptr_t address);
 
 template <auto entry>
 struct Entry;
@@ -61,8 +63,8 @@ struct Entry<entry> {
 
     static constexpr size_t parameter_bytes[] = {sizeof(Parameter)..., 0};
 
-    static Kernel kernel(const char* name, unsigned threads_max) {
-        return {name, body, int(sizeof...(Parameter)), parameter_bytes, threads_max};
+    static Kernel kernel(const char* name, const char* space, unsigned threads_max) {
+        return {name, space, body, int(sizeof...(Parameter)), parameter_bytes, threads_max};
     }
 };
 
@@ -74,5 +76,5 @@ struct Registration {
 
 }  // namespace simt
 
-#define SIMT_REGISTER(entry, name, threads_max) \
-    static simt::Registration registration_of_##entry(simt::Entry<entry>::kernel(name, threads_max));
+#define SIMT_REGISTER(entry, space, threads_max) \
+    static simt::Registration registration_of_##entry(simt::Entry<entry>::kernel(#entry, space, threads_max));

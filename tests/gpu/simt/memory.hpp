@@ -81,14 +81,14 @@ T atomic_update(T* at, F compute) {
 }  // namespace simt
 
 // Overloads as CUDA has them, and for the host's own uint64_t.
-#define SIMT_ATOMIC(name, type, after)                                                  \
-    inline type name(type* at, type value) {                                            \
-        return simt::atomic_update(at, [=](type before) -> type { return after; });     \
+#define SIMT_ATOMIC(name, type, after)                                              \
+    inline type name(type* at, type value) {                                        \
+        return simt::atomic_update(at, [=](type before) -> type { return after; }); \
     }
-#define SIMT_ATOMIC_INTEGERS(name, after)           \
-    SIMT_ATOMIC(name, int, after)                   \
-    SIMT_ATOMIC(name, unsigned, after)              \
-    SIMT_ATOMIC(name, unsigned long, after)         \
+#define SIMT_ATOMIC_INTEGERS(name, after)   \
+    SIMT_ATOMIC(name, int, after)           \
+    SIMT_ATOMIC(name, unsigned, after)      \
+    SIMT_ATOMIC(name, unsigned long, after) \
     SIMT_ATOMIC(name, unsigned long long, after)
 
 SIMT_ATOMIC_INTEGERS(atomicAdd, before + value)
@@ -100,7 +100,7 @@ SIMT_ATOMIC_INTEGERS(atomicMin, before < value ? before : value)
 SIMT_ATOMIC(atomicMin, long long, before < value ? before : value)
 SIMT_ATOMIC_INTEGERS(atomicMax, before > value ? before : value)
 SIMT_ATOMIC(atomicMax, long long, before > value ? before : value)
-SIMT_ATOMIC_INTEGERS(atomicAnd, before & value)
+SIMT_ATOMIC_INTEGERS(atomicAnd, before& value)
 SIMT_ATOMIC_INTEGERS(atomicOr, before | value)
 SIMT_ATOMIC_INTEGERS(atomicXor, before ^ value)
 SIMT_ATOMIC_INTEGERS(atomicExch, (void(before), value))
@@ -111,10 +111,10 @@ SIMT_ATOMIC(atomicDec, unsigned, before == 0 || before > value ? value : before 
 #undef SIMT_ATOMIC
 #undef SIMT_ATOMIC_INTEGERS
 
-#define SIMT_ATOMIC_CAS(type)                                                               \
-    inline type atomicCAS(type* at, type expected, type value) {                            \
+#define SIMT_ATOMIC_CAS(type)                                                                         \
+    inline type atomicCAS(type* at, type expected, type value) {                                      \
         __atomic_compare_exchange_n(at, &expected, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED); \
-        return expected;                                                                    \
+        return expected;                                                                              \
     }
 SIMT_ATOMIC_CAS(int)
 SIMT_ATOMIC_CAS(unsigned)

@@ -48,7 +48,7 @@ Fiber* fibers;
 
 namespace {
 
-constexpr int SLABS_MAX = 64;  // threads that may run kernels at once
+constexpr int SLABS_MAX = 256;  // threads that may run kernels at once
 constexpr size_t SLAB_BYTES = STACK_BYTES * BLOCK_THREADS_MAX;
 constexpr size_t GUARD_BYTES = 4096;
 constexpr int KEPT_REGISTERS = 6;
@@ -134,6 +134,11 @@ void arrive_on_new_stack() {
 bool on_stacks(uintptr_t address) {
     auto start = reinterpret_cast<uintptr_t>(stack_range);
     return start && address >= start && address < start + SLAB_BYTES * SLABS_MAX;
+}
+
+bool overflows(uintptr_t stack_pointer, uintptr_t address) {
+    auto start = reinterpret_cast<uintptr_t>(stack_range);
+    return on_stacks(stack_pointer) && (stack_pointer - start) >> STACK_BITS == (address - start) >> STACK_BITS;
 }
 
 Context own_context() {

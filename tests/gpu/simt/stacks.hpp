@@ -22,6 +22,8 @@ private:
     bool mapped_[BLOCK_THREADS_MAX] = {};
 };
 
+bool on_stacks(uintptr_t address);
+
 // Leaves `from` and goes on with `to`. `ends`: nobody will come back.
 void switch_context(Context& from, const Context& to, bool ends = false);
 

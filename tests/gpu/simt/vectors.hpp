@@ -3,16 +3,16 @@
 
 #include "fiber.hpp"
 
-#define SIMT_VECTOR_2(name, element, alignment)                          \
-    struct alignas(alignment) name {                                     \
-        element x, y;                                                    \
-    };                                                                   \
+#define SIMT_VECTOR_2(name, element, alignment) \
+    struct alignas(alignment) name {            \
+        element x, y;                           \
+    };                                          \
     inline name make_##name(element x, element y) { return {x, y}; }
 
-#define SIMT_VECTOR_4(name, element, alignment)                          \
-    struct alignas(alignment) name {                                     \
-        element x, y, z, w;                                              \
-    };                                                                   \
+#define SIMT_VECTOR_4(name, element, alignment) \
+    struct alignas(alignment) name {            \
+        element x, y, z, w;                     \
+    };                                          \
     inline name make_##name(element x, element y, element z, element w) { return {x, y, z, w}; }
 
 SIMT_VECTOR_2(char2, signed char, 2)

@@ -131,9 +131,9 @@ unsigned __match_any_sync(uint32_t mask, T value, SIMT_HERE) {
     return unsigned(simt::vote(simt::WarpOperation::Match, mask, bits, place));
 }
 
-#define SIMT_REDUCE(name, type, operation)                                                         \
-    inline type name(uint32_t mask, type value, SIMT_HERE) {                                       \
-        return type(simt::vote(simt::WarpOperation::operation, mask, uint32_t(value), place));     \
+#define SIMT_REDUCE(name, type, operation)                                                     \
+    inline type name(uint32_t mask, type value, SIMT_HERE) {                                   \
+        return type(simt::vote(simt::WarpOperation::operation, mask, uint32_t(value), place)); \
     }
 SIMT_REDUCE(__reduce_add_sync, unsigned, ReduceAdd)
 SIMT_REDUCE(__reduce_add_sync, int, ReduceAdd)

@@ -92,7 +92,7 @@ impl<M: Memory> ColumnParallel<M> {
     }
 }
 
-/// A matrix of which each rank has some inputs; an all-reduce adds the partial sums, so that all ranks have the whole.
+/// A matrix of which each rank has some inputs; the ranks' outputs are parts of a sum.
 pub(crate) struct RowParallel<M: Memory> {
     /// `[outputs, own inputs]`.
     weight: M::Weight,
@@ -119,18 +119,8 @@ impl<M: Memory> RowParallel<M> {
         Ok(Self { weight, bias })
     }
 
-    /// `[rows, outputs]`, the same on all ranks, from this rank's `x [rows, own inputs]`.
+    /// This rank's part of `[rows, outputs]`, from its `x [rows, own inputs]`.
     pub(crate) fn forward(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
-    where
-        M: Backend,
-    {
-        let mut sum = self.partial(device, x)?;
-        device.all_reduce(&mut sum)?;
-        Ok(sum)
-    }
-
-    /// This rank's part of the sum, for who adds more to it before the ranks meet.
-    pub(crate) fn partial(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
     where
         M: Backend,
     {

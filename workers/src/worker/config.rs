@@ -23,6 +23,8 @@ pub struct CudaChoice {
     pub f32: bool,
     /// Whether no step is recorded to be repeated.
     pub eager: bool,
+    /// Whether NCCL does small all-reduces, too.
+    pub nccl_only: bool,
     /// The share of its memory to use, `0..=1`.
     pub memory_share: f64,
     /// Where compiled kernels are kept.
@@ -65,7 +67,7 @@ pub struct WorkerConfig {
     pub kv_dtype: KvDType,
     /// Compute threads of this rank.
     pub threads: usize,
-    /// Cores to pin them to, one per thread; empty: not pinned.
+    /// On the CPU the cores to pin them to, one per thread; beside a GPU those that all threads keep to; empty: any.
     pub cores: Vec<usize>,
     /// Whether every rank's threads have a core of their own, so that waiting within a step may spin.
     pub spin: bool,

@@ -81,11 +81,10 @@ KERNEL(two_barriers_wrong, 256)(float* y, const float* x) {
 
 KERNEL(half_a_barrier_wrong, 256)(float* y, const float* x) {
     y[threadIdx.x] = x[threadIdx.x];
-    if (threadIdx.x < 64) {
-        __syncthreads();
+    if (threadIdx.x < 16) {
+        __syncwarp();
     } else {
-        y[threadIdx.x] = warp_sum(x[threadIdx.x]);
-        if (threadIdx.x % 32 == 0) __syncwarp(0xffffffffu);
+        __syncthreads();
     }
 }
 

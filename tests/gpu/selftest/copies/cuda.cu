@@ -25,9 +25,13 @@ __device__ void twice(float* y, const float* x, int steps, int valid) {
 
 KERNEL(twice_staged, 128)(float* y, const float* x, int steps, int valid) { twice<1, true>(y, x, steps, valid); }
 
-KERNEL(twice_weak_wait_wrong, 128)(float* y, const float* x, int steps, int valid) { twice<2, true>(y, x, steps, valid); }
+KERNEL(twice_weak_wait_wrong, 128)(float* y, const float* x, int steps, int valid) {
+    twice<2, true>(y, x, steps, valid);
+}
 
-KERNEL(twice_no_barrier_wrong, 128)(float* y, const float* x, int steps, int valid) { twice<1, false>(y, x, steps, valid); }
+KERNEL(twice_no_barrier_wrong, 128)(float* y, const float* x, int steps, int valid) {
+    twice<1, false>(y, x, steps, valid);
+}
 
 KERNEL(never_waited_wrong, 128)(float* y, const float* x, int, int) {
     DYNAMIC_SHARED(float4, room);

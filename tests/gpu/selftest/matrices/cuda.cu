@@ -46,7 +46,8 @@ KERNEL(misaligned_rows_wrong, 32)(float* c, const uint16_t* a, const uint16_t*) 
 // c [16, 8] = a [16, 8] · b [8, 8]ᵀ of f32 cut to tf32.
 KERNEL(product_tf32, 32)(float* c, const uint32_t* a, const uint32_t* b) {
     int lane = int(threadIdx.x), group = lane / 4, k = lane % 4;
-    uint32_t fragment_a[4] = {a[group * 8 + k], a[(group + 8) * 8 + k], a[group * 8 + k + 4], a[(group + 8) * 8 + k + 4]};
+    uint32_t fragment_a[4] = {a[group * 8 + k], a[(group + 8) * 8 + k], a[group * 8 + k + 4],
+                              a[(group + 8) * 8 + k + 4]};
     uint32_t fragment_b[2] = {b[group * 8 + k], b[group * 8 + k + 4]};
     float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     mma_m16n8k8_tf32(sums, fragment_a, fragment_b);
@@ -56,7 +57,8 @@ KERNEL(product_tf32, 32)(float* c, const uint32_t* a, const uint32_t* b) {
 // c [16, 8] = a [16, 32] · b [8, 32]ᵀ of int8.
 KERNEL(product_int8, 32)(int* c, const uint32_t* a, const uint32_t* b) {
     int lane = int(threadIdx.x), group = lane / 4, k = lane % 4;
-    uint32_t fragment_a[4] = {a[group * 8 + k], a[(group + 8) * 8 + k], a[group * 8 + k + 4], a[(group + 8) * 8 + k + 4]};
+    uint32_t fragment_a[4] = {a[group * 8 + k], a[(group + 8) * 8 + k], a[group * 8 + k + 4],
+                              a[(group + 8) * 8 + k + 4]};
     uint32_t fragment_b[2] = {b[group * 8 + k], b[group * 8 + k + 4]};
     int sums[4] = {0, 0, 0, 0};
     mma_m16n8k32_s8(sums, fragment_a, fragment_b);

@@ -49,6 +49,15 @@ KERNEL(read_never_written, 32)(float* y) {
     y[threadIdx.x] = room[threadIdx.x];
 }
 
+KERNEL(read_static_never_written, 32)(float* y) {
+    __shared__ float room[32];
+    float value = room[threadIdx.x];
+    __syncwarp();
+    room[threadIdx.x] = 1.0f;
+    __syncwarp();
+    y[blockIdx.x * 32 + threadIdx.x] = value + room[threadIdx.x ^ 1];
+}
+
 // Static shared memory of more than half of what a block has without asking.
 KERNEL(much_static, 32)(float* y) {
     __shared__ float room[8000];
@@ -74,6 +83,7 @@ KERNEL(ping, 32)(uint32_t* mine, uint32_t* theirs, int first, int rounds) {
     // Two lanes, of which one waits for the other.
     __shared__ uint32_t done;
     if (threadIdx.x == 0) {
+        done = 0;
         for (int round = 0; round < rounds; round++) {
             uint32_t word = uint32_t(round) * 2 + (first ? 1 : 2);
             if (first) store_release_system(theirs, word);
@@ -83,6 +93,5 @@ KERNEL(ping, 32)(uint32_t* mine, uint32_t* theirs, int first, int rounds) {
         store_release_system(&done, 1);
     } else {
         while (load_acquire_system(&done) != 1) spin_pause();
-        store_release_system(&done, 0);
     }
 }

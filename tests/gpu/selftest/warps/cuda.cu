@@ -68,7 +68,9 @@ KERNEL(two_places_wrong, 32)(unsigned* y, const unsigned* x) {
 }
 
 // In a block of less than a warp.
-KERNEL(no_such_lanes_wrong, 32)(unsigned* y, const unsigned* x) { y[threadIdx.x] = __shfl_sync(ALL_LANES, x[threadIdx.x], 0); }
+KERNEL(no_such_lanes_wrong, 32)(unsigned* y, const unsigned* x) {
+    y[threadIdx.x] = __shfl_sync(ALL_LANES, x[threadIdx.x], 0);
+}
 
 // All threads of all blocks, once each, with three dimensions of both.
 KERNEL(who, 1024)(unsigned* y) {
