@@ -133,7 +133,15 @@ fn reference_route(logits: &[f32], bias: Option<&[f32]>, routing: &Routing) -> V
 /// Compares a device's routes and experts with the reference.
 pub(crate) fn check<B: Tested>(device: &B) {
     check_routes(device);
-    let plain = Case { tokens: 5, chosen: 2, formats: [DType::F32; 3], hidden_size: 64, width: 32, has_bias: false };
+    let plain = Case {
+        tokens: 5,
+        chosen: 2,
+        formats: [DType::F32; 3],
+        last: None,
+        hidden_size: 64,
+        width: 32,
+        has_bias: false,
+    };
     for dtype in [DType::F32, DType::BF16, DType::Q8_0] {
         for (tokens, chosen, has_bias) in [(0, 2, false), (1, 3, true), (5, 1, false), (40, 2, true)] {
             check_experts(device, &Case { tokens, chosen, has_bias, formats: [dtype; 3], ..plain });
@@ -152,6 +160,10 @@ pub(crate) fn check<B: Tested>(device: &B) {
         for tokens in [2, 33, 150] {
             check_experts(device, &Case { tokens, formats, hidden_size, width, has_bias: true, ..plain });
         }
+    }
+    // Experts that differ.
+    for formats in [[DType::F32; 3], [DType::Q8_0, DType::BF16, DType::F32]] {
+        check_experts(device, &Case { tokens: 20, formats, last: Some(DType::BF16), ..plain });
     }
     // More tokens than one block finds the visits of, and experts with many.
     check_experts(device, &Case { tokens: 300, chosen: 4, ..plain });
@@ -203,6 +215,8 @@ struct Case {
     chosen: usize,
     /// The gates', the up projections' and the down projections'.
     formats: [DType; 3],
+    /// What the last two experts are stored as, where that is something else.
+    last: Option<DType>,
     hidden_size: usize,
     width: usize,
     has_bias: bool,
@@ -212,11 +226,14 @@ fn check_experts<B: Tested>(device: &B, case: &Case) {
     const ALL: usize = 7;
     const FIRST: usize = 1;
     const COUNT: usize = 5;
-    let &Case { tokens, chosen, formats: [gate, up, down], hidden_size, width, has_bias } = case;
+    let &Case { tokens, chosen, formats: [gate, up, down], last, hidden_size, width, has_bias } = case;
+    let format = |expert: usize, dtype: DType| last.filter(|_| expert + 2 >= COUNT).unwrap_or(dtype);
     let mut samples = Samples::new(tokens as u64 + 11);
-    let gate_up: Vec<Matrix> =
-        (0..COUNT).flat_map(|_| [gate, up]).map(|dtype| samples.matrix(dtype, width, hidden_size)).collect();
-    let down: Vec<Matrix> = (0..COUNT).map(|_| samples.matrix(down, hidden_size, width)).collect();
+    let gate_up: Vec<Matrix> = (0..COUNT)
+        .flat_map(|expert| [format(expert, gate), format(expert, up)])
+        .map(|dtype| samples.matrix(dtype, width, hidden_size))
+        .collect();
+    let down: Vec<Matrix> = (0..COUNT).map(|expert| samples.matrix(format(expert, down), hidden_size, width)).collect();
     let biases = has_bias.then(|| [samples.floats(COUNT * 2 * width), samples.floats(COUNT * hidden_size)]);
     let x = device.stored(samples.floats(tokens * hidden_size));
     let onto = device.stored(samples.floats(tokens * hidden_size));
