@@ -25,7 +25,10 @@ say() { printf '%s\n' "gpu_check: $*" >&2; }
 fail() { say "$*"; exit 2; }
 
 # A text as a JSON string.
-quoted() { sed -e 's/\\/\\\\/g; s/"/\\"/g; s/\t/\\t/g' -e 's/[[:cntrl:]]//g' | awk '{ printf "%s%s", sep, $0; sep = "\\n" }' | sed 's/^/"/; s/$/"/'; }
+quoted() {
+    sed -e 's/\\/\\\\/g; s/"/\\"/g; s/\t/\\t/g' -e 's/[[:cntrl:]]//g' |
+        awk 'BEGIN { printf "\"" } { printf "%s%s", between, $0; between = "\\n" } END { printf "\"" }'
+}
 
 # step NAME COMMAND…: its outcome and the end of what it said become a part of the report.
 steps=()

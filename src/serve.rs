@@ -85,10 +85,10 @@ async fn serve(flags: &Arc<ServeFlags>) -> Result<u8, String> {
     for warning in flags.warnings.iter().chain(&plan.warnings) {
         tracing::warn!("{warning}");
     }
-    plan.notes.iter().for_each(|note| tracing::info!("{note}"));
     let model = plan.describe();
     let timeout = Duration::from_secs(flags.timeout_graceful_shutdown);
     let ports = Ports::take(flags)?;
+    plan.notes.iter().for_each(|note| tracing::info!("{note}"));
     let (api, fate) = start_computing(flags, plan)?;
     let listening =
         ports.answer(api.clone(), http_threads(flags), flags.cors()).map_err(|error| format!("HTTP: {error}"))?;
