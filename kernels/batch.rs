@@ -19,6 +19,26 @@ pub struct Batch {
     pub block_tables: Vec<Vec<u32>>,
 }
 
+impl Batch {
+    /// `tokens` tokens in sequences of at most `longest`, each from its beginning and in blocks of its own: what a step
+    /// looks like, for trials.
+    pub fn sample(tokens: usize, longest: usize, block_size: usize) -> Self {
+        let mut batch = Self { tokens: vec![0; tokens], query_starts: vec![0], ..Self::default() };
+        let mut blocks = 0;
+        for start in (0..tokens).step_by(longest.max(1)) {
+            let length = longest.min(tokens - start);
+            let own: Vec<u32> = (blocks..blocks + length.div_ceil(block_size) as u32).collect();
+            blocks += own.len() as u32;
+            batch.positions.extend(0..length as u32);
+            batch.slot_mapping.extend((0..length as u32).map(|position| own[0] * block_size as u32 + position));
+            batch.query_starts.push((start + length) as u32);
+            batch.context_lengths.push(length as u32);
+            batch.block_tables.push(own);
+        }
+        batch
+    }
+}
+
 /// The heads of one rank. Query heads are a contiguous range of the model's; so are the KV heads they read.
 /// Where a boundary between ranks falls inside a group of query heads, both ranks hold that KV head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

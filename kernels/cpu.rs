@@ -61,11 +61,6 @@ impl Cpu {
         Self { team: Team::new(&config), isa, group, buffers: Buffers::default() }
     }
 
-    /// The ranks it meets.
-    pub fn group(&self) -> &Group {
-        &self.group
-    }
-
     /// A tensor with left-over contents, for an operation that writes all of it.
     pub(crate) fn scratch(&self, rows: usize, columns: usize) -> Tensor {
         Tensor::take(&self.buffers, rows, columns)
@@ -82,7 +77,11 @@ impl Instructions {
     }
 }
 
-impl Backend for Cpu {}
+impl Backend for Cpu {
+    fn group(&self) -> &Group {
+        &self.group
+    }
+}
 
 #[cfg(test)]
 impl Cpu {

@@ -23,6 +23,17 @@ pub enum DeviceError {
         /// The collective that was waiting for it.
         collective: &'static str,
     },
+    /// There is no device of the wanted kind that can be used.
+    #[error("no usable GPU: {0}")]
+    Unavailable(String),
+    /// The device, or a library that speaks for it, answered with an error.
+    #[error("{doing} failed: {fault}")]
+    Failed {
+        /// What was asked of it.
+        doing: String,
+        /// What it said.
+        fault: String,
+    },
     /// The device cannot do this: a dtype, a shape or a size it has no kernel for.
     #[error("not supported on this device: {0}")]
     Unsupported(String),

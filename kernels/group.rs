@@ -116,6 +116,14 @@ impl Group {
         }
     }
 
+    /// What each rank gives, by rank: as many words from all.
+    pub(crate) fn exchange(&self, words: &[u32]) -> Result<Vec<Vec<u32>>> {
+        let Some(mut turn) = self.turn::<u32>(Collective::AllGather)? else { return Ok(vec![words.to_vec()]) };
+        turn.slot(words.len()).copy_from_slice(words);
+        let slots = turn.meet(words.len())?;
+        Ok((0..self.world_size).map(|rank| slots.of(rank).to_vec()).collect())
+    }
+
     /// Begins a collective on elements of type `T`; none where the rank is alone.
     pub(crate) fn turn<T: Word>(&self, collective: Collective) -> Result<Option<Turn<'_, T>>> {
         let Some(meeting) = &self.meeting else { return Ok(None) };
@@ -124,6 +132,13 @@ impl Group {
             Some(lost) => Err(lost.clone()),
             None => Ok(Some(Turn::new(self, meeting, progress, collective))),
         }
+    }
+
+    /// The error to give up with, if another rank has left.
+    pub(crate) fn gone(&self) -> Option<DeviceError> {
+        /// Later than any rank will ever arrive.
+        const NEVER: u64 = u64::MAX;
+        self.lost(Collective::AllReduce, NEVER)
     }
 
     fn await_members(&self, timeout: Duration) -> std::result::Result<(), JoinError> {

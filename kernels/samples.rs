@@ -1,4 +1,4 @@
-//! Inputs for the conformance checks: the same pseudo-random numbers everywhere.
+//! What the conformance checks share: the same pseudo-random numbers everywhere, and how exact a device is.
 
 use std::sync::Arc;
 
@@ -81,6 +81,56 @@ impl Samples {
             block[4..].iter_mut().filter(|code| **code & 0x7f == 0x7f).for_each(|code| *code ^= 1);
         }
         block
+    }
+}
+
+/// A device as the checks see it: how exact it is.
+pub(crate) trait Tested: crate::Backend {
+    /// Values as activations store them.
+    fn stored(&self, values: Vec<f32>) -> Vec<f32> {
+        values
+    }
+
+    /// What may be off in a result made of such values, where the CPU may be off by `tolerance`.
+    fn tolerance(&self, tolerance: f32) -> f32 {
+        tolerance
+    }
+
+    /// What of it is rounded, for its name: nothing, or ` in bf16`.
+    fn precision(&self) -> &'static str {
+        ""
+    }
+
+    /// A tensor of the residual stream.
+    fn residual(&self, rows: usize, columns: usize, values: &[f32]) -> Self::Tensor {
+        self.tensor(rows, columns, values).expect("memory")
+    }
+}
+
+impl Tested for crate::cpu::Cpu {}
+
+impl Tested for crate::cuda::Cuda {
+    fn stored(&self, values: Vec<f32>) -> Vec<f32> {
+        self.act().decode(&self.act().encode(&values))
+    }
+
+    /// Results are rounded to 8 bits, and so is what is between fused operations.
+    fn tolerance(&self, tolerance: f32) -> f32 {
+        match self.act() {
+            crate::cuda::Element::F32 => tolerance,
+            crate::cuda::Element::BF16 => tolerance.max(1.0 / 128.0),
+        }
+    }
+
+    fn precision(&self) -> &'static str {
+        match self.act() {
+            crate::cuda::Element::F32 => " in f32",
+            crate::cuda::Element::BF16 => " in bf16",
+        }
+    }
+
+    fn residual(&self, rows: usize, columns: usize, values: &[f32]) -> Self::Tensor {
+        self.upload(self.floats(rows, columns).expect("memory"), values).expect("a copy")
     }
 }
 

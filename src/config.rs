@@ -15,9 +15,10 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use workers::link::sampling::LOGPROBS_MAX;
 
 pub use self::commands::{
-    ChatFlags, CollectEnvFlags, FetchFlags, HubFlags, InspectFlags, RunBatchFlags, SamplingFlags, ServerFlags,
+    ChatFlags, CollectEnvFlags, FetchFlags, HubFlags, InspectFlags, RunBatchFlags, SamplingFlags, SelftestFlags,
+    ServerFlags,
 };
-pub use self::loading::LoadingFlags;
+pub use self::loading::{LoadingFlags, PlainName};
 use self::values::{byte_count, early_stop, fraction, parser_name};
 use crate::api::cors;
 use crate::engine::request::EarlyStop;
@@ -49,6 +50,8 @@ pub enum Command {
     Inspect(InspectFlags),
     /// Print what a bug report needs to know about this machine.
     CollectEnv(CollectEnvFlags),
+    /// Check that this machine's devices compute as they should.
+    Selftest(SelftestFlags),
     /// Fetch a model, unless it is there, and print its path.
     Fetch(FetchFlags),
     /// One rank's process; started by `serve`, told what to do on its standard input.
@@ -233,6 +236,12 @@ pub struct ServeFlags {
     /// Where the model runs; auto takes what is there.
     #[arg(long, value_enum, default_value = "auto", help_heading = "Ranks")]
     pub device: Device,
+    /// On GPUs, start every kernel by itself: steps are not recorded as CUDA graphs.
+    #[arg(long, help_heading = "Ranks")]
+    pub enforce_eager: bool,
+    /// On GPUs, leave small all-reduces to NCCL as well, rather than do them in memory that all GPUs have mapped.
+    #[arg(long, help_heading = "Ranks")]
+    pub disable_custom_all_reduce: bool,
     /// CPU threads of a rank; absent: cores ÷ ranks.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Ranks")]
     pub threads_per_rank: Option<u32>,

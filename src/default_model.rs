@@ -55,11 +55,15 @@ pub fn locate() -> Result<PathBuf, FetchError> {
 
 /// Where models are cached.
 pub fn models_folder() -> Result<PathBuf, FetchError> {
+    cache_folder().map(|path| path.join("models"))
+}
+
+/// Where all is cached that can be had again.
+pub fn cache_folder() -> Result<PathBuf, FetchError> {
     let folder_of = |variable| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
     folder_of(CACHE_VARIABLE)
         .or_else(|| folder_of("XDG_CACHE_HOME").filter(|path| path.is_absolute()).map(|path| path.join("shardwire")))
         .or_else(|| folder_of("HOME").map(|path| path.join(".cache/shardwire")))
-        .map(|path| path.join("models"))
         .ok_or(FetchError::NoCacheFolder)
 }
 

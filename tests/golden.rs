@@ -9,87 +9,19 @@
 mod server;
 
 use serde_json::{Value, json};
-use server::{Server, golden, smollm2, wait_for};
+use server::{
+    Server,
+    cases::{Tolerance, cases, check_all, check_together, golden_file},
+    smollm2, wait_for,
+};
 
-const LOGPROB_TOLERANCE: f64 = 2e-3;
-const MARGIN_TOLERANCE: f64 = 5e-3;
-
-/// One prompt and what the reference made of it.
-struct Case {
-    name: String,
-    prompt_ids: Value,
-    greedy: Value,
-}
-
-fn golden_file(path: &str) -> Value {
-    let text = std::fs::read_to_string(golden(path).join("golden.json")).expect("a golden file");
-    serde_json::from_str(&text).expect("JSON")
-}
-
-fn cases(path: &str) -> Vec<Case> {
-    let file = golden_file(path);
-    let list = file["cases"].as_array().expect("cases");
-    let case = |c: &Value| Case {
-        name: format!("{path} {}", c["name"].as_str().unwrap_or("?")),
-        prompt_ids: c["prompt_ids"].clone(),
-        greedy: c["greedy"].clone(),
-    };
-    list.iter().map(case).collect()
-}
-
-impl Case {
-    fn ask(&self, server: &Server) -> Value {
-        let body = json!({
-            "prompt": self.prompt_ids, "max_tokens": self.length(), "temperature": 0, "ignore_eos": true,
-            "logprobs": 0, "return_token_ids": true,
-        });
-        server.ok("/v1/completions", &body)
-    }
-
-    fn length(&self) -> usize {
-        self.greedy["ids"].as_array().expect("ids").len()
-    }
-
-    /// Compares up to the first token that the reference itself found too close to call.
-    fn check(&self, answer: &Value, setting: &str) {
-        let choice = &answer["choices"][0];
-        let ids = choice["completion_token_ids"].as_array().expect("completion_token_ids");
-        let logprobs = choice["logprobs"]["token_logprobs"].as_array().expect("token_logprobs");
-        assert_eq!(ids.len(), self.length(), "{} [{setting}]: length", self.name);
-        for (i, id) in ids.iter().enumerate() {
-            let close = self.greedy["margins"][i].as_f64().expect("margin") <= MARGIN_TOLERANCE;
-            if *id != self.greedy["ids"][i] {
-                assert!(close, "{} [{setting}]: token {i} is {id}, not {}", self.name, self.greedy["ids"][i]);
-                return;
-            }
-            let (got, want) = (logprobs[i].as_f64().expect("logprob"), self.greedy["logprobs"][i].as_f64().unwrap());
-            let off = (got - want).abs();
-            assert!(off <= LOGPROB_TOLERANCE, "{} [{setting}]: log-probability {i} is {got}, not {want}", self.name);
-        }
-    }
-}
+const TOLERANCE: Tolerance = Tolerance { logprob: 2e-3, margin: 5e-3 };
 
 /// A server of the model whose every case was compared.
 fn check(model: &str, file: &str, flags: &[&str]) -> Server {
     let server = Server::of_golden(&format!("{model}{file}"), &[&["--enable-logprob"], flags].concat());
-    check_all(&server, &cases(model), &flags.join(" "));
+    check_all(&server, &cases(model), TOLERANCE, &flags.join(" "));
     server
-}
-
-/// Every case alone, then all of them at once (several times over, so that they compete), must equal the reference.
-fn check_all(server: &Server, cases: &[Case], setting: &str) {
-    for case in cases {
-        case.check(&case.ask(server), setting);
-    }
-    check_together(server, cases, setting);
-}
-
-fn check_together(server: &Server, cases: &[Case], setting: &str) {
-    std::thread::scope(|scope| {
-        for case in cases.iter().chain(cases).chain(cases) {
-            scope.spawn(move || case.check(&case.ask(server), &format!("{setting}, together")));
-        }
-    });
 }
 
 /// Every family, with the rank counts that divide its heads.
@@ -172,7 +104,7 @@ fn a_pool_so_small_that_sequences_are_preempted() {
             wait_for(&format!("a sequence of {model} to give way: fourteen blocks are few"), || {
                 let preempted = server.metric("vllm:num_preemptions_total") > 0.0;
                 if !preempted {
-                    check_together(&server, &cases(model), "competing again");
+                    check_together(&server, &cases(model), TOLERANCE, "competing again");
                 }
                 preempted.then_some(())
             });
@@ -185,7 +117,7 @@ fn a_pool_so_small_that_sequences_are_preempted() {
 #[test]
 fn smollm2_and_its_chats() {
     let server = Server::start(&["--model", smollm2().to_str().expect("UTF-8 path"), "-tp", "2", "--enable-logprob"]);
-    check_all(&server, &cases("smollm2"), "-tp 2");
+    check_all(&server, &cases("smollm2"), TOLERANCE, "-tp 2");
     check_chats(&server);
 }
 
@@ -212,7 +144,7 @@ fn check_chat(server: &Server, chat: &Value) {
     let choice = &answer["choices"][0];
     assert_eq!(choice["message"]["prompt_token_ids"], chat["prompt_ids"], "{}: prompt", chat["name"]);
     let margins = chat["greedy"]["margins"].as_array().expect("margins");
-    if margins.iter().all(|margin| margin.as_f64().expect("a number") > MARGIN_TOLERANCE) {
+    if margins.iter().all(|margin| margin.as_f64().expect("a number") > TOLERANCE.margin) {
         assert_eq!(choice["message"]["content"], chat["text"], "{}: text", chat["name"]);
         let ended = chat["first_eos_step"].is_number();
         assert_eq!(choice["finish_reason"], if ended { "stop" } else { "length" }, "{}: end", chat["name"]);

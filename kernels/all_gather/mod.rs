@@ -1,6 +1,8 @@
 //! Every rank's columns side by side, on every rank.
 
 mod cpu;
+#[allow(unsafe_code, reason = "launches kernels")]
+mod cuda;
 
 use crate::{Result, memory::Memory};
 

@@ -6,9 +6,13 @@
 
 use std::ops::Range;
 
-use super::AllReduce;
+use super::{AllReduce, NormAfter};
 use crate::group::{Collective, Group, Slots, Turn};
-use crate::{Result, cpu::Cpu};
+use crate::{
+    Result,
+    cpu::{Cpu, Tensor},
+    rms_norm::RmsNorm,
+};
 
 /// From here on the second phase costs less than the reading that it saves.
 const ONE_PHASE_BYTES_MAX: usize = 64 << 10;
@@ -16,6 +20,11 @@ const ONE_PHASE_BYTES_MAX: usize = 64 << 10;
 impl AllReduce for Cpu {
     fn all_reduce(&self, x: &mut Self::Tensor) -> Result<()> {
         all_reduce(&self.group, x.data_mut())
+    }
+
+    fn all_reduce_add_rms_norm(&self, residual: &mut Tensor, mut x: Tensor, norm: NormAfter<Tensor>) -> Result<Tensor> {
+        self.all_reduce(&mut x)?;
+        self.add_rms_norm(residual, &x, norm.scale, norm.weight, norm.eps)
     }
 }
 

@@ -5,11 +5,12 @@
 
 #[allow(unsafe_code, reason = "threads write disjoint parts")]
 mod cpu;
+#[allow(unsafe_code, reason = "launches kernels")]
+mod cuda;
 
-#[cfg(test)]
 use crate::{
     Batch, KvDType, KvShape,
-    samples::{Samples, assert_close},
+    samples::{Samples, Tested, assert_close},
 };
 use crate::{Heads, Result, memory::Memory};
 
@@ -41,7 +42,6 @@ pub trait Attention: Memory {
 
 /// What attention means for one query head of one token, plainly and in f64: `keys` and `values` are those of the
 /// positions that it sees, as the cache stores them.
-#[cfg(test)]
 fn reference(query: &[f32], keys: &[&[f32]], values: &[&[f32]], scale: f32, sink: Option<f32>) -> Vec<f32> {
     let dot = |key: &&[f32]| query.iter().zip(*key).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum::<f64>();
     let scores: Vec<f64> = keys.iter().map(|key| dot(key) * f64::from(scale)).collect();
@@ -55,7 +55,6 @@ fn reference(query: &[f32], keys: &[&[f32]], values: &[&[f32]], scale: f32, sink
 }
 
 /// A case of the conformance check: sequences whose first tokens are in the cache and whose last ones are computed.
-#[cfg(test)]
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(crate) heads: Heads,
@@ -67,10 +66,8 @@ pub(crate) struct Case {
     pub(crate) sequences: Vec<[usize; 2]>,
 }
 
-#[cfg(test)]
 pub(crate) const SCALE: f32 = 0.3;
 
-#[cfg(test)]
 impl Case {
     /// Heads of `query` and `kv`, `group` to one, the first at `first_in_group`; blocks of `block_size`.
     pub(crate) fn new([query, kv, dim, group, first]: [usize; 5], block_size: usize, sequences: &[[usize; 2]]) -> Self {
@@ -104,16 +101,14 @@ impl Case {
 }
 
 /// The rows `[positions][qkv columns]` of sequence `sequence`, the same in every case with as many columns.
-#[cfg(test)]
-pub(crate) fn rows(case: &Case, sequence: usize) -> Vec<f32> {
+fn rows<B: Tested>(device: &B, case: &Case, sequence: usize) -> Vec<f32> {
     let count: usize = case.sequences[sequence].iter().sum();
-    Samples::new(sequence as u64 + 1).floats(count * case.heads.qkv_columns())
+    device.stored(Samples::new(sequence as u64 + 1).floats(count * case.heads.qkv_columns()))
 }
 
 /// Computes the case on a device: stores what came before, then one step with all sequences. Blocks of the sequences
 /// are interleaved.
-#[cfg(test)]
-pub(crate) fn compute<B: crate::Backend>(device: &B, case: &Case) -> Vec<f32> {
+pub(crate) fn compute<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
     const LAYER: usize = 1;
     let heads = &case.heads;
     let count = case.sequences.len();
@@ -127,7 +122,7 @@ pub(crate) fn compute<B: crate::Backend>(device: &B, case: &Case) -> Vec<f32> {
         values_from: heads.values_from,
         dtype: case.dtype,
     };
-    let sinks = case.sinks().map(|sinks| device.tensor(1, sinks.len(), &sinks).expect("memory"));
+    let sinks = case.sinks().map(|sinks| device.vector(&sinks).expect("memory"));
     let scoring = Scoring { scale: SCALE, window: case.window, sinks: sinks.as_ref() };
     let mut cache = device.kv_cache(shape).expect("memory");
     let mut result = Vec::new();
@@ -137,7 +132,7 @@ pub(crate) fn compute<B: crate::Backend>(device: &B, case: &Case) -> Vec<f32> {
             let positions = if now { before..before + after } else { 0..before };
             let table: Vec<u32> = (0..blocks_each).map(|block| (block * count + sequence) as u32).collect();
             let columns = heads.qkv_columns();
-            values.extend_from_slice(&rows(case, sequence)[positions.start * columns..positions.end * columns]);
+            values.extend_from_slice(&rows(device, case, sequence)[positions.start * columns..positions.end * columns]);
             let slot = |p: usize| table[p / case.block_size] * case.block_size as u32 + (p % case.block_size) as u32;
             batch.slot_mapping.extend(positions.clone().map(slot));
             batch.context_lengths.push(positions.end as u32);
@@ -158,7 +153,6 @@ pub(crate) fn compute<B: crate::Backend>(device: &B, case: &Case) -> Vec<f32> {
 }
 
 /// A key or a value as the cache stores it.
-#[cfg(test)]
 fn stored(dtype: KvDType, row: &[f32]) -> Vec<f32> {
     let greatest = row.iter().fold(0.0f32, |greatest, x| greatest.max(x.abs()));
     let round = |&x: &f32| match dtype {
@@ -170,12 +164,11 @@ fn stored(dtype: KvDType, row: &[f32]) -> Vec<f32> {
     row.iter().map(round).collect()
 }
 
-#[cfg(test)]
-fn expected(case: &Case) -> Vec<f32> {
+fn expected<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
     let heads = &case.heads;
     let mut result = Vec::new();
     for (sequence, &[before, after]) in case.sequences.iter().enumerate() {
-        let rows = rows(case, sequence);
+        let rows = rows(device, case, sequence);
         let stored: Vec<f32> = rows.chunks_exact(heads.dim).flat_map(|row| stored(case.dtype, row)).collect();
         let stored: Vec<&[f32]> = stored.chunks_exact(heads.qkv_columns()).collect();
         for position in before..before + after {
@@ -190,7 +183,6 @@ fn expected(case: &Case) -> Vec<f32> {
 }
 
 /// One query head over the rows that it sees.
-#[cfg(test)]
 fn attended(case: &Case, query: &[f32], seen: &[&[f32]], head: usize) -> Vec<f32> {
     let Heads { query: queries, kv, dim, values_from, .. } = case.heads;
     let own = case.heads.kv_of(head);
@@ -204,10 +196,17 @@ fn attended(case: &Case, query: &[f32], seen: &[&[f32]], head: usize) -> Vec<f32
     reference(query, &keys, &values.collect::<Vec<_>>(), SCALE, sink)
 }
 
-/// Compares a device's attention, over keys and values that the device stored itself, with the reference.
-#[cfg(test)]
-pub(crate) fn check<B: crate::Backend>(device: &B) {
+/// Compares a device's attention, over keys and values that the device stored itself, with the reference. Where
+/// activations are bf16, so are the weights that values are multiplied by: the sum of values below 1 is off by 2⁻⁹ at most,
+/// and the answer's own rounding by as much; the tolerance is twice that.
+pub(crate) fn check<B: Tested>(device: &B) {
     for case in [
+        Case::new(
+            [8, 8, 16, 1, 0],
+            64,
+            &[[9, 1], [40, 1], [37, 1], [11, 1], [132, 1], [3, 1], [9, 1], [9, 1], [3, 1], [127, 3], [0, 33]],
+        )
+        .dtype(KvDType::BF16),
         Case::new([1, 1, 16, 1, 0], 16, &[[0, 1]]),
         Case::new([9, 3, 64, 3, 0], 16, &[[0, 70], [33, 1], [5, 9]]),
         Case::new([4, 2, 32, 2, 0], 64, &[[63, 1], [64, 1], [0, 65]]).dtype(KvDType::F16),
@@ -224,7 +223,34 @@ pub(crate) fn check<B: crate::Backend>(device: &B) {
         Case::new([4, 1, 40, 4, 0], 16, &[[0, 70], [530, 1], [5, 9]]).values_from(8),
         Case::new([16, 1, 76, 16, 0], 64, &[[0, 3], [600, 2]]).values_from(16).dtype(KvDType::BF16),
         Case::new([3, 1, 24, 3, 0], 5, &[[0, 20]]).values_from(16).dtype(KvDType::Int8),
+        // Few queries per sequence: long and short contexts, all head dims of tensor cores and those between.
+        Case::new([8, 2, 128, 4, 0], 16, &[[1000, 1], [77, 1], [0, 1], [0, 0], [300, 1]]).dtype(KvDType::BF16),
+        Case::new([16, 2, 64, 8, 0], 24, &[[500, 2], [63, 1], [64, 1]]).dtype(KvDType::F16),
+        Case::new([8, 1, 128, 8, 0], 12, &[[700, 2], [14, 1]]).dtype(KvDType::Int8).with_sinks(),
+        Case::new([7, 3, 64, 4, 2], 8, &[[300, 3], [2, 4]]).dtype(KvDType::Int8).window(50),
+        Case::new([8, 2, 72, 4, 0], 64, &[[900, 4], [0, 4]]).dtype(KvDType::BF16).window(250).with_sinks(),
+        Case::new([2, 1, 256, 2, 0], 32, &[[200, 1]]).dtype(KvDType::BF16),
+        Case::new([2, 2, 192, 1, 0], 16, &[[200, 9]]).dtype(KvDType::Int8),
+        Case::new([20, 1, 64, 20, 0], 16, &[[260, 1], [31, 1]]).dtype(KvDType::F16),
+        // Many: tiles of queries on the diagonal and before it, contexts that are shared by blocks, windows that end in
+        // the middle of a tile.
+        Case::new([8, 2, 128, 4, 0], 16, &[[0, 150], [200, 40], [0, 0], [77, 1]]).dtype(KvDType::BF16),
+        Case::new([2, 2, 64, 1, 0], 24, &[[0, 200], [700, 130]]).dtype(KvDType::F16).window(100),
+        Case::new([4, 1, 64, 4, 0], 12, &[[700, 33]]).dtype(KvDType::Int8).with_sinks(),
+        Case::new([4, 1, 128, 4, 0], 32, &[[600, 30]]).dtype(KvDType::Int8).window(410),
+        Case::new([6, 2, 128, 5, 3], 16, &[[30, 90]]).dtype(KvDType::F16).with_sinks(),
+        Case::new([4, 2, 256, 2, 0], 16, &[[60, 50]]).dtype(KvDType::BF16),
+        Case::new([40, 1, 64, 40, 0], 16, &[[20, 5]]).dtype(KvDType::BF16),
+        // Latent rows: some heads and many, whole tiles of queries, rows that end within a step of products.
+        Case::new([16, 1, 576, 16, 0], 64, &[[150, 1], [40, 1], [0, 0], [300, 1]]).values_from(64).dtype(KvDType::BF16),
+        Case::new([40, 1, 576, 40, 0], 16, &[[140, 1], [33, 2]]).values_from(64).dtype(KvDType::Int8),
+        Case::new([16, 1, 80, 16, 0], 5, &[[150, 3], [40, 1]]).values_from(16).dtype(KvDType::BF16),
+        Case::new([8, 1, 72, 8, 0], 16, &[[90, 3], [0, 1]]).values_from(8).dtype(KvDType::F16).with_sinks(),
+        Case::new([4, 1, 104, 4, 0], 12, &[[300, 30]]).values_from(40).dtype(KvDType::BF16).window(270),
+        Case::new([80, 1, 48, 80, 0], 16, &[[70, 2]]).values_from(16).dtype(KvDType::Int8),
     ] {
-        assert_close(&compute(device, &case), &expected(&case), 3e-6, &format!("{}: {case:?}", device.name()));
+        let tolerance = device.tolerance(3e-6);
+        let what = format!("{}: {case:?}", device.name());
+        assert_close(&compute(device, &case), &expected(device, &case), tolerance, &what);
     }
 }

@@ -1,6 +1,9 @@
 //! One rank's small integers, on every rank: the tokens that rank 0 sampled.
 
 mod cpu;
+mod cuda;
+
+pub(crate) use cpu::broadcast as among;
 
 use crate::{Result, memory::Memory};
 

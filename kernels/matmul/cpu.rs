@@ -28,6 +28,10 @@ use crate::{
 };
 
 impl MatMul for Cpu {
+    fn scores(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
+        self.matmul(x, weight, bias)
+    }
+
     fn matmul(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
         assert_eq!(x.columns(), weight.inputs(), "x has as many columns as the weight has inputs");
         let bias = bias.map(Tensor::data);

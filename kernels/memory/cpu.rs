@@ -1,5 +1,7 @@
 //! Memory on the CPU: the host's own.
 
+use std::ops::Range;
+
 use super::Memory;
 use crate::{
     Batch, KvShape, Matrix, Result,
@@ -25,8 +27,16 @@ impl Memory for Cpu {
         Ok(tensor)
     }
 
+    fn vector(&self, values: &[f32]) -> Result<Tensor> {
+        self.tensor(1, values.len(), values)
+    }
+
     fn to_host(&self, tensor: &Tensor) -> Result<Vec<f32>> {
         Ok(tensor.data().to_vec())
+    }
+
+    fn rows_to_host(&self, tensor: &Tensor, rows: Range<usize>) -> Result<Vec<f32>> {
+        Ok(tensor.data()[rows.start * tensor.columns()..rows.end * tensor.columns()].to_vec())
     }
 
     fn weight(&self, parts: Vec<Matrix>) -> Result<Weight> {
@@ -39,6 +49,10 @@ impl Memory for Cpu {
 
     fn angles(&self, turns: Turns) -> Result<Angles> {
         Ok(Angles::new(turns))
+    }
+
+    fn room(&self, _: f64) -> Result<Option<u64>> {
+        Ok(None)
     }
 
     fn kv_cache(&self, shape: KvShape) -> Result<KvCache> {

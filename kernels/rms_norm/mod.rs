@@ -2,11 +2,12 @@
 //! `y = w · x / sqrt(mean(x²) + eps)` over a row, in f32 (Zhang & Sennrich 2019).
 
 mod cpu;
+#[allow(unsafe_code, reason = "launches kernels")]
+mod cuda;
 
 pub(crate) use cpu::normalise;
 
-#[cfg(test)]
-use crate::samples::{Samples, assert_close};
+use crate::samples::{Samples, Tested, assert_close};
 use crate::{Heads, Result, memory::Memory};
 
 /// See the module.
@@ -37,7 +38,6 @@ pub trait RmsNorm: Memory {
 }
 
 /// What normalising one row means, plainly and in f64.
-#[cfg(test)]
 pub(crate) fn reference(row: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let mean = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>() / row.len() as f64;
     let scale = 1.0 / (mean + f64::from(eps)).sqrt();
@@ -45,8 +45,7 @@ pub(crate) fn reference(row: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
 }
 
 /// Compares a device's norms with the reference over many shapes.
-#[cfg(test)]
-pub(crate) fn check<B: crate::Backend>(device: &B) {
+pub(crate) fn check<B: Tested>(device: &B) {
     for (rows, columns, scale) in [(0, 8, 1.0), (1, 1, 1.0), (1, 576, 0.25), (2, 7, 1.0), (5, 33, 3.0), (300, 100, 1.0)]
     {
         check_rows(device, rows, columns, scale);
@@ -56,28 +55,32 @@ pub(crate) fn check<B: crate::Backend>(device: &B) {
     }
 }
 
-#[cfg(test)]
-fn check_rows<B: crate::Backend>(device: &B, rows: usize, columns: usize, scale: f32) {
+fn check_rows<B: Tested>(device: &B, rows: usize, columns: usize, scale: f32) {
     const EPS: f32 = 1e-5;
     let mut samples = Samples::new(columns as u64);
-    let (x, base, weight) = (samples.floats(rows * columns), samples.floats(rows * columns), samples.floats(columns));
+    let x = device.stored(samples.floats(rows * columns));
+    let (base, weight) = (samples.floats(rows * columns), samples.floats(columns));
     let normed = |x: &[f32]| x.chunks_exact(columns).flat_map(|row| reference(row, &weight, EPS)).collect::<Vec<_>>();
     let sum: Vec<f32> = base.iter().zip(&x).map(|(a, b)| a + scale * b).collect();
     let tensor = |values: &[f32]| device.tensor(values.len() / columns, columns, values).expect("memory");
-    let (what, device_weight, mut residual) = (format!("{rows} × {columns}"), tensor(&weight), tensor(&base));
+    let what = format!("{}: {rows} × {columns}", device.name());
+    let device_weight = device.vector(&weight).expect("memory");
+    let mut residual = device.residual(rows, columns, &base);
+    let tolerance = device.tolerance(2e-6);
     let alone = device.rms_norm(&tensor(&x), &device_weight, EPS).expect("a norm");
-    assert_close(&device.to_host(&alone).expect("a copy"), &normed(&x), 2e-6, &what);
+    assert_close(&device.to_host(&alone).expect("a copy"), &normed(&x), tolerance, &what);
+    let first = device.rms_norm(&residual, &device_weight, EPS).expect("a norm");
+    assert_close(&device.to_host(&first).expect("a copy"), &normed(&base), tolerance, &what);
     let added = device.add_rms_norm(&mut residual, &tensor(&x), scale, &device_weight, EPS).expect("a norm");
-    assert_close(&device.to_host(&added).expect("a copy"), &normed(&sum), 2e-6, &what);
+    assert_close(&device.to_host(&added).expect("a copy"), &normed(&sum), tolerance, &what);
     assert_eq!(device.to_host(&residual).expect("a copy"), sum, "{what}: the residual");
 }
 
-#[cfg(test)]
-fn check_heads<B: crate::Backend>(device: &B, rows: usize, [query, kv, dim]: [usize; 3]) {
+fn check_heads<B: Tested>(device: &B, rows: usize, [query, kv, dim]: [usize; 3]) {
     const EPS: f32 = 1e-6;
     let heads = Heads { query, kv, dim, group: query / kv, first_in_group: 0, values_from: None };
     let mut samples = Samples::new(dim as u64);
-    let x = samples.floats(rows * heads.qkv_columns());
+    let x = device.stored(samples.floats(rows * heads.qkv_columns()));
     let weights = [samples.floats(dim), samples.floats(dim)];
     let expected = x.chunks_exact(dim).enumerate().flat_map(|(index, head)| match index % (query + 2 * kv) {
         index if index < query => reference(head, &weights[0], EPS),
@@ -85,8 +88,8 @@ fn check_heads<B: crate::Backend>(device: &B, rows: usize, [query, kv, dim]: [us
         _ => head.to_vec(),
     });
     let mut qkv = device.tensor(rows, heads.qkv_columns(), &x).expect("memory");
-    let [query_weight, key_weight] = weights.each_ref().map(|weight| device.tensor(1, dim, weight).expect("memory"));
+    let [query_weight, key_weight] = weights.each_ref().map(|weight| device.vector(weight).expect("memory"));
     device.rms_norm_heads(&mut qkv, &heads, &query_weight, &key_weight, EPS).expect("a norm");
-    let what = format!("{rows} rows, {query}/{kv} heads of {dim}");
-    assert_close(&device.to_host(&qkv).expect("a copy"), &expected.collect::<Vec<_>>(), 2e-6, &what);
+    let what = format!("{}: {rows} rows, {query}/{kv} heads of {dim}", device.name());
+    assert_close(&device.to_host(&qkv).expect("a copy"), &expected.collect::<Vec<_>>(), device.tolerance(2e-6), &what);
 }

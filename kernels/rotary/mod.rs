@@ -1,11 +1,13 @@
 //! Rotary position embedding (Su et al. 2021) on the query and key heads of fused rows.
 
 mod cpu;
+#[allow(unsafe_code, reason = "launches kernels")]
+mod cuda;
 
 pub use cpu::Angles;
+pub use cuda::Angles as DeviceAngles;
 
-#[cfg(test)]
-use crate::samples::{Samples, assert_close};
+use crate::samples::{Samples, Tested, assert_close};
 use crate::{Heads, Result, memory::Memory};
 
 /// Which two elements of a head turn together.
@@ -39,7 +41,6 @@ pub trait Rotary: Memory {
 }
 
 /// What turning one head at one position means, plainly.
-#[cfg(test)]
 fn reference(head: &[f32], turns: &Turns, position: u32) -> Vec<f32> {
     let mut turned = head.to_vec();
     let pairs = turns.frequencies.len();
@@ -58,8 +59,7 @@ fn reference(head: &[f32], turns: &Turns, position: u32) -> Vec<f32> {
 }
 
 /// Compares a device's rotations with the reference: both pairings, whole and partial heads, near and far positions.
-#[cfg(test)]
-pub(crate) fn check<B: crate::Backend>(device: &B) {
+pub(crate) fn check<B: Tested>(device: &B) {
     for pairing in [Pairing::Half, Pairing::Interleaved] {
         for (tokens, dim, rotary_dim) in [(0, 16, 16), (1, 16, 16), (3, 20, 12), (7, 64, 64), (90, 128, 64)] {
             check_heads(device, pairing, tokens, [dim, rotary_dim]);
@@ -67,8 +67,7 @@ pub(crate) fn check<B: crate::Backend>(device: &B) {
     }
 }
 
-#[cfg(test)]
-fn check_heads<B: crate::Backend>(device: &B, pairing: Pairing, tokens: usize, [dim, rotary_dim]: [usize; 2]) {
+fn check_heads<B: Tested>(device: &B, pairing: Pairing, tokens: usize, [dim, rotary_dim]: [usize; 2]) {
     const POSITIONS: usize = 100_000;
     let heads = Heads { query: 3, kv: 1, dim, group: 3, first_in_group: 0, values_from: None };
     let mut samples = Samples::new(tokens as u64);
@@ -77,7 +76,7 @@ fn check_heads<B: crate::Backend>(device: &B, pairing: Pairing, tokens: usize, [
     let angles = device.angles(turns.clone()).expect("memory");
     // Near positions first: what was computed for them must not be all that far ones are turned by.
     for positions_max in [40, POSITIONS, 40] {
-        let x = samples.floats(tokens * heads.qkv_columns());
+        let x = device.stored(samples.floats(tokens * heads.qkv_columns()));
         let mut positions: Vec<u32> = (0..tokens).map(|_| samples.below(positions_max) as u32).collect();
         positions.iter_mut().take(1).for_each(|position| *position = positions_max as u32 - 1);
         let expected = x.chunks_exact(dim).enumerate().flat_map(|(index, head)| match index % 5 {
@@ -89,6 +88,7 @@ fn check_heads<B: crate::Backend>(device: &B, pairing: Pairing, tokens: usize, [
         let batch = device.batch(batch).expect("memory");
         device.rotary(&mut qkv, &heads, &angles, &batch).expect("a rotation");
         let what = format!("{tokens} tokens, heads of {dim}, {pairing:?}, positions below {positions_max}");
-        assert_close(&device.to_host(&qkv).expect("a copy"), &expected.collect::<Vec<_>>(), 1e-6, &what);
+        let (turned, expected) = (device.to_host(&qkv).expect("a copy"), expected.collect::<Vec<_>>());
+        assert_close(&turned, &expected, device.tolerance(1e-6), &what);
     }
 }

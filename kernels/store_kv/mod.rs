@@ -2,6 +2,8 @@
 
 #[allow(unsafe_code, reason = "threads write disjoint tiles")]
 mod cpu;
+#[allow(unsafe_code, reason = "launches kernels")]
+mod cuda;
 
 use crate::{Heads, Result, memory::Memory};
 

@@ -15,7 +15,6 @@ const IGNORED: &[(&str, Takes, &str)] = &[
     ("cache-transfer-protocol", Value, "prefill and decode aren't split here"),
     ("controller-port", Value, "there is no control port"),
     ("data-parallel-size", Value, "one server runs one group of ranks; start several servers"),
-    ("disable-custom-all-reduce", Nothing, "there is only one all-reduce per device"),
     ("dynamic-load-weight", Nothing, "weights can't be replaced while running"),
     ("enable-chunked-prefill", Nothing, "prompts are always computed in chunks"),
     ("enable-mm", Nothing, "only text is served"),

@@ -19,7 +19,8 @@ pub struct LoadingFlags {
     /// wint8) or block_wise_fp8.
     #[arg(long, value_enum, value_name = "NAME", help_heading = "Model")]
     pub quantization: Option<QuantizationName>,
-    /// What weights that aren't quantized are kept as; products are computed in f32 on the CPU.
+    /// What weights that aren't quantized are kept as. The CPU computes in f32 in any case; GPUs compute in bf16, or, far
+    /// slower, in f32 if that is named here.
     #[arg(long, value_enum, default_value = "auto", help_heading = "Model")]
     pub dtype: PlainName,
     /// Where weights come from: dummy makes random ones of the shape that config.json describes, for tests of scale.
@@ -71,7 +72,7 @@ pub enum LoadChoice {
 /// Storage format of keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum KvCacheType {
-    /// The device's best trade: f32 on the CPU.
+    /// The device's best trade: f32 on the CPU, bf16 on GPUs.
     Auto,
     /// IEEE binary32.
     F32,
@@ -109,8 +110,9 @@ impl LoadingFlags {
     }
 
     /// Storage format of the KV cache.
-    pub fn kv_dtype(&self) -> KvDType {
+    pub fn kv_dtype(&self, on_gpus: bool) -> KvDType {
         match self.kv_cache_dtype {
+            KvCacheType::Auto if on_gpus && self.dtype != PlainName::F32 => KvDType::BF16,
             KvCacheType::Auto | KvCacheType::F32 => KvDType::F32,
             KvCacheType::F16 => KvDType::F16,
             KvCacheType::Bf16 => KvDType::BF16,

@@ -21,8 +21,8 @@ pub struct Wish {
     pub wanted_bytes: Option<u64>,
     /// The user's number of blocks.
     pub wanted_blocks: Option<u64>,
-    /// Memory that is free now, bytes.
-    pub available_bytes: u64,
+    /// The most that all ranks' caches may take where the user says nothing, bytes.
+    pub allowed_bytes: u64,
 }
 
 /// What each rank is told.
@@ -37,8 +37,7 @@ pub struct Decision {
 }
 
 impl Wish {
-    /// The user's word where there is one; else what the sequences can need at full length, at most a quarter of the
-    /// free memory. The context is lowered to the model's and, unless the user named it, to what the cache holds.
+    /// The user's word where there is one; else what the sequences can need at full length, at most what is allowed. The context is lowered to the model's and, unless the user named it, to what the cache holds.
     pub fn decide(self) -> Result<Decision, String> {
         let longest = self.wanted_len.unwrap_or(self.model_len).min(self.model_len);
         let blocks = self.blocks(longest);
@@ -60,9 +59,18 @@ impl Wish {
         let block_of_all = (self.block_bytes * self.ranks).max(1);
         match self.wanted_bytes {
             Some(bytes) => bytes / block_of_all,
-            None => (self.available_bytes / 4 / block_of_all).min(longest.div_ceil(self.block_size) * self.sequences),
+            None => (self.allowed_bytes / block_of_all).min(longest.div_ceil(self.block_size) * self.sequences),
         }
     }
+}
+
+/// What the caches of `ranks` ranks may take on GPUs of `memory_bytes` each, of which `share` may be used, beside
+/// `weight_bytes` of weights: an estimate, for each rank measures what is left when it has loaded.
+pub fn allowed_on_gpus(memory_bytes: u64, share: f64, weight_bytes: u64, ranks: u64) -> u64 {
+    /// A part of the memory is for activations, and for the driver itself.
+    const RESERVE: f64 = 0.04;
+    let usable = (memory_bytes as f64 * (share - RESERVE).max(0.0)) as u64;
+    usable.saturating_sub(weight_bytes) * ranks
 }
 
 /// Memory that could be taken without hurting anybody, bytes: the system's, or what the control group leaves.
@@ -94,7 +102,7 @@ mod tests {
         wanted_len: None,
         wanted_bytes: None,
         wanted_blocks: None,
-        available_bytes: 1 << 40,
+        allowed_bytes: 1 << 38,
     };
 
     fn check(wish: Wish, expected: (u64, u64)) {
@@ -112,7 +120,7 @@ mod tests {
 
     #[test]
     fn little_memory_shortens_the_context_unless_it_was_named() {
-        check(Wish { available_bytes: 4 * 2 * 1000 * 10, ..WISH }, (10, 640));
+        check(Wish { allowed_bytes: 2 * 1000 * 10, ..WISH }, (10, 640));
         check(Wish { wanted_bytes: Some(2 * 1000 * 10), ..WISH }, (10, 640));
         check(Wish { wanted_blocks: Some(3), ..WISH }, (3, 192));
         check(Wish { wanted_blocks: Some(3), wanted_len: Some(1000), ..WISH }, (3, 1000));

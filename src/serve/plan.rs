@@ -7,17 +7,18 @@ use std::{
 
 use workers::{
     KvDType,
+    gpus::{self, Gpu},
     layers::{Inventory, Shard},
     link::step::Pooling,
     models::{self, ModelConfig, kv_shape},
     weights::Checkpoint,
-    worker::WorkerConfig,
+    worker::{CudaChoice, DeviceChoice, WorkerConfig},
 };
 
-use super::memory::{Decision, Wish, available_bytes};
+use super::memory::{Decision, Wish, allowed_on_gpus, available_bytes};
 use crate::{
     api::{ServedModel, Settings, now},
-    config::{Device, GuidedDecodingBackend, PoolingKind, ServeFlags},
+    config::{Device, GuidedDecodingBackend, PlainName, PoolingKind, ServeFlags},
     default_model,
     engine::EngineConfig,
     guides::{self, Guides, Whitespace},
@@ -40,14 +41,17 @@ pub struct Plan {
     pub labels: Vec<(String, String)>,
     /// To people.
     pub warnings: Vec<String>,
+    /// To people, who need not worry.
+    pub notes: Vec<String>,
 }
 
 impl Plan {
     /// Decides; or refuses, in one line.
     pub fn of(flags: &ServeFlags) -> Result<Self, String> {
         let mut warnings = Vec::new();
-        check_device(flags)?;
-        let (kv_dtype, weights) = (flags.loading.kv_dtype(), flags.loading.weights());
+        let mut notes = Vec::new();
+        let gpus = find_gpus(flags, &mut notes)?;
+        let (kv_dtype, weights) = (flags.loading.kv_dtype(gpus.is_some()), flags.loading.weights());
         let path = hub::model_path(flags.model.as_deref(), &flags.hub)?;
         let checkpoint = Checkpoint::open_with(&path, weights).map_err(one_line)?;
         let inventory = models::check(&checkpoint, flags.loading.world_size(), weights).map_err(one_line)?;
@@ -64,14 +68,17 @@ impl Plan {
         };
         let text = TextModel::load(&path, overrides).map_err(one_line)?;
         warn_of_strange_tokens(&text, &checkpoint, &mut warnings);
-        let decision = decide_memory(flags, &checkpoint, kv_dtype, &mut warnings)?;
+        let allowed_bytes = allowed_bytes(flags, gpus.as_deref(), &inventory);
+        let hardware = Hardware::of(flags, kv_dtype, gpus)?;
+        let decision = decide_memory(flags, &checkpoint, kv_dtype, allowed_bytes, &mut warnings)?;
         Ok(Self {
             model: served_model(flags, &path, &checkpoint, text, decision),
             settings: settings(flags),
             engine: engine(flags, decision),
-            supervisor: supervisor(flags, path, checkpoint.config(), decision, kv_dtype),
+            supervisor: supervisor(flags, path, checkpoint.config(), decision, hardware),
             labels: labels(flags, decision),
             warnings,
+            notes,
         })
     }
 
@@ -83,11 +90,60 @@ impl Plan {
     }
 }
 
-fn check_device(flags: &ServeFlags) -> Result<(), String> {
+/// The ranks' GPUs; none where the ranks are to compute on the CPU.
+fn find_gpus(flags: &ServeFlags, notes: &mut Vec<String>) -> Result<Option<Vec<Gpu>>, String> {
+    let found = || gpus::find(flags.loading.world_size());
     match flags.device {
-        Device::Cuda => Err("--device cuda: this build has no CUDA backend yet; use --device cpu".into()),
-        Device::Cpu | Device::Auto => Ok(()),
+        Device::Cpu => Ok(None),
+        Device::Cuda => found().map(Some).map_err(|error| format!("--device cuda: {error}")),
+        Device::Auto => match found() {
+            Ok(gpus) => Ok(Some(gpus)),
+            Err(why) => {
+                notes.push(format!("computing on the CPU: {}", one_line(why)));
+                Ok(None)
+            }
+        },
     }
+}
+
+/// What workers compute on.
+struct Hardware {
+    kv_dtype: KvDType,
+    device: DeviceChoice,
+    /// See [`SupervisorConfig::gpus`].
+    bus_ids: Vec<String>,
+    /// See [`SupervisorConfig::library_path`].
+    library_path: Vec<PathBuf>,
+}
+
+impl Hardware {
+    fn of(flags: &ServeFlags, kv_dtype: KvDType, gpus: Option<Vec<Gpu>>) -> Result<Self, String> {
+        let Some(gpus) = gpus else {
+            return Ok(Self { kv_dtype, device: DeviceChoice::Cpu, bus_ids: Vec::new(), library_path: Vec::new() });
+        };
+        let cache = default_model::cache_folder().map_err(one_line)?;
+        let links = cache.join("libraries");
+        let library_path = gpus::search_path(&links)
+            .map_err(|error| format!("{}: links to libraries can't be made there: {error}", links.display()))?;
+        let device = DeviceChoice::Cuda(CudaChoice {
+            f32: flags.loading.dtype == PlainName::F32,
+            eager: flags.enforce_eager,
+            nccl_only: flags.disable_custom_all_reduce,
+            memory_share: flags.gpu_memory_utilization,
+            kernel_cache: Some(cache.join("kernels")),
+            kernels: std::env::var_os("SHARDWIRE_KERNELS").map(PathBuf::from),
+        });
+        let bus_ids = gpus.into_iter().map(|gpu| gpu.bus_id).collect();
+        Ok(Self { kv_dtype, device, bus_ids, library_path })
+    }
+}
+
+/// The most that the KV caches of all ranks may take, bytes.
+fn allowed_bytes(flags: &ServeFlags, gpus: Option<&[Gpu]>, weights: &[Inventory]) -> u64 {
+    let Some(gpus) = gpus else { return available_bytes() / 4 };
+    let least_memory = gpus.iter().map(|gpu| gpu.memory_bytes).min().unwrap_or(0);
+    let most_weights = weights.iter().map(Inventory::bytes).max().unwrap_or(0);
+    allowed_on_gpus(least_memory, flags.gpu_memory_utilization, most_weights, gpus.len() as u64)
 }
 
 /// Weights that the file has quantized stay as they are.
@@ -126,6 +182,7 @@ fn decide_memory(
     flags: &ServeFlags,
     checkpoint: &Checkpoint,
     kv_dtype: KvDType,
+    allowed_bytes: u64,
     warnings: &mut Vec<String>,
 ) -> Result<Decision, String> {
     let config = checkpoint.config();
@@ -144,7 +201,7 @@ fn decide_memory(
         wanted_len: flags.max_model_len.map(u64::from),
         wanted_bytes: flags.kv_cache_memory,
         wanted_blocks: flags.num_gpu_blocks_override.map(u64::from),
-        available_bytes: available_bytes(),
+        allowed_bytes,
     };
     let decision = wish.decide()?;
     if wish.wanted_len.is_some_and(|wanted| wanted > model_len) {
@@ -232,7 +289,7 @@ fn supervisor(
     path: PathBuf,
     model: &ModelConfig,
     decision: Decision,
-    kv_dtype: KvDType,
+    Hardware { kv_dtype, device, bus_ids, library_path }: Hardware,
 ) -> SupervisorConfig {
     SupervisorConfig {
         worker: WorkerConfig {
@@ -242,6 +299,7 @@ fn supervisor(
             epoch: 0,
             link: String::new(),
             model: path,
+            device,
             max_model_len: decision.max_model_len as usize,
             batch_tokens_max: flags.max_num_batched_tokens as usize,
             sequences_max: flags.max_num_seqs as usize,
@@ -254,8 +312,10 @@ fn supervisor(
             spin: false,
         },
         model: ModelSizes { vocab_size: model.vocab_size, hidden_size: model.hidden_size },
+        gpus: bus_ids,
         threads_per_rank: flags.threads_per_rank.map(|threads| threads as usize),
         log_dir: flags.log_dir.clone(),
+        library_path,
         stall_timeout: Duration::from_secs(flags.stall_timeout),
         restarts_max: flags.max_restarts as usize,
     }

@@ -50,7 +50,7 @@ impl Group {
         for rank in 0..config.worker.world_size {
             let worker_config = worker_config(&config.worker, plan, &group, rank);
             let on_exit = on_exit.clone();
-            group.workers.push(Worker::start(&worker_config, &config.log_dir, move || on_exit(rank))?);
+            group.workers.push(Worker::start(&worker_config, config, move || on_exit(rank))?);
         }
         Ok((group, LinkRanks::new(link.steps, link.reports, link.masks)))
     }

@@ -1,10 +1,12 @@
 //! One worker process: this very binary again, with its configuration on its standard input and its output in a log.
 
 use std::{
+    env,
+    ffi::OsString,
     fmt,
     io::{self, Write},
     os::unix::process::{CommandExt, ExitStatusExt},
-    path::Path,
+    path::PathBuf,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
@@ -20,7 +22,7 @@ use nix::{
 };
 use workers::{link::error::LinkError, worker::WorkerConfig};
 
-use super::worker_log::WorkerLog;
+use super::{SupervisorConfig, worker_log::WorkerLog};
 
 /// The path by which a process re-executes the file it runs, even where that was replaced on disk since.
 const THIS_BINARY: &str = "/proc/self/exe";
@@ -45,7 +47,7 @@ impl Worker {
     /// *thread* that forked it ends.
     pub fn start(
         config: &WorkerConfig,
-        log_dir: &Path,
+        SupervisorConfig { log_dir, library_path, .. }: &SupervisorConfig,
         on_exit: impl FnOnce() + Send + 'static,
     ) -> Result<Self, StartError> {
         let rank = config.rank;
@@ -56,6 +58,7 @@ impl Worker {
         let mut child = Command::new(THIS_BINARY)
             .arg0("shardwire")
             .arg("worker")
+            .envs(with_libraries(library_path))
             .stdin(Stdio::piped())
             .stdout(outputs.0)
             .stderr(outputs.1)
@@ -138,6 +141,15 @@ impl Drop for Worker {
         self.kill();
         self.reap();
     }
+}
+
+/// The loader's search path with `folders` in front; unchanged where there are none.
+fn with_libraries(folders: &[PathBuf]) -> Option<(&'static str, OsString)> {
+    const VARIABLE: &str = "LD_LIBRARY_PATH";
+    let present = env::var_os(VARIABLE).unwrap_or_default();
+    let all = folders.iter().cloned().chain(env::split_paths(&present));
+    let joined = (!folders.is_empty()).then(|| env::join_paths(all).ok()).flatten()?;
+    Some((VARIABLE, joined))
 }
 
 /// How a process ended, in words.

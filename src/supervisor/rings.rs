@@ -92,6 +92,7 @@ mod tests {
             step::{Chunk, NewSequence, SequenceId, Step},
         },
         models::WeightOptions,
+        worker::DeviceChoice,
     };
 
     use super::*;
@@ -104,6 +105,7 @@ mod tests {
             epoch: 0,
             link: String::new(),
             model: PathBuf::new(),
+            device: DeviceChoice::Cpu,
             max_model_len,
             batch_tokens_max,
             sequences_max,

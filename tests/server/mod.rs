@@ -1,6 +1,7 @@
 //! The real binary under test: `shardwire serve` on a free port with a log folder of its own, ended with the test.
 #![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
 
+pub mod cases;
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
 

@@ -86,6 +86,11 @@ impl Plan {
 }
 
 impl Wanted {
+    /// Whether all that is wanted is a token from each of the batch's `rows` rows: decoding, and nothing else.
+    pub fn is_a_token_per_row(&self, rows: usize) -> bool {
+        self.sampled.len() == rows && self.scored.is_empty() && self.pooled.is_empty()
+    }
+
     /// `first` is the chunk's first row.
     fn push(&mut self, chunk: &Chunk, sequence: &Sequence, first: u32) {
         let (id, after) = (chunk.id, first + chunk.count);

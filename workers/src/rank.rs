@@ -5,6 +5,7 @@ mod prompts;
 
 use std::time::Instant;
 
+use kernels::choose::{Ask, Draw};
 use kernels::{Backend, Batch, DeviceError, KvShape};
 use thiserror::Error;
 
@@ -21,7 +22,7 @@ use crate::models::{self, HiddenStates, LoadOptions, Model};
 use crate::sampler::{Sampler, SamplerError};
 use crate::sequences::{Limits, Sequences, StepError};
 use crate::weights::{Checkpoint, LoadError};
-use crate::worker::config::WorkerConfig;
+use crate::worker::config::{DeviceChoice, WorkerConfig};
 
 /// A loaded shard and the sequences that run on it.
 pub struct Rank<B: Backend> {
@@ -36,6 +37,16 @@ pub struct Rank<B: Backend> {
     last_step: u64,
     /// When the last forward pass began.
     began: Instant,
+}
+
+/// What a forward pass has come to.
+pub enum Computed<B: Backend> {
+    /// There was nothing to compute.
+    Nothing,
+    /// The batch's hidden states.
+    HiddenStates(HiddenStates<B>),
+    /// The logits of its rows, and maybe of more that mean nothing.
+    Logits(B::Tensor),
 }
 
 /// A rank that cannot go on.
@@ -68,7 +79,11 @@ impl<B: Backend> Rank<B> {
         let options =
             LoadOptions { max_model_len: config.max_model_len, threads: config.threads, weights: config.weights };
         let model = models::load(&device, &checkpoint, shard, options, progress)?;
-        let cache_shape = cache_shape(&checkpoint, shard, config)?;
+        let room = match &config.device {
+            DeviceChoice::Cpu => None,
+            DeviceChoice::Cuda(choice) => warm_up(&device, &*model, &checkpoint, config, choice.memory_share)?,
+        };
+        let cache_shape = cache_shape(&checkpoint, shard, config, room)?;
         let limits = Limits {
             vocab_size: checkpoint.config().vocab_size,
             max_model_len: config.max_model_len,
@@ -108,8 +123,8 @@ impl<B: Backend> Rank<B> {
     /// Follows one step, all ranks together. What came of it, as rank 0 reports it; the other ranks know the tokens only.
     pub fn compute(&mut self, step: &Step, masks: &mut Masks) -> Result<StepReport, RankError> {
         let Plan { batch, wanted } = self.learn(step)?;
-        let hidden = self.forward(batch)?;
-        self.conclude(&wanted, hidden, masks)
+        let computed = self.forward(batch, &wanted)?;
+        self.conclude(&wanted, computed, masks)
     }
 
     /// Takes over what the step says.
@@ -122,31 +137,45 @@ impl<B: Backend> Rank<B> {
         Ok(Plan::of(step, &mut self.sequences)?)
     }
 
-    /// The batch through the layers; none where there is nothing to compute.
-    pub fn forward(&mut self, batch: Batch) -> Result<Option<HiddenStates<B>>, RankError> {
+    /// The batch through the layers, and through the head where nothing but tokens is wanted.
+    pub fn forward(&mut self, batch: Batch, wanted: &Wanted) -> Result<Computed<B>, RankError> {
         self.began = Instant::now();
         if batch.tokens.is_empty() {
-            return Ok(None);
+            return Ok(Computed::Nothing);
         }
-        let batch = self.device.batch(batch)?;
-        Ok(Some(self.model.forward(&self.device, &batch, &mut self.cache)?))
+        let Self { device, model, cache, .. } = self;
+        if !wanted.is_a_token_per_row(batch.tokens.len()) {
+            let batch = device.batch(batch)?;
+            return Ok(Computed::HiddenStates(model.forward(device, &batch, cache)?));
+        }
+        let mut compute = |batch: &B::Batch| {
+            let hidden = model.forward(device, batch, cache)?;
+            model.logits(device, &model.normed(device, hidden)?)
+        };
+        Ok(Computed::Logits(device.repeat(batch, &mut compute)?))
     }
 
     /// All that is wanted of the hidden states. Tokens come last, so that masks have the longest time to come.
     pub fn conclude(
         &mut self,
         wanted: &Wanted,
-        hidden: Option<HiddenStates<B>>,
+        computed: Computed<B>,
         masks: &mut Masks,
     ) -> Result<StepReport, RankError> {
         let mut report = StepReport { step: self.last_step, ..StepReport::default() };
         masks.retain(|id| self.sequences.get(id).is_ok());
         masks.receive()?;
-        let Some(hidden) = hidden else { return Ok(report) };
-        let rows: Vec<u32> = wanted.sampled.iter().map(|&(_, row)| row).collect();
-        let logits = if rows.is_empty() { None } else { Some(self.logits(&hidden, &rows)?) };
-        report.prompt_logprobs = self.score(&wanted.scored, &hidden)?;
-        report.embeddings = self.pool(&wanted.pooled, &hidden)?;
+        let logits = match computed {
+            Computed::Nothing => None,
+            Computed::Logits(logits) => Some(logits),
+            Computed::HiddenStates(hidden) => {
+                let rows: Vec<u32> = wanted.sampled.iter().map(|&(_, row)| row).collect();
+                let logits = if rows.is_empty() { None } else { Some(self.logits(&hidden, &rows)?) };
+                report.prompt_logprobs = self.score(&wanted.scored, &hidden)?;
+                report.embeddings = self.pool(&wanted.pooled, &hidden)?;
+                logits
+            }
+        };
         if let Some(logits) = logits {
             report.tokens = self.sample(wanted, &logits, masks)?;
         }
@@ -155,17 +184,52 @@ impl<B: Backend> Rank<B> {
 
     /// `[rows.len(), columns]`, padding behind the vocabulary.
     fn logits(&self, hidden: &HiddenStates<B>, rows: &[u32]) -> Result<B::Tensor, RankError> {
-        let normed = self.model.normed(&self.device, hidden, rows)?;
+        let normed = self.model.normed(&self.device, hidden.select(&self.device, rows)?)?;
         Ok(self.model.logits(&self.device, &normed)?)
     }
 }
 
+/// The largest step that there can be, with nothing in it, so that kernels are compiled and the memory for activations
+/// is taken before the rest of it is given to the KV cache; that rest, bytes.
+fn warm_up<B: Backend>(
+    device: &B,
+    model: &dyn Model<B>,
+    checkpoint: &Checkpoint,
+    config: &WorkerConfig,
+    memory_share: f64,
+) -> Result<Option<u64>, LoadError> {
+    let WorkerConfig { rank, world_size, block_size, batch_tokens_max, sequences_max, .. } = *config;
+    let longest = batch_tokens_max.min(config.max_model_len);
+    let batch = Batch::sample(batch_tokens_max, longest, block_size);
+    let shard = Shard { rank, world_size };
+    let blocks = batch.block_tables.iter().map(Vec::len).sum();
+    let shape = models::kv_shape(checkpoint.config(), shard, block_size, blocks, config.kv_dtype);
+    let rows: Vec<u32> = (0..batch_tokens_max.min(sequences_max) as u32).collect();
+    let mut cache = device.kv_cache(shape)?;
+    let hidden = model.forward(device, &device.batch(batch)?, &mut cache)?;
+    let logits = model.logits(device, &model.normed(device, hidden.select(device, &rows)?)?)?;
+    if rank == 0 {
+        let draw = Draw { temperature: 1.0, top_k: 0, top_p: 0.5, min_p: 0.0, uniform: 0.5 };
+        let asks: Vec<Ask> = (0..rows.len()).map(|row| Ask { row, draw: Some(draw) }).collect();
+        device.choose(&logits, checkpoint.config().vocab_size, &asks)?;
+    }
+    device.to_host(&logits)?;
+    drop((cache, hidden, logits));
+    Ok(device.room(memory_share)?)
+}
+
 /// As many blocks as were asked for, or as fit.
-fn cache_shape(checkpoint: &Checkpoint, shard: Shard, config: &WorkerConfig) -> Result<KvShape, LoadError> {
+fn cache_shape(
+    checkpoint: &Checkpoint,
+    shard: Shard,
+    config: &WorkerConfig,
+    room: Option<u64>,
+) -> Result<KvShape, LoadError> {
     let shape = |blocks| models::kv_shape(checkpoint.config(), shard, config.block_size, blocks, config.kv_dtype);
-    let blocks = config.kv_blocks.unwrap_or_else(|| blocks_in(&shape(0), config.kv_cache_bytes));
+    let bytes = room.map_or(config.kv_cache_bytes, |room| room.min(config.kv_cache_bytes));
+    let blocks = config.kv_blocks.unwrap_or_else(|| blocks_in(&shape(0), bytes));
     if blocks == 0 || config.block_size == 0 {
-        let (bytes, block_bytes) = (config.kv_cache_bytes, shape(0).block_bytes());
+        let block_bytes = shape(0).block_bytes();
         let fault = format!("no room for a KV cache: {bytes} bytes for it, {block_bytes} for a block of it");
         return Err(LoadError::config(checkpoint.path(), fault));
     }

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kernels::cpu::{Cpu, CpuConfig};
+use kernels::cuda::{Activations, Cuda, CudaConfig};
 use kernels::group::{Group, Membership, Waiting};
-use kernels::memory::Memory;
+use kernels::{Backend, DeviceError};
 
 use crate::batch::Plan;
 use crate::child;
@@ -21,8 +22,9 @@ use crate::link::vitals::{Phase, RankState};
 use crate::link::{ReportWriter, Seat, Segment, StepReader, VitalsWriter, WorkerLink};
 use crate::masks::Masks;
 use crate::rank::Rank;
+use crate::sensing;
 
-pub use config::WorkerConfig;
+pub use config::{CudaChoice, DeviceChoice, WorkerConfig};
 pub use error::WorkerError;
 
 /// How long the other ranks may take to attach, once this one has.
@@ -80,15 +82,27 @@ struct Ends<'a> {
 }
 
 /// Loads, then takes step after step; only an error ends it, or the end of standard input.
-fn live(config: &WorkerConfig, mut ends: Ends<'_>, meeting: Arc<Segment>) -> Result<Infallible, WorkerError> {
+fn live(config: &WorkerConfig, ends: Ends<'_>, meeting: Arc<Segment>) -> Result<Infallible, WorkerError> {
     let vitals = ends.vitals;
     vitals.state(RankState::Loading);
     vitals.phase(Phase::Load);
     let group = join(config, meeting)?;
-    let device =
-        CpuConfig { threads: config.threads, cores: config.cores.clone(), spin: config.spin, ..CpuConfig::default() };
-    let device = Cpu::new(device, group);
+    match &config.device {
+        DeviceChoice::Cpu => compute(cpu(config, group), config, ends),
+        DeviceChoice::Cuda(choice) => {
+            child::keep_to(&config.cores); // before there are other threads: they do as this one
+            compute(cuda(config, choice, group)?, config, ends)
+        }
+    }
+}
+
+/// The same on a device of whatever kind.
+fn compute<B: Backend>(device: B, config: &WorkerConfig, mut ends: Ends<'_>) -> Result<Infallible, WorkerError> {
+    let vitals = ends.vitals;
     vitals.device(&device.name());
+    if let Some(sensors) = device.sensors() {
+        sensing::watch(sensors, vitals.sensors());
+    }
     let started = Instant::now();
     let mut rank = Rank::load(device, config, &mut |share| vitals.loading(share))?;
     vitals.loading(1.0);
@@ -113,15 +127,15 @@ fn live(config: &WorkerConfig, mut ends: Ends<'_>, meeting: Arc<Segment>) -> Res
 }
 
 /// One step, from the ring to the report.
-fn follow(rank: &mut Rank<Cpu>, step: &Step, ends: &mut Ends<'_>) -> Result<(), WorkerError> {
+fn follow<B: Backend>(rank: &mut Rank<B>, step: &Step, ends: &mut Ends<'_>) -> Result<(), WorkerError> {
     let (vitals, started) = (ends.vitals, Instant::now());
     vitals.progress(step.number);
     vitals.phase(Phase::Forward);
     let Plan { batch, wanted } = rank.learn(step)?;
     let batch_tokens = batch.tokens.len();
-    let hidden = rank.forward(batch)?;
+    let computed = rank.forward(batch, &wanted)?;
     vitals.phase(Phase::Sample);
-    let report = rank.conclude(&wanted, hidden, &mut ends.masks)?;
+    let report = rank.conclude(&wanted, computed, &mut ends.masks)?;
     vitals.phase(Phase::Report);
     if let Some(reports) = &mut ends.reports {
         reports.publish(&report, REPORT_TIMEOUT)?;
@@ -129,6 +143,23 @@ fn follow(rank: &mut Rank<Cpu>, step: &Step, ends: &mut Ends<'_>) -> Result<(), 
     vitals.step_done(started.elapsed(), batch_tokens);
     vitals.phase(Phase::Idle);
     Ok(())
+}
+
+fn cpu(config: &WorkerConfig, group: Group) -> Cpu {
+    let WorkerConfig { threads, spin, .. } = *config;
+    Cpu::new(CpuConfig { threads, cores: config.cores.clone(), spin, ..CpuConfig::default() }, group)
+}
+
+fn cuda(config: &WorkerConfig, choice: &CudaChoice, group: Group) -> Result<Cuda, DeviceError> {
+    let config = CudaConfig {
+        ordinal: config.rank,
+        eager: choice.eager,
+        nccl_only: choice.nccl_only,
+        activations: if choice.f32 { Activations::F32 } else { Activations::BF16 },
+        cache: choice.kernel_cache.clone(),
+        prebuilt: choice.kernels.clone(),
+    };
+    Cuda::open(config, group)
 }
 
 fn become_worker() -> Result<WorkerConfig, WorkerError> {
@@ -160,7 +191,7 @@ fn join(config: &WorkerConfig, meeting: Arc<Segment>) -> Result<Group, WorkerErr
     Ok(Group::join(meeting.into_group_memory(), membership)?)
 }
 
-fn report_memory(vitals: &VitalsWriter, rank: &Rank<Cpu>) {
+fn report_memory<B: Backend>(vitals: &VitalsWriter, rank: &Rank<B>) {
     vitals.memory(child::resident_bytes(), rank.memory_bytes());
 }
 

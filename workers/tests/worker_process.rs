@@ -19,7 +19,7 @@ use workers::link::step::{SequenceId, Step};
 use workers::link::vitals::{RankState, Vitals};
 use workers::link::{LinkConfig, ServerLink, sampling::Sampling};
 use workers::models::WeightOptions;
-use workers::worker::WorkerConfig;
+use workers::worker::{DeviceChoice, WorkerConfig};
 
 use script::{BLOCK_SIZE, Script};
 
@@ -188,6 +188,7 @@ fn config(model: &Path, link: String, rank: usize, world_size: usize) -> WorkerC
         epoch: 3,
         link,
         model: model.to_owned(),
+        device: DeviceChoice::Cpu,
         max_model_len: 128,
         batch_tokens_max: 128,
         sequences_max: 4,

@@ -53,7 +53,7 @@ impl<M: Memory> Attention<M> {
         })
     }
 
-    /// `[tokens, hidden size]` from `x` of the same shape; the tokens' keys and values enter the cache.
+    /// This rank's part of `[tokens, hidden size]`, from `x` of the same shape; the tokens' keys and values enter the cache.
     pub(crate) fn forward(
         &self,
         device: &M,

@@ -49,17 +49,15 @@ impl<M: Memory> MixtureOfExperts<M> {
         })
     }
 
-    /// `[rows, hidden size]` from `x` of the same shape.
+    /// This rank's part of `[rows, hidden size]`, from `x` of the same shape.
     pub(crate) fn forward(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
     where
         M: Backend,
     {
-        let logits = self.gate.forward(device, x)?;
+        let logits = self.gate.scores(device, x)?;
         let routes = device.route(&logits, self.e_score_correction_bias.as_ref(), &self.routing)?;
-        let shared = self.shared_experts.as_ref().map(|shared| shared.partial(device, x)).transpose()?;
-        let mut sum = device.experts(x, &routes, &self.experts, shared)?;
-        device.all_reduce(&mut sum)?;
-        Ok(sum)
+        let shared = self.shared_experts.as_ref().map(|shared| shared.forward(device, x)).transpose()?;
+        device.experts(x, &routes, &self.experts, shared)
     }
 }
 
@@ -110,6 +108,7 @@ impl Own {
         Ok(Experts {
             first: self.experts.start,
             count: self.experts.len(),
+            chosen: moe.routing.chosen,
             gate_up: source.weight(gate_up, Role::Expert)?,
             gate_up_bias: moe.bias.then(|| source.upload(&gate_up_bias)).transpose()?,
             down: source.weight(down, Role::Expert)?,

@@ -75,7 +75,7 @@ impl<M: Memory> LatentAttention<M> {
         })
     }
 
-    /// `[tokens, hidden size]` from `x` of the same shape; the tokens' latent vectors enter the cache.
+    /// This rank's part of `[tokens, hidden size]`, from `x` of the same shape; the tokens' latent vectors enter the cache.
     pub(crate) fn forward(
         &self,
         device: &M,

@@ -82,9 +82,17 @@ impl<M: Memory> ColumnParallel<M> {
     {
         device.matmul(x, &self.weight, self.bias.as_ref())
     }
+
+    /// The same as what something is chosen by.
+    pub(crate) fn scores(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
+    where
+        M: Backend,
+    {
+        device.scores(x, &self.weight, self.bias.as_ref())
+    }
 }
 
-/// A matrix of which each rank has some inputs; an all-reduce adds the partial sums, so that all ranks have the whole.
+/// A matrix of which each rank has some inputs; the ranks' outputs are parts of a sum.
 pub(crate) struct RowParallel<M: Memory> {
     /// `[outputs, own inputs]`.
     weight: M::Weight,
@@ -111,18 +119,8 @@ impl<M: Memory> RowParallel<M> {
         Ok(Self { weight, bias })
     }
 
-    /// `[rows, outputs]`, the same on all ranks, from this rank's `x [rows, own inputs]`.
+    /// This rank's part of `[rows, outputs]`, from its `x [rows, own inputs]`.
     pub(crate) fn forward(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
-    where
-        M: Backend,
-    {
-        let mut sum = self.partial(device, x)?;
-        device.all_reduce(&mut sum)?;
-        Ok(sum)
-    }
-
-    /// This rank's part of the sum, for who adds more to it before the ranks meet.
-    pub(crate) fn partial(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
     where
         M: Backend,
     {

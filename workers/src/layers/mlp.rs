@@ -30,26 +30,12 @@ impl<M: Memory> Mlp<M> {
         })
     }
 
-    /// `[rows, hidden size]` from `x` of the same shape.
+    /// This rank's part of `[rows, hidden size]`, from `x` of the same shape.
     pub(crate) fn forward(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
     where
         M: Backend,
     {
-        self.down_proj.forward(device, &self.inner(device, x)?)
-    }
-
-    /// This rank's part of the same sum.
-    pub(crate) fn partial(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
-    where
-        M: Backend,
-    {
-        self.down_proj.partial(device, &self.inner(device, x)?)
-    }
-
-    fn inner(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
-    where
-        M: Backend,
-    {
-        device.glu(&self.gate_up_proj.forward(device, x)?, self.activation)
+        let inner = device.glu(&self.gate_up_proj.forward(device, x)?, self.activation)?;
+        self.down_proj.forward(device, &inner)
     }
 }

@@ -18,7 +18,7 @@ pub(crate) use experts::MixtureOfExperts;
 pub(crate) use latent_attention::LatentAttention;
 pub(crate) use linear::{ColumnParallel, Part, RowParallel};
 pub(crate) use mlp::Mlp;
-pub(crate) use norm::Norm;
+pub(crate) use norm::{Branch, Norm};
 pub use shard::Shard;
 pub use source::{Amount, Inventory};
 pub(crate) use source::{Purpose, Source};

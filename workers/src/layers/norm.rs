@@ -1,6 +1,6 @@
 //! Root-mean-square norms, replicated on every rank.
 
-use kernels::{Backend, Result, memory::Memory};
+use kernels::{Backend, Result, all_reduce::NormAfter, memory::Memory};
 
 use super::Source;
 use crate::{models::ModelConfig, weights::LoadError};
@@ -62,13 +62,51 @@ impl<M: Memory> Norm<M> {
     }
 
     /// Adds the last branch's output to the residual stream, if there is one, and normalises the sum.
-    pub(crate) fn forward(&self, device: &M, residual: &mut M::Tensor, branch: Option<&M::Tensor>) -> Result<M::Tensor>
+    pub(crate) fn forward(&self, device: &M, residual: &mut M::Tensor, branch: Option<Branch<M>>) -> Result<M::Tensor>
     where
         M: Backend,
     {
+        let Self { weight, eps, branch_scale: scale } = self;
         match branch {
             None => self.of(device, residual),
-            Some(branch) => device.add_rms_norm(residual, branch, self.branch_scale, &self.weight, self.eps),
+            Some(Branch::Whole(branch)) => device.add_rms_norm(residual, &branch, *scale, weight, *eps),
+            Some(Branch::Part(part)) => {
+                device.all_reduce_add_rms_norm(residual, part, NormAfter { scale: *scale, weight, eps: *eps })
+            }
         }
+    }
+
+    /// Normalises a branch's output before it joins.
+    pub(crate) fn of_branch(&self, device: &M, branch: Branch<M>) -> Result<Branch<M>>
+    where
+        M: Backend,
+    {
+        Ok(Branch::Whole(self.of(device, &branch.whole(device)?)?))
+    }
+}
+
+/// What attention or MLP answers, before it joins the residual stream: `[rows, hidden size]`.
+pub(crate) enum Branch<M: Memory> {
+    /// This rank's part of the sum.
+    Part(M::Tensor),
+    /// The sum, the same on all ranks.
+    Whole(M::Tensor),
+}
+
+impl<B: Backend> Branch<B> {
+    /// The sum over the ranks.
+    pub(crate) fn whole(self, device: &B) -> Result<B::Tensor> {
+        match self {
+            Self::Whole(sum) => Ok(sum),
+            Self::Part(mut sum) => device.all_reduce(&mut sum).map(|()| sum),
+        }
+    }
+
+    /// That of some rows, in their order.
+    pub(crate) fn select(&self, device: &B, rows: &[u32]) -> Result<Self> {
+        Ok(match self {
+            Self::Part(part) => Self::Part(device.select_rows(part, rows)?),
+            Self::Whole(sum) => Self::Whole(device.select_rows(sum, rows)?),
+        })
     }
 }

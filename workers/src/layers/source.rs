@@ -111,9 +111,9 @@ impl<'a, M: Memory> Source<'a, M> {
         self.inventory.borrow().clone()
     }
 
-    /// Values that go to the device as one row.
+    /// Values that go to the device as a vector.
     pub(crate) fn upload(&self, values: &[f32]) -> Result<M::Tensor, LoadError> {
-        Ok(self.device.tensor(1, values.len(), values)?)
+        Ok(self.device.vector(values)?)
     }
 
     /// The tensors that layers asked for while the model was checked, by the file's own names.

@@ -47,6 +47,6 @@ impl<M: Memory> Vocabulary<M> {
     where
         M: Backend,
     {
-        device.all_gather(device.matmul(x, &self.weight, None)?)
+        device.all_gather(device.scores(x, &self.weight, None)?)
     }
 }

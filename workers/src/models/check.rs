@@ -1,6 +1,8 @@
 //! Everything that can be known of a model before a rank is started: that every tensor is there, has its shape, and
 //! splits over the ranks, and that none is left over.
 
+use std::ops::Range;
+
 use kernels::{Batch, KvShape, Matrix, Result, memory::Memory, rotary::Turns};
 
 use super::{LoadOptions, ModelConfig, WeightOptions, decoder::Decoder};
@@ -112,7 +114,15 @@ impl Memory for Nowhere {
         Ok(())
     }
 
+    fn vector(&self, _values: &[f32]) -> Result<()> {
+        Ok(())
+    }
+
     fn to_host(&self, _tensor: &()) -> Result<Vec<f32>> {
+        Ok(Vec::new())
+    }
+
+    fn rows_to_host(&self, _tensor: &(), _rows: Range<usize>) -> Result<Vec<f32>> {
         Ok(Vec::new())
     }
 
@@ -126,6 +136,10 @@ impl Memory for Nowhere {
 
     fn angles(&self, _turns: Turns) -> Result<()> {
         Ok(())
+    }
+
+    fn room(&self, _share: f64) -> Result<Option<u64>> {
+        Ok(None)
     }
 
     fn kv_cache(&self, _shape: KvShape) -> Result<()> {

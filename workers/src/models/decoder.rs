@@ -6,7 +6,7 @@ use kernels::{Backend, Result, memory::Memory};
 
 use super::{BranchNorms, HiddenStates, LoadOptions, Model, Rope};
 use crate::{
-    layers::{Attention, LatentAttention, MixtureOfExperts, Mlp, Norm, Source, Vocabulary},
+    layers::{Attention, Branch, LatentAttention, MixtureOfExperts, Mlp, Norm, Source, Vocabulary},
     weights::LoadError,
 };
 
@@ -93,10 +93,8 @@ impl<B: Backend> Model<B> for Decoder<B> {
         Ok(HiddenStates { residual, branch })
     }
 
-    fn normed(&self, device: &B, hidden: &HiddenStates<B>, rows: &[u32]) -> Result<B::Tensor> {
-        let mut residual = device.select_rows(&hidden.residual, rows)?;
-        let branch = hidden.branch.as_ref().map(|branch| device.select_rows(branch, rows)).transpose()?;
-        self.norm.forward(device, &mut residual, branch.as_ref())
+    fn normed(&self, device: &B, HiddenStates { mut residual, branch }: HiddenStates<B>) -> Result<B::Tensor> {
+        self.norm.forward(device, &mut residual, branch)
     }
 
     fn logits(&self, device: &B, normed: &B::Tensor) -> Result<B::Tensor> {
@@ -141,23 +139,23 @@ impl<B: Backend> Layer<B> {
         &self,
         device: &B,
         residual: &mut B::Tensor,
-        branch: Option<B::Tensor>,
+        branch: Option<Branch<B>>,
         angles: &B::Angles,
         batch: &B::Batch,
         cache: &mut B::KvCache,
-    ) -> Result<B::Tensor> {
-        let normed = self.input_layernorm.forward(device, residual, branch.as_ref())?;
-        let attended = self.self_attn.forward(device, &normed, angles, batch, cache)?;
+    ) -> Result<Branch<B>> {
+        let normed = self.input_layernorm.forward(device, residual, branch)?;
+        let attended = Branch::Part(self.self_attn.forward(device, &normed, angles, batch, cache)?);
         let attended = normed_if(self.attention_norm.as_ref(), device, attended)?;
-        let normed = self.mlp_layernorm.forward(device, residual, Some(&attended))?;
-        normed_if(self.mlp_norm.as_ref(), device, self.mlp.forward(device, &normed)?)
+        let normed = self.mlp_layernorm.forward(device, residual, Some(attended))?;
+        normed_if(self.mlp_norm.as_ref(), device, Branch::Part(self.mlp.forward(device, &normed)?))
     }
 }
 
-fn normed_if<B: Backend>(norm: Option<&Norm<B>>, device: &B, x: B::Tensor) -> Result<B::Tensor> {
+fn normed_if<B: Backend>(norm: Option<&Norm<B>>, device: &B, branch: Branch<B>) -> Result<Branch<B>> {
     match norm {
-        None => Ok(x),
-        Some(norm) => norm.of(device, &x),
+        None => Ok(branch),
+        Some(norm) => norm.of_branch(device, branch),
     }
 }
 

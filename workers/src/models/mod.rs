@@ -33,7 +33,7 @@ use decoder::Decoder;
 use kernels::{Backend, KvDType, KvShape, memory::Memory};
 
 use crate::{
-    layers::{Purpose, Shard, Source},
+    layers::{Branch, Purpose, Shard, Source},
     weights::{Checkpoint, LoadError},
 };
 
@@ -64,8 +64,9 @@ pub trait Model<B: Backend>: Send {
     /// with the same batch.
     fn forward(&self, device: &B, batch: &B::Batch, cache: &mut B::KvCache) -> kernels::Result<HiddenStates<B>>;
 
-    /// Some of the batch's rows after the last norm, the same on all ranks: `[rows.len(), hidden size]`. No collective.
-    fn normed(&self, device: &B, hidden: &HiddenStates<B>, rows: &[u32]) -> kernels::Result<B::Tensor>;
+    /// Hidden states after the last norm, the same on all ranks: `[rows, hidden size]`. All ranks must be called with the
+    /// same rows.
+    fn normed(&self, device: &B, hidden: HiddenStates<B>) -> kernels::Result<B::Tensor>;
 
     /// The logits of `normed` rows, the same on all ranks: `[rows, columns]`. The first [`ModelConfig::vocab_size`]
     /// columns are the tokens'; where ranks do not divide the vocabulary, up to `world_size - 1` columns of padding
@@ -77,12 +78,20 @@ pub trait Model<B: Backend>: Send {
 }
 
 /// What the layers leave of a batch: the residual stream and the last layer's output, not yet added to it. Norm and head
-/// come after it, for the rows that somebody wants.
+/// come after it, for the rows that somebody wants: only of those the ranks add their parts of that output.
 pub struct HiddenStates<M: Memory> {
     /// `[tokens, hidden size]`.
     residual: M::Tensor,
-    /// `[tokens, hidden size]`; none in a model without layers.
-    branch: Option<M::Tensor>,
+    /// None in a model without layers.
+    branch: Option<Branch<M>>,
+}
+
+impl<B: Backend> HiddenStates<B> {
+    /// Those of some rows, in their order.
+    pub fn select(&self, device: &B, rows: &[u32]) -> kernels::Result<Self> {
+        let branch = self.branch.as_ref().map(|branch| branch.select(device, rows)).transpose()?;
+        Ok(Self { residual: device.select_rows(&self.residual, rows)?, branch })
+    }
 }
 
 /// Puts a rank's shard of the checkpoint on `device`, telling `progress` the share done, `0..=1`.

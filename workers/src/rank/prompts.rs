@@ -62,16 +62,19 @@ impl<B: Backend> Rank<B> {
         Ok(())
     }
 
-    /// Rank 0 pools; no collective is needed for it, so that the other ranks have nothing to do.
+    /// All ranks compute the normed hidden states, rank 0 pools them.
     pub(super) fn pool(&mut self, pooled: &[Pooled], hidden: &HiddenStates<B>) -> Result<Vec<Embedding>, RankError> {
         let mut embeddings = Vec::new();
-        for Pooled { id, rows, ends } in pooled.iter().filter(|_| self.reports) {
+        for Pooled { id, rows, ends } in pooled {
             let rows: Vec<u32> = rows.clone().collect();
             for rows in rows.chunks(ROWS_MAX) {
-                let normed = self.device.to_host(&self.model.normed(&self.device, hidden, rows)?)?;
-                self.sequences.pool(*id).into_iter().for_each(|pool| pool.add(&normed, normed.len() / rows.len()));
+                let normed = self.model.normed(&self.device, hidden.select(&self.device, rows)?)?;
+                if let Some(pool) = self.sequences.pool(*id).filter(|_| self.reports) {
+                    let normed = self.device.to_host(&normed)?;
+                    pool.add(&normed, normed.len() / rows.len());
+                }
             }
-            if *ends {
+            if *ends && self.reports {
                 let values = self.sequences.pool(*id).map(|pool| pool.vector()).unwrap_or_default();
                 embeddings.push(Embedding { id: *id, values });
             }

@@ -7,6 +7,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::models::WeightOptions;
 
+/// Where a rank computes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum DeviceChoice {
+    /// On the processor.
+    Cpu,
+    /// On the GPU of its own number.
+    Cuda(CudaChoice),
+}
+
+/// How a rank uses its GPU.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CudaChoice {
+    /// Whether activations are f32, and not bf16.
+    pub f32: bool,
+    /// Whether no step is recorded to be repeated.
+    pub eager: bool,
+    /// Whether NCCL does small all-reduces, too.
+    pub nccl_only: bool,
+    /// The share of its memory to use, `0..=1`.
+    pub memory_share: f64,
+    /// Where compiled kernels are kept.
+    pub kernel_cache: Option<PathBuf>,
+    /// Where prebuilt ones lie.
+    pub kernels: Option<PathBuf>,
+}
+
 /// All that a worker is told: one line of JSON on its standard input. The rest of that pipe stays silent; its end
 /// means that the server is gone, and the worker goes too.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,6 +49,8 @@ pub struct WorkerConfig {
     pub model: PathBuf,
     /// How weights are taken.
     pub weights: WeightOptions,
+    /// Where it computes.
+    pub device: DeviceChoice,
     /// Longest sequence, tokens.
     pub max_model_len: usize,
     /// Most tokens in a step.
@@ -31,7 +59,7 @@ pub struct WorkerConfig {
     pub sequences_max: usize,
     /// Tokens in a KV block.
     pub block_size: usize,
-    /// KV cache: memory for it on this rank, bytes …
+    /// KV cache: memory for it on this rank, bytes; on a GPU at most, for there may be less …
     pub kv_cache_bytes: u64,
     /// … or its number of blocks, decided by the user.
     pub kv_blocks: Option<usize>,
@@ -39,7 +67,7 @@ pub struct WorkerConfig {
     pub kv_dtype: KvDType,
     /// Compute threads of this rank.
     pub threads: usize,
-    /// Cores to pin them to, one per thread; empty: not pinned.
+    /// On the CPU the cores to pin them to, one per thread; beside a GPU those that all threads keep to; empty: any.
     pub cores: Vec<usize>,
     /// Whether every rank's threads have a core of their own, so that waiting within a step may spin.
     pub spin: bool,

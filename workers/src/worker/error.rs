@@ -34,10 +34,10 @@ pub enum WorkerError {
 }
 
 impl WorkerError {
-    /// 2 for a model that cannot be loaded, so that nobody tries again; 1 for all else.
+    /// 2 for a model that cannot be loaded or a device that is not there, so that nobody tries again; 1 for all else.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            WorkerError::Load(_) => 2,
+            WorkerError::Load(_) | WorkerError::Rank(RankError::Device(DeviceError::Unavailable(_))) => 2,
             _ => 1,
         }
     }

@@ -118,7 +118,7 @@ impl Rank {
         }
         let batch = self.device.batch(batch).unwrap();
         let hidden = self.model.forward(&self.device, &batch, &mut self.cache).unwrap();
-        let normed = self.model.normed(&self.device, &hidden, &selected).unwrap();
+        let normed = self.model.normed(&self.device, hidden.select(&self.device, &selected).unwrap()).unwrap();
         let logits = self.model.logits(&self.device, &normed).unwrap();
         let logits = self.device.to_host(&logits).unwrap();
         let rows: usize = chunks.iter().map(|(_, count)| wanted.rows(*count)).sum();

@@ -21,7 +21,7 @@ use workers::link::{sampling::Sampling, step::Step};
 use workers::masks::Masks;
 use workers::models::WeightOptions;
 use workers::rank::Rank;
-use workers::worker::WorkerConfig;
+use workers::worker::{DeviceChoice, WorkerConfig};
 
 use script::{BLOCK_SIZE, Script};
 
@@ -44,6 +44,7 @@ fn config(model: &str, rank: usize, world_size: usize) -> WorkerConfig {
         epoch: 0,
         link: String::new(),
         model: folder(model),
+        device: DeviceChoice::Cpu,
         max_model_len: 256,
         batch_tokens_max: 256,
         sequences_max: 8,

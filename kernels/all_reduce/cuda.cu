@@ -1,0 +1,179 @@
+// All-reduce through memory that every GPU of the group has mapped (CUDA IPC), for messages so small that NCCL's own
+// latency would be most of their time.
+//
+// Each rank has a region: flags, phases and staging areas, one set for each block of a launch, so that block b of one
+// rank meets the blocks b of the others and no other blocks.
+//
+//     direct (one shot):   stage my slice │ meet │ add everybody's slices, in the order of the ranks
+//     halved (two shots):  stage my slice │ meet │ add my part of the slice │ meet │ collect everybody's parts
+//
+// A meeting is a phase: every rank writes the phase's number into a flag at each of its peers, and waits until all have
+// written it at its own. Areas come in two halves, used in turn; no meeting is needed at the end: who writes half h again
+// has seen everybody in the phase after, which a rank enters only when it has read half h.
+//
+// Bytes that cross NVLink per rank, n of them in the message, w ranks: direct (w − 1) n, halved 2 (w − 1) n / w.
+
+#include "device.cuh"
+
+#define RANKS_MAX 8
+
+// As `Region` of kernels/cuda/peers.rs lays it out.
+#define BLOCKS 64
+#define AREA_BYTES 65536
+
+// Where the ranks' regions are mapped here.
+struct Peers {
+    uint64_t regions[RANKS_MAX];
+    int rank;
+    int ranks;
+};
+
+// A block's own part of a rank's region.
+__device__ __forceinline__ uint32_t* flags_of(const Peers& peers, int rank) {
+    return reinterpret_cast<uint32_t*>(peers.regions[rank]) + blockIdx.x * RANKS_MAX;
+}
+
+__device__ __forceinline__ uint32_t* phase_of(const Peers& peers) {
+    return reinterpret_cast<uint32_t*>(peers.regions[peers.rank]) + BLOCKS * RANKS_MAX + blockIdx.x;
+}
+
+template <class T>
+__device__ __forceinline__ T* area_of(const Peers& peers, int rank, uint32_t phase) {
+    uint64_t areas = peers.regions[rank] + 4 * (BLOCKS * RANKS_MAX + BLOCKS);
+    return reinterpret_cast<T*>(areas + (uint64_t(blockIdx.x) * 2 + phase % 2) * AREA_BYTES);
+}
+
+// Until every rank's block has come to this phase; what it wrote before is visible then.
+__device__ __forceinline__ void meet(const Peers& peers, uint32_t phase) {
+    __syncthreads();
+    int peer = threadIdx.x;
+    if (peer < peers.ranks) {
+        store_release_system(flags_of(peers, peer) + peers.rank, phase);
+        const uint32_t* flag = flags_of(peers, peers.rank) + peer;
+        while (int32_t(load_acquire_system(flag) - phase) < 0) spin_pause();
+    }
+    __syncthreads();
+}
+
+// The sum of all ranks' eight elements at `offset` of their areas.
+template <class T>
+__device__ __forceinline__ void sum_8(const Peers& peers, uint32_t phase, int offset, float sum[8]) {
+    load_8(area_of<T>(peers, 0, phase) + offset, sum);
+    for (int rank = 1; rank < peers.ranks; rank++) {
+        float own[8];
+        load_8(area_of<T>(peers, rank, phase) + offset, own);
+        for (int i = 0; i < 8; i++) sum[i] += own[i];
+    }
+}
+
+// Eight neighbouring elements.
+template <class T>
+struct alignas(16) Chunk {
+    T elements[8];
+};
+
+// `x`, of which this block has `count` elements from `first` on, to its staging area; beyond its end there are zeros.
+template <class T>
+__device__ void stage(T* area, const T* x, int first, int count, int total) {
+    for (int i = threadIdx.x * 8; i < count; i += blockDim.x * 8) {
+        if (first + i + 8 <= total) {
+            *reinterpret_cast<Chunk<T>*>(area + i) = *reinterpret_cast<const Chunk<T>*>(x + first + i);
+        } else {
+            for (int k = 0; k < 8; k++) area[i + k] = first + i + k < total ? x[first + i + k] : from_float<T>(0.0f);
+        }
+    }
+}
+
+template <class T>
+__device__ void store_up_to(T* x, int at, int total, const float values[8]) {
+    if (at + 8 <= total) {
+        store_8(x + at, values);
+    } else {
+        for (int k = 0; at + k < total; k++) x[at + k] = from_float<T>(values[k]);
+    }
+}
+
+template <class T>
+__device__ void reduce_directly(T* x, const Peers& peers, int slice, int total) {
+    uint32_t phase = *phase_of(peers) + 1;
+    int first = blockIdx.x * slice, count = min(slice, (total - first + 7) / 8 * 8);
+    stage(area_of<T>(peers, peers.rank, phase), x, first, count, total);
+    meet(peers, phase);
+    for (int i = threadIdx.x * 8; i < count; i += blockDim.x * 8) {
+        float sum[8];
+        sum_8<T>(peers, phase, i, sum);
+        store_up_to(x, first + i, total, sum);
+    }
+    if (threadIdx.x == 0) *phase_of(peers) = phase;
+}
+
+template <class T>
+__device__ void reduce_by_parts(T* x, const Peers& peers, int slice, int total) {
+    uint32_t phase = *phase_of(peers) + 1;
+    int first = blockIdx.x * slice, count = min(slice, (total - first + 7) / 8 * 8);
+    stage(area_of<T>(peers, peers.rank, phase), x, first, count, total);
+    meet(peers, phase);
+    int part = (count + 8 * peers.ranks - 1) / (8 * peers.ranks) * 8;
+    int own = peers.rank * part, end = min(own + part, count);
+    T* sums = area_of<T>(peers, peers.rank, phase + 1);
+    for (int i = own + threadIdx.x * 8; i < end; i += blockDim.x * 8) {
+        float sum[8];
+        sum_8<T>(peers, phase, i, sum);
+        store_8(sums + i, sum);
+    }
+    meet(peers, phase + 1);
+    for (int i = threadIdx.x * 8; i < count; i += blockDim.x * 8) {
+        float sum[8];
+        load_8(area_of<T>(peers, i / part, phase + 1) + i, sum);
+        store_up_to(x, first + i, total, sum);
+    }
+    if (threadIdx.x == 0) *phase_of(peers) = phase + 1;
+}
+
+// x [total] becomes the sum over the ranks; `slice` elements, a multiple of 8, for each block.
+KERNEL(direct, 512)(act* x, Peers peers, int slice, int total) { reduce_directly(x, peers, slice, total); }
+
+KERNEL(direct_residual, 512)(float* x, Peers peers, int slice, int total) { reduce_directly(x, peers, slice, total); }
+
+KERNEL(by_parts, 512)(act* x, Peers peers, int slice, int total) { reduce_by_parts(x, peers, slice, total); }
+
+KERNEL(by_parts_residual, 512)(float* x, Peers peers, int slice, int total) {
+    reduce_by_parts(x, peers, slice, total);
+}
+
+// residual += scale · (the sum of x over the ranks), then y is the norm of the sum: [rows, columns] each, columns a
+// multiple of 8. Block b has the rows b, b + blocks, …, which fit into its area.
+KERNEL(direct_norm, 512)
+(act* y, float* residual, const act* x, const float* weight, Peers peers, int rows, int columns, float scale, float eps) {
+    __shared__ float room[32];
+    uint32_t phase = *phase_of(peers) + 1;
+    act* area = area_of<act>(peers, peers.rank, phase);
+    for (int row = blockIdx.x; row < rows; row += gridDim.x, area += columns) {
+        stage(area, x + int64_t(row) * columns, 0, columns, columns);
+    }
+    meet(peers, phase);
+    int staged = 0;
+    for (int row = blockIdx.x; row < rows; row += gridDim.x, staged += columns) {
+        float* stream = residual + int64_t(row) * columns;
+        float squares = 0.0f;
+        for (int i = threadIdx.x * 8; i < columns; i += blockDim.x * 8) {
+            float sum[8], old[8];
+            sum_8<act>(peers, phase, staged + i, sum);
+            load_8(stream + i, old);
+            for (int k = 0; k < 8; k++) {
+                old[k] = __fadd_rn(old[k], __fmul_rn(scale, sum[k]));
+                squares += old[k] * old[k];
+            }
+            store_8(stream + i, old);
+        }
+        float inverse = rsqrtf(block_sum(squares, room) / float(columns) + eps);
+        for (int i = threadIdx.x * 8; i < columns; i += blockDim.x * 8) {
+            float values[8];
+            load_8(stream + i, values);
+            for (int k = 0; k < 8; k++) values[k] *= inverse * weight[i + k];
+            store_8(y + int64_t(row) * columns + i, values);
+        }
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) *phase_of(peers) = phase;
+}

@@ -1,0 +1,205 @@
+//! All-reduce between GPUs: through memory that all have mapped where the message is small, by NCCL where it is large.
+//!
+//! Every rank ends with the same bits. Of small messages the order of the sum is that of the ranks; of large ones it is
+//! NCCL's.
+
+use super::{AllReduce, NormAfter};
+use crate::{
+    Backend, Result,
+    cuda::{AREA_BYTES, Argument, BLOCKS, Cuda, Element, Grid, Peers, Source, Tensor},
+    rms_norm::RmsNorm,
+};
+
+const SOURCE: Source = Source { name: "all_reduce", text: include_str!("cuda.cu") };
+
+/// Threads of a block.
+const THREADS: u32 = 512;
+
+/// The largest message that every rank reads from every other, bytes. Beyond it the bytes that cross the links count, and
+/// beyond what areas hold NCCL is faster. Published crossings on eight GPUs joined by NVLink lie between 128 and 512 KiB
+/// (vLLM's and SGLang's own kernels of this kind).
+fn direct_bytes_max(ranks: usize) -> usize {
+    if ranks <= 2 {
+        BLOCKS * AREA_BYTES
+    } else if ranks <= 4 {
+        512 << 10
+    } else {
+        256 << 10
+    }
+}
+
+impl AllReduce for Cuda {
+    fn all_reduce(&self, x: &mut Tensor) -> Result<()> {
+        match self.peers().filter(|_| x.elements() > 0 && x.bytes() <= BLOCKS * AREA_BYTES) {
+            Some(peers) => self.reduce_among(peers, x),
+            None => self.reduce_by_nccl(x),
+        }
+    }
+
+    fn all_reduce_add_rms_norm(
+        &self,
+        residual: &mut Tensor,
+        mut x: Tensor,
+        NormAfter { scale, weight, eps }: NormAfter<Tensor>,
+    ) -> Result<Tensor> {
+        let ranks = self.group().world_size();
+        let is_small = x.bytes() <= direct_bytes_max(ranks) && x.columns().is_multiple_of(8) && x.rows() > 0;
+        // A row is normalised by one block.
+        let rows_per_block = x.rows().div_ceil(BLOCKS);
+        let fits = rows_per_block * x.columns() * x.element().bytes() <= AREA_BYTES;
+        let Some(peers) = self.peers().filter(|_| is_small && fits) else {
+            self.all_reduce(&mut x)?;
+            return self.add_rms_norm(residual, &x, scale, weight, eps);
+        };
+        assert_eq!((residual.element(), x.element()), (Element::F32, self.act()), "a residual and a branch");
+        assert_eq!((residual.rows(), residual.columns()), (x.rows(), x.columns()), "of the same shape");
+        assert_eq!((weight.elements(), weight.element()), (x.columns(), Element::F32), "a norm weight per element");
+        let y = self.activations(x.rows(), x.columns())?;
+        let (peers, blocks) = (peers.argument(), x.rows().min(BLOCKS) as u32);
+        let arguments = &mut [
+            (&y).into(),
+            (&*residual).into(),
+            (&x).into(),
+            weight.into(),
+            Argument::of(&peers),
+            x.rows().into(),
+            x.columns().into(),
+            scale.into(),
+            eps.into(),
+        ];
+        let grid = Grid { blocks: [blocks, 1, 1], threads: THREADS, shared_bytes: 0 };
+        // SAFETY: three tensors of one shape, and a block's rows fit into its area.
+        unsafe { self.launch(&SOURCE, "direct_norm", grid, arguments) }?;
+        Ok(y)
+    }
+}
+
+impl Cuda {
+    fn reduce_by_nccl(&self, x: &mut Tensor) -> Result<()> {
+        if x.elements() == 0 {
+            return Ok(());
+        }
+        self.with_communicator(|communicator| {
+            // SAFETY: a tensor's elements, which its maker enqueued.
+            unsafe { communicator.all_reduce(self.driver(), x.pointer(), x.elements(), x.element()) }
+        })
+    }
+
+    fn reduce_among(&self, peers: &Peers, x: &mut Tensor) -> Result<()> {
+        /// Below so many elements for each thread, more blocks would only be more meetings.
+        const ELEMENTS_PER_THREAD: usize = 8;
+        let is_direct = x.bytes() <= direct_bytes_max(self.group().world_size());
+        let entry = match (is_direct, x.element() == self.act()) {
+            (true, true) => "direct",
+            (true, false) => "direct_residual",
+            (false, true) => "by_parts",
+            (false, false) => "by_parts_residual",
+        };
+        let blocks = x.elements().div_ceil(THREADS as usize * ELEMENTS_PER_THREAD).min(BLOCKS);
+        let slice = x.elements().div_ceil(blocks).next_multiple_of(8);
+        let grid = Grid { blocks: [x.elements().div_ceil(slice) as u32, 1, 1], threads: THREADS, shared_bytes: 0 };
+        let peers = peers.argument();
+        let arguments = &mut [(&*x).into(), Argument::of(&peers), slice.into(), x.elements().into()];
+        // SAFETY: a tensor's elements; a slice fits into an area, for all of them fit into all areas.
+        unsafe { self.launch(&SOURCE, entry, grid, arguments) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cuda::{Activations, CudaConfig},
+        group::{Group, Waiting, tests::run_ranks},
+        memory::Memory,
+        rms_norm,
+        samples::{Samples, Tested, assert_close},
+    };
+
+    /// Runs `rank` on so many GPUs, if there are as many.
+    fn on_gpus(config: &CudaConfig, ranks: usize, rank: impl Fn(&Cuda) + Sync) {
+        if crate::cuda::find(ranks).is_err() {
+            return;
+        }
+        run_ranks(ranks, Waiting::Sleep, |group: Group| {
+            let config = CudaConfig { ordinal: group.rank(), ..config.clone() };
+            let gpu = Cuda::open(config, group).expect("a GPU");
+            rank(&gpu);
+            // Nobody takes its memory away while others may still read it.
+            gpu.finish().expect("all is done");
+            gpu.group().barrier().expect("all are there");
+        });
+    }
+
+    fn parts(gpu: &Cuda, ranks: usize, length: usize) -> Vec<Vec<f32>> {
+        (0..ranks).map(|rank| gpu.stored(Samples::new((rank * 7 + length) as u64).floats(length))).collect()
+    }
+
+    fn check(gpu: &Cuda, ranks: usize, rows: usize, columns: usize) {
+        let what = format!("{}: {rows} × {columns} on {ranks} ranks", gpu.name());
+        // NCCL rounds after each addition.
+        let tolerance = ranks as f32 * gpu.tolerance(1e-6);
+        let parts = parts(gpu, ranks, rows * columns);
+        let own = &parts[gpu.group().rank()];
+        let sums = super::super::reference(&parts);
+        let mut x = gpu.tensor(rows, columns, own).expect("memory");
+        gpu.all_reduce(&mut x).expect("all are there");
+        assert_close(&gpu.to_host(&x).expect("a copy"), &sums, tolerance, &what);
+        let mut floats = gpu.residual(rows, columns, own);
+        gpu.all_reduce(&mut floats).expect("all are there");
+        assert_close(&gpu.to_host(&floats).expect("a copy"), &sums, 1e-6, &what);
+        check_norm(gpu, (rows, columns), own, &sums, tolerance, &what);
+    }
+
+    fn check_norm(gpu: &Cuda, (rows, columns): (usize, usize), own: &[f32], sums: &[f32], tolerance: f32, what: &str) {
+        const EPS: f32 = 1e-5;
+        let mut samples = Samples::new(5);
+        let (base, weight) = (samples.floats(rows * columns), samples.floats(columns));
+        let expected: Vec<f32> = base.iter().zip(sums).map(|(base, sum)| base + 0.5 * sum).collect();
+        let normed = expected.chunks_exact(columns.max(1)).flat_map(|row| rms_norm::reference(row, &weight, EPS));
+        let mut residual = gpu.residual(rows, columns, &base);
+        let x = gpu.tensor(rows, columns, own).expect("memory");
+        let weight = gpu.vector(&weight).expect("memory");
+        let norm = NormAfter { scale: 0.5, weight: &weight, eps: EPS };
+        let y = gpu.all_reduce_add_rms_norm(&mut residual, x, norm).expect("all are there");
+        assert_close(&gpu.to_host(&residual).expect("a copy"), &expected, tolerance, what);
+        // The norm of a row of small sums is as inexact as they are.
+        assert_close(&gpu.to_host(&y).expect("a copy"), &normed.collect::<Vec<_>>(), 4.0 * tolerance, what);
+    }
+
+    #[test]
+    fn every_rank_gets_the_sum_and_its_norm() {
+        for (activations, nccl_only) in
+            [(Activations::F32, false), (Activations::BF16, false), (Activations::BF16, true)]
+        {
+            let cache = Some(std::env::temp_dir().join("shardwire-test-kernels"));
+            let config = CudaConfig { activations, nccl_only, cache, ..CudaConfig::default() };
+            for ranks in [2, 3, 4] {
+                on_gpus(&config, ranks, |gpu| {
+                    assert_eq!(gpu.peers().is_some(), !nccl_only, "GPUs that reach each other");
+                    for (rows, columns) in [(0, 8), (1, 5), (1, 64), (3, 40), (70, 72), (1, 33_000)] {
+                        check(gpu, ranks, rows, columns);
+                    }
+                    // Many in a row, so that one that is early meets one that is late.
+                    (0..20).for_each(|round| check(gpu, ranks, 1 + round % 3, 16));
+                });
+            }
+        }
+    }
+
+    /// Beyond what is read directly, and beyond what areas hold.
+    #[test]
+    fn long_messages_go_by_parts_and_longer_ones_by_nccl() {
+        let cache = Some(std::env::temp_dir().join("shardwire-test-kernels"));
+        let config = CudaConfig { activations: Activations::F32, cache, ..CudaConfig::default() };
+        on_gpus(&config, 3, |gpu| {
+            for elements in [200_003, BLOCKS * AREA_BYTES / 4 + 1] {
+                let parts = parts(gpu, 3, elements);
+                let mut x = gpu.tensor(1, elements, &parts[gpu.group().rank()]).expect("memory");
+                gpu.all_reduce(&mut x).expect("all are there");
+                let what = format!("{elements} elements");
+                assert_close(&gpu.to_host(&x).expect("a copy"), &super::super::reference(&parts), 1e-6, &what);
+            }
+        });
+    }
+}

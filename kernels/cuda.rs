@@ -1,0 +1,330 @@
+//! NVIDIA's GPUs as a device: one GPU per rank, kernels compiled for it at first use, NCCL between the ranks.
+//!
+//! Everything of a rank runs on one stream, in the order in which it was asked for: no kernel waits for another but by
+//! coming after it. Activations are bf16, or f32 where that is asked for; the residual stream, logits, vectors (norms'
+//! weights, biases) and every sum are f32 in both.
+
+mod arena;
+mod batch;
+mod communicator;
+mod compile;
+mod driver;
+mod error;
+mod kv_cache;
+mod launch;
+mod libraries;
+mod peers;
+mod product;
+mod region;
+mod sensors;
+mod tensor;
+mod weight;
+
+use std::{
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+pub(crate) use arena::Buffer;
+pub use batch::DeviceBatch;
+pub(crate) use batch::NO_SLOT;
+pub(crate) use compile::Source;
+pub(crate) use driver::{Driver, Graph, Grid, Pointer};
+pub use driver::{Facts, count};
+pub use kv_cache::KvCache;
+pub(crate) use launch::Argument;
+pub use libraries::search_path;
+pub(crate) use product::{Shape, Skinny};
+pub(crate) use region::Region;
+pub use tensor::Tensor;
+pub(crate) use tensor::{Element, TensorPlace};
+pub(crate) use weight::Part;
+pub use weight::Weight;
+
+use crate::{Backend, Batch, DType, DeviceError, Result, group::Group, repeat::Recordings, sensors::Sensors};
+pub(crate) use peers::{AREA_BYTES, BLOCKS, Peers};
+
+use arena::Arena;
+use communicator::Communicator;
+use compile::Compiler;
+use launch::Kernels;
+use sensors::GpuSensors;
+
+/// What a GPU is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CudaConfig {
+    /// Which GPU, among the visible ones.
+    pub ordinal: usize,
+    /// What activations are.
+    pub activations: Activations,
+    /// Whether every step is computed kernel by kernel, and none recorded.
+    pub eager: bool,
+    /// Whether all-reduces of every size are NCCL's.
+    pub nccl_only: bool,
+    /// Where compiled kernels are kept.
+    pub cache: Option<PathBuf>,
+    /// Where prebuilt kernels lie; they win over compiling.
+    pub prebuilt: Option<PathBuf>,
+}
+
+/// The type of activations, and so of matrix products' inputs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Activations {
+    /// bfloat16, for tensor cores.
+    #[default]
+    BF16,
+    /// binary32: slow, and as exact as the CPU.
+    F32,
+}
+
+/// One rank's GPU.
+pub struct Cuda {
+    driver: Driver,
+    kernels: Kernels,
+    arena: Arena,
+    activations: Activations,
+    eager: bool,
+    recordings: Mutex<Recordings>,
+    group: Group,
+    /// None where the rank is alone.
+    communicator: Option<Mutex<Communicator>>,
+    /// None where the rank is alone, or the GPUs don't reach each other.
+    peers: Option<Peers>,
+}
+
+impl Activations {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::BF16 => "bf16",
+            Self::F32 => "f32",
+        }
+    }
+}
+
+impl Cuda {
+    /// The GPU of `config`, which meets those of the other ranks of `group`.
+    pub fn open(config: CudaConfig, group: Group) -> Result<Self> {
+        let CudaConfig { ordinal, activations, eager, nccl_only, cache, prebuilt } = config;
+        let driver = Driver::open(ordinal)?;
+        let compiler = Compiler::new(driver.facts().capability, cache, prebuilt)?;
+        let (communicator, peers) = match group.world_size() {
+            1 => (None, None),
+            _ => (
+                Some(Mutex::new(Communicator::meet(&group)?)),
+                if nccl_only { None } else { Peers::meet(&driver, &group)? },
+            ),
+        };
+        Ok(Self {
+            kernels: Kernels::new(compiler, activations),
+            arena: Arena::new(driver.clone()),
+            driver,
+            activations,
+            eager,
+            recordings: Mutex::default(),
+            group,
+            communicator,
+            peers,
+        })
+    }
+
+    /// What the GPU is.
+    pub fn facts(&self) -> &Facts {
+        self.driver.facts()
+    }
+
+    /// Bytes free on the GPU, and bytes in all.
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        self.driver.memory()
+    }
+
+    /// Bytes taken for activations.
+    pub fn activation_bytes(&self) -> usize {
+        self.arena.bytes()
+    }
+
+    pub(crate) fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// What activations are stored as.
+    pub(crate) fn act(&self) -> Element {
+        match self.activations {
+            Activations::BF16 => Element::BF16,
+            Activations::F32 => Element::F32,
+        }
+    }
+
+    /// A tensor of activations, with left-over contents.
+    pub(crate) fn activations(&self, rows: usize, columns: usize) -> Result<Tensor> {
+        Tensor::take(&self.arena, rows, columns, self.act())
+    }
+
+    /// A tensor of f32, with left-over contents.
+    pub(crate) fn floats(&self, rows: usize, columns: usize) -> Result<Tensor> {
+        Tensor::take(&self.arena, rows, columns, Element::F32)
+    }
+
+    /// A tensor of the same type as another, with left-over contents.
+    pub(crate) fn alike(&self, other: &Tensor, rows: usize, columns: usize) -> Result<Tensor> {
+        Tensor::take(&self.arena, rows, columns, other.element())
+    }
+
+    /// Copies a step's batch to the GPU.
+    pub(crate) fn upload_batch(&self, batch: Batch) -> Result<DeviceBatch> {
+        DeviceBatch::new(&self.driver, &self.arena, batch)
+    }
+
+    /// The same for steps that will be recorded.
+    pub(crate) fn lasting_batch(&self, batch: Batch, table_width: usize, context_max: usize) -> Result<DeviceBatch> {
+        DeviceBatch::lasting(&self.driver, batch, table_width, context_max)
+    }
+
+    /// Gives a recorded step the numbers of another batch of its size.
+    pub(crate) fn refill(&self, lasting: &mut DeviceBatch, batch: Batch) -> Result<()> {
+        lasting.refill(&self.driver, batch)
+    }
+
+    /// Whether steps may be recorded.
+    pub(crate) fn records(&self) -> bool {
+        !self.eager
+    }
+
+    /// What was recorded.
+    pub(crate) fn recordings(&self) -> MutexGuard<'_, Recordings> {
+        self.recordings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records what `compute` enqueues, and where its result will be; none if something of it can't be recorded. Other
+    /// errors (a lost rank) are met again by whoever computes instead.
+    pub(crate) fn record(&self, compute: impl FnOnce() -> Result<Tensor>) -> Result<Option<(Graph, TensorPlace)>> {
+        let recorded = self.arena.without_growing(|| self.driver.record(compute));
+        Ok(recorded.ok().map(|(graph, result)| (graph, result.place())))
+    }
+
+    /// Enqueues a recorded step.
+    pub(crate) fn replay(&self, graph: &Graph) -> Result<()> {
+        // SAFETY: its kernels use weights, caches and its lasting batch, which live as long as the model that recorded
+        // it; and runs of the arena, of which nobody has any between steps.
+        unsafe { self.driver.replay(graph) }
+    }
+
+    /// The tensor that a recorded step has made.
+    pub(crate) fn tensor_at(&self, place: TensorPlace) -> Tensor {
+        place.retake(&self.arena)
+    }
+
+    /// Bytes for a kernel's own use, with left-over contents.
+    pub(crate) fn scratch(&self, bytes: usize) -> Result<Buffer> {
+        self.arena.take(bytes)
+    }
+
+    /// Enqueues the kernel `entry` of `source`.
+    ///
+    /// # Safety
+    /// What the arguments say (addresses, sizes) is true.
+    pub(crate) unsafe fn launch(
+        &self,
+        source: &'static Source,
+        entry: &'static str,
+        grid: Grid,
+        arguments: &mut [Argument],
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.kernels.launch(&self.driver, (source, None), entry, grid, arguments) }
+    }
+
+    /// The same of a kernel that reads weights of `format`.
+    ///
+    /// # Safety
+    /// What the arguments say (addresses, sizes, the format) is true.
+    pub(crate) unsafe fn launch_for(
+        &self,
+        (source, format): (&'static Source, DType),
+        entry: &'static str,
+        grid: Grid,
+        arguments: &mut [Argument],
+    ) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.kernels.launch(&self.driver, (source, Some(format)), entry, grid, arguments) }
+    }
+
+    /// The ranks' common memory.
+    pub(crate) fn peers(&self) -> Option<&Peers> {
+        self.peers.as_ref()
+    }
+
+    /// Does something with the communicator; nothing where the rank is alone.
+    pub(crate) fn with_communicator(&self, enqueue: impl FnOnce(&Communicator) -> Result<()>) -> Result<()> {
+        match &self.communicator {
+            None => Ok(()),
+            Some(communicator) => enqueue(&communicator.lock().unwrap_or_else(PoisonError::into_inner)),
+        }
+    }
+
+    /// Waits until all that was enqueued is done. Where other ranks take part in it, they are watched: a rank that is
+    /// gone ends the wait, for its part of a collective never comes.
+    pub(crate) fn finish(&self) -> Result<()> {
+        /// How often the other ranks are looked at.
+        const PATIENCE: Duration = Duration::from_millis(1);
+        let Some(communicator) = &self.communicator else { return self.driver.synchronize() };
+        let mut looked = std::time::Instant::now();
+        while !self.driver.is_idle()? {
+            std::thread::yield_now();
+            if looked.elapsed() >= PATIENCE {
+                let mut communicator = communicator.lock().unwrap_or_else(PoisonError::into_inner);
+                let lost = self.group.gone().map_or(Ok(()), Err);
+                if let Err(error) = lost.and_then(|()| communicator.check()) {
+                    communicator.abort();
+                    return Err(error);
+                }
+                looked = std::time::Instant::now();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Backend for Cuda {
+    fn group(&self) -> &Group {
+        &self.group
+    }
+
+    fn sensors(&self) -> Option<Box<dyn Sensors>> {
+        Some(Box::new(GpuSensors::new(&self.facts().bus_id)))
+    }
+}
+
+/// The first `wanted` GPUs of this machine; the error says what is missing for them to be used.
+pub fn find(wanted: usize) -> Result<Vec<Facts>> {
+    let found = count()?;
+    if found < wanted {
+        let ranks = if wanted == 1 { "1 rank wants a GPU" } else { &format!("{wanted} ranks want a GPU each") };
+        return Err(DeviceError::Unavailable(format!("{ranks}, and {found} are visible")));
+    }
+    if wanted > 1 {
+        libraries::check_collectives()?;
+    }
+    (0..wanted).map(Facts::of).collect()
+}
+
+#[cfg(test)]
+impl Cuda {
+    /// The devices that every operation's check runs on: both types of activations. None where there is no GPU and no
+    /// stand-in for one, unless `SHARDWIRE_TEST_GPU` says that there must be.
+    pub(crate) fn kinds() -> Vec<Self> {
+        let open = |activations| {
+            let cache = Some(std::env::temp_dir().join("shardwire-test-kernels"));
+            Self::open(CudaConfig { activations, cache, ..CudaConfig::default() }, Group::solo())
+        };
+        let kinds: Result<Vec<Self>> = [Activations::F32, Activations::BF16].into_iter().map(open).collect();
+        match kinds {
+            Ok(kinds) => kinds,
+            Err(error) if std::env::var_os("SHARDWIRE_TEST_GPU").is_some() => panic!("no GPU to test: {error}"),
+            Err(error) => {
+                eprintln!("not tested, for there is no GPU: {error}");
+                Vec::new()
+            }
+        }
+    }
+}

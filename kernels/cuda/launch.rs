@@ -1,0 +1,243 @@
+//! Kernels by their names: compiled and loaded when first asked for, and launched with arguments of the kinds that
+//! their own text says.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    ffi::c_void,
+    marker::PhantomData,
+    sync::{Mutex, PoisonError},
+};
+
+use super::compile::{Compiler, Source, Variant};
+use super::driver::{Driver, Function, Grid, Pointer};
+use super::{Activations, Tensor};
+use crate::{DType, DeviceError, Result};
+
+/// All kernels of a device.
+pub(crate) struct Kernels {
+    compiler: Compiler,
+    activations: Activations,
+    modules: Mutex<HashMap<Variant, HashMap<String, Kernel>>>,
+}
+
+/// One kernel.
+#[derive(Debug, Clone)]
+struct Kernel {
+    function: Function,
+    parameters: Vec<Kind>,
+    /// Dynamic shared memory that its blocks were allowed, bytes.
+    shared_bytes: u32,
+}
+
+/// What a kernel's parameter is: the driver itself takes addresses of anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// 32 bits: a number without a fraction …
+    Word,
+    /// … or with one.
+    Float,
+    /// 64 bits, an address or a long number.
+    Long,
+    /// A value of so many bytes.
+    Bytes(usize),
+}
+
+/// A kernel's argument.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Argument<'a> {
+    Word(u32),
+    Float(f32),
+    Long(u64),
+    /// A struct, of so many bytes.
+    Bytes(*const c_void, usize, PhantomData<&'a ()>),
+}
+
+impl<'a> Argument<'a> {
+    /// A `#[repr(C)]` struct with the fields of the kernel's own.
+    pub(crate) fn of<T: Copy>(value: &'a T) -> Self {
+        Self::Bytes(std::ptr::from_ref(value).cast(), size_of::<T>(), PhantomData)
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Word(_) => Kind::Word,
+            Self::Float(_) => Kind::Float,
+            Self::Long(_) => Kind::Long,
+            Self::Bytes(_, bytes, _) => Kind::Bytes(*bytes),
+        }
+    }
+
+    fn address(&mut self) -> *mut c_void {
+        match self {
+            Self::Word(value) => std::ptr::from_mut(value).cast(),
+            Self::Float(value) => std::ptr::from_mut(value).cast(),
+            Self::Long(value) => std::ptr::from_mut(value).cast(),
+            // The driver only reads.
+            Self::Bytes(address, ..) => address.cast_mut(),
+        }
+    }
+}
+
+impl From<Pointer> for Argument<'_> {
+    fn from(pointer: Pointer) -> Self {
+        Self::Long(pointer.0)
+    }
+}
+
+/// The address of its elements.
+impl From<&Tensor> for Argument<'_> {
+    fn from(tensor: &Tensor) -> Self {
+        tensor.pointer().into()
+    }
+}
+
+/// An address that may be none.
+impl From<Option<Pointer>> for Argument<'_> {
+    fn from(pointer: Option<Pointer>) -> Self {
+        Self::Long(pointer.map_or(0, |pointer| pointer.0))
+    }
+}
+
+/// Bytes between things, for a kernel's `long long`.
+impl From<u64> for Argument<'_> {
+    fn from(value: u64) -> Self {
+        Self::Long(value)
+    }
+}
+
+impl From<f32> for Argument<'_> {
+    fn from(value: f32) -> Self {
+        Self::Float(value)
+    }
+}
+
+/// A size or an index, for a kernel's `int`.
+impl From<usize> for Argument<'_> {
+    fn from(value: usize) -> Self {
+        Self::Word(u32::try_from(value).ok().filter(|value| *value <= i32::MAX as u32).expect("sizes are below 2³¹"))
+    }
+}
+
+impl From<u32> for Argument<'_> {
+    fn from(value: u32) -> Self {
+        Self::Word(value)
+    }
+}
+
+impl From<bool> for Argument<'_> {
+    fn from(value: bool) -> Self {
+        Self::Word(value.into())
+    }
+}
+
+impl Kernels {
+    /// None yet.
+    pub(crate) fn new(compiler: Compiler, activations: Activations) -> Self {
+        Self { compiler, activations, modules: Mutex::default() }
+    }
+
+    /// Enqueues the kernel `entry` of `source`, for weights of `format` where there is one for each.
+    ///
+    /// # Safety
+    /// What the arguments say (addresses, sizes) is true.
+    pub(crate) unsafe fn launch(
+        &self,
+        driver: &Driver,
+        (source, format): (&'static Source, Option<DType>),
+        entry: &'static str,
+        grid: Grid,
+        arguments: &mut [Argument],
+    ) -> Result<()> {
+        if grid.blocks.contains(&0) {
+            return Ok(());
+        }
+        let variant = Variant { source, format, activations: self.activations };
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        let kernels = match modules.entry(variant) {
+            Entry::Occupied(loaded) => loaded.into_mut(),
+            Entry::Vacant(missing) => missing.insert(self.load(driver, &variant)?),
+        };
+        let kernel = kernels.get_mut(&variant.name(entry));
+        let kernel = kernel.unwrap_or_else(|| panic!("{} has no kernel {entry}", source.name));
+        let kinds: Vec<Kind> = arguments.iter().map(Argument::kind).collect();
+        assert_eq!(kinds, kernel.parameters, "the arguments of {}", variant.name(entry));
+        if grid.shared_bytes > kernel.shared_bytes {
+            driver.allow_shared(kernel.function, grid.shared_bytes)?;
+            kernel.shared_bytes = grid.shared_bytes;
+        }
+        let mut addresses: Vec<*mut c_void> = arguments.iter_mut().map(Argument::address).collect();
+        // SAFETY: the kinds are those that the kernel's text declares; what they say is the caller's promise.
+        unsafe { driver.launch(kernel.function, grid, &mut addresses) }
+    }
+
+    fn load(&self, driver: &Driver, variant: &Variant) -> Result<HashMap<String, Kernel>> {
+        /// What a block may have without asking.
+        const USUAL_SHARED_BYTES: u32 = 48 * 1024;
+        let module = self.compiler.module(variant)?;
+        let entries = entries(&module.text).ok_or_else(|| DeviceError::Failed {
+            doing: format!("reading the kernels of {}", variant.name(variant.source.name)),
+            fault: "this is no text of kernels".into(),
+        })?;
+        let names: Vec<String> = entries.iter().map(|(name, _)| name.clone()).collect();
+        let functions = driver.load(&module.image, &names)?;
+        let kernels = entries.into_iter().zip(functions).map(|((name, parameters), function)| {
+            (name, Kernel { function, parameters, shared_bytes: USUAL_SHARED_BYTES })
+        });
+        Ok(kernels.collect())
+    }
+}
+
+/// The entries of a module and what their parameters are (PTX ISA, "Kernel Function Parameters").
+fn entries(ptx: &str) -> Option<Vec<(String, Vec<Kind>)>> {
+    let mut found = Vec::new();
+    for entry in ptx.split(".entry ").skip(1) {
+        let (name, rest) = entry.split_once('(')?;
+        let (parameters, _) = rest.split_once(')')?;
+        let parameters = parameters.split(".param").skip(1).map(kind).collect::<Option<Vec<_>>>()?;
+        found.push((name.trim().to_owned(), parameters));
+    }
+    (!found.is_empty()).then_some(found)
+}
+
+fn kind(parameter: &str) -> Option<Kind> {
+    let mut words = parameter.split_whitespace();
+    Some(match words.next()? {
+        ".u32" | ".s32" | ".b32" => Kind::Word,
+        ".f32" => Kind::Float,
+        ".u64" | ".s64" | ".b64" => Kind::Long,
+        ".align" => {
+            let (_, bytes) = parameter.split_once('[')?;
+            Kind::Bytes(bytes.split_once(']')?.0.parse().ok()?)
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernels_text_says_what_it_takes() {
+        let ptx = "
+.visible .entry scale_f32(
+    .param .u64 .ptr .align 1 scale_f32_param_0,
+    .param .u32 scale_f32_param_1,
+    .param .f32 scale_f32_param_2
+)
+.maxntid 256, 1, 1
+{
+}
+.visible .entry gather_f32(
+    .param .align 8 .b8 gather_f32_param_0[128]
+)
+{
+}";
+        let expected = vec![
+            ("scale_f32".to_owned(), vec![Kind::Long, Kind::Word, Kind::Float]),
+            ("gather_f32".to_owned(), vec![Kind::Bytes(128)]),
+        ];
+        assert_eq!(entries(ptx), Some(expected));
+        assert_eq!(entries("nothing"), None);
+    }
+}

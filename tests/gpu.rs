@@ -1,0 +1,338 @@
+//! The real binary on GPUs: on stand-ins for the driver, NCCL and NVML that run the kernels' own text on the processor
+//! (`tests/gpu/`, built by `scripts/stand-in-gpu`), or on GPUs where there are some.
+//!
+//! `SHARDWIRE_TEST_GPU` names the folders of the libraries (for `LD_LIBRARY_PATH`); without it, only what needs no GPU is
+//! tested here: that its absence is told well.
+
+mod server;
+
+use std::{
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
+use server::{
+    Server,
+    cases::{Case, Tolerance, cases, check_together},
+    golden, wait_for,
+};
+
+/// With f32 activations: that of the CPU (see `golden.rs`), for sums in another order.
+const F32: Tolerance = Tolerance { logprob: 2e-3, margin: 5e-3 };
+
+/// With bf16 activations, which have 8 bits: each of a dozen roundings on the way to the logits moves them by up to 2⁻⁹ of
+/// what it rounds, and these models' random weights make logits of ten and more. Seen: 0.17 at most.
+const BF16: Tolerance = Tolerance { logprob: 0.3, margin: 0.4 };
+
+/// The folders of the libraries under test.
+fn libraries() -> Option<String> {
+    let folders = std::env::var("SHARDWIRE_TEST_GPU").ok();
+    if folders.is_none() {
+        eprintln!("not tested: SHARDWIRE_TEST_GPU names no libraries");
+    }
+    folders
+}
+
+/// A server on as many simulated GPUs as there are ranks, with kernels kept between tests.
+fn serve(libraries: &str, model: &str, flags: &[&str], variables: &[(&str, &str)]) -> Server {
+    let path = golden(model);
+    let flags = [&["--model", path.to_str().expect("UTF-8 path"), "--device", "cuda", "--enable-logprob"], flags];
+    let cache = cache();
+    let own = [
+        ("LD_LIBRARY_PATH", libraries),
+        ("STAND_IN_GPUS", "4"),
+        ("SHARDWIRE_CACHE", cache.to_str().expect("UTF-8 path")),
+    ];
+    Server::start_with(&flags.concat(), &[&own[..], variables].concat())
+}
+
+fn cache() -> PathBuf {
+    std::env::temp_dir().join("shardwire-test-cache")
+}
+
+/// `shardwire serve` that must end by itself: with `folders` as the loader's path.
+fn refused(folders: &str, flags: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let logs = tempfile::tempdir().expect("a temporary folder");
+    let Output { status, stderr, .. } = Command::new(env!("CARGO_BIN_EXE_shardwire"))
+        .args(["serve", "--host", "127.0.0.1", "--port", "0", "--device", "cuda", "--log-dir"])
+        .arg(logs.path())
+        .arg("--model")
+        .arg(golden("models/llama_basic"))
+        .args(flags)
+        .env("LD_LIBRARY_PATH", folders)
+        .env("SHARDWIRE_CACHE", logs.path())
+        .envs(variables.iter().copied())
+        .output()
+        .expect("the binary starts");
+    (status.code(), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+/// A folder with links to some files of other folders.
+fn only(folders: &str, names: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for name in names {
+        let found = std::env::split_paths(folders).map(|path| path.join(name)).find(|path| path.exists());
+        symlink(found.unwrap_or_else(|| panic!("{name} in {folders}")), folder.path().join(name)).expect("a link");
+    }
+    folder
+}
+
+/// A library `name` in `folder`, made of one C text.
+fn compile(folder: &Path, name: &str, text: &str) {
+    let source = folder.join("source.c");
+    std::fs::write(&source, text).expect("a file");
+    let made = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(folder.join(name)).arg(&source).status();
+    assert!(made.expect("a C compiler").success());
+}
+
+/// The last line that is no log line.
+fn last_words(stderr: &str) -> &str {
+    stderr.lines().rfind(|line| line.starts_with("shardwire: ")).unwrap_or(stderr)
+}
+
+#[test]
+fn a_driver_that_is_not_there_or_too_old() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    compile(folder.path(), "libcuda.so", "int cuInit(unsigned flags) { return 0; }");
+    let (code, stderr) = refused(folder.path().to_str().expect("UTF-8 path"), &[], &[]);
+    assert_eq!(code, Some(2), "{stderr}");
+    let words = last_words(&stderr);
+    assert!(words.contains("libcuda.so is too old") && words.contains("driver, 550 or newer"), "{words}");
+    let nowhere = tempfile::tempdir().expect("a temporary folder");
+    let (code, stderr) = refused(nowhere.path().to_str().expect("UTF-8 path"), &[], &[("CUDA_VISIBLE_DEVICES", "")]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(last_words(&stderr).starts_with("shardwire: --device cuda: no usable GPU: "), "{stderr}");
+}
+
+#[test]
+fn without_a_gpu_the_cpu_computes_and_says_so() {
+    let server = Server::of_golden("models/llama_basic", &["--device", "auto", "--tensor-parallel-size", "2"]);
+    if server.log("stderr").contains("computing on the CPU: no usable GPU: ") {
+        assert!(server.get_json("/ranks")["ranks"][1]["device"].as_str().is_some_and(|name| name.starts_with("cpu")));
+    }
+}
+
+#[test]
+fn too_few_gpus_or_none() {
+    let Some(libraries) = libraries() else { return };
+    let (code, stderr) = refused(&libraries, &["-tp", "2"], &[("STAND_IN_GPUS", "1")]);
+    assert_eq!(code, Some(2), "{stderr}");
+    let words = last_words(&stderr);
+    assert_eq!(words, "shardwire: --device cuda: no usable GPU: 2 ranks want a GPU each, and 1 are visible");
+    let (code, stderr) = refused(&libraries, &[], &[("STAND_IN_GPUS", "0")]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(last_words(&stderr).contains("CUDA_ERROR_NO_DEVICE"), "{stderr}");
+}
+
+#[test]
+fn libraries_that_are_missing_are_named() {
+    let Some(libraries) = libraries() else { return };
+    let driver = only(&libraries, &["libcuda.so.1"]);
+    let folder = driver.path().to_str().expect("UTF-8 path");
+    let (code, stderr) = refused(folder, &["-tp", "2"], &[("STAND_IN_GPUS", "2")]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(
+        last_words(&stderr).contains("libnccl.so is not there; install NCCL 2 (PyPI: nvidia-nccl-cu12)"),
+        "{stderr}"
+    );
+    let (code, stderr) = refused(folder, &[], &[]);
+    assert_eq!(code, Some(2), "{stderr}");
+    assert!(
+        last_words(&stderr).contains("(PyPI: nvidia-nvrtc-cu12)") || last_words(&stderr).contains("nvrtc"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn memory_that_does_not_suffice_is_told_at_the_start() {
+    let Some(libraries) = libraries() else { return };
+    let (code, stderr) = refused(&libraries, &[], &[("STAND_IN_MEMORY", "2000000")]);
+    assert_eq!(code, Some(2), "{stderr}");
+    let words = last_words(&stderr);
+    assert!(words.contains("out of memory on cuda:0") || words.contains("the KV cache would hold no block"), "{words}");
+}
+
+/// All cases, the long ones shortened: a simulated GPU is slow.
+fn short_cases(model: &str) -> Vec<Case> {
+    let shorten = |case: Case| if case.prompt_length() > 64 { case.shortened(4) } else { case.shortened(12) };
+    cases(model).into_iter().map(shorten).collect()
+}
+
+/// Every family, with a rank count that its heads allow.
+const MODELS: [(&str, &str); 15] = [
+    ("models/llama_basic", "1"),
+    ("models/llama3_rope", "4"),
+    ("models/mistral_swa", "2"),
+    ("models/ernie45", "2"),
+    ("models/ernie45_moe", "2"),
+    ("models/qwen2", "1"),
+    ("models/qwen2_yarn", "2"),
+    ("models/qwen3", "4"),
+    ("models/qwen3_moe", "1"),
+    ("models/deepseek_v3", "2"),
+    ("models/deepseek_v3_yarn", "1"),
+    ("models/glm4", "2"),
+    ("models/glm4_moe", "2"),
+    ("models/gemma3_text", "1"),
+    ("models/gpt_oss", "2"),
+];
+
+/// Few tokens at once, so that prompts come in chunks; and a small warm-up.
+const SMALL: [&str; 4] = ["--max-num-batched-tokens", "64", "--max-num-seqs", "16"];
+
+fn check_family(libraries: &str, model: &str, ranks: &str, flags: &[&str], tolerance: Tolerance) -> Server {
+    let flags = [&SMALL[..], &["-tp", ranks], flags].concat();
+    let server = serve(libraries, model, &flags, &[]);
+    check_together(&server, &short_cases(model), tolerance, &flags.join(" "));
+    server
+}
+
+#[test]
+fn every_family_with_f32_activations_is_the_cpu_s_equal() {
+    let Some(libraries) = libraries() else { return };
+    for (model, ranks) in MODELS {
+        check_family(&libraries, model, ranks, &["--dtype", "f32"], F32);
+    }
+}
+
+/// In a mixture a rounding may send a token to another expert, which changes more than roundings do: of its cases one may
+/// be off.
+#[test]
+fn every_family_with_bf16_activations() {
+    let Some(libraries) = libraries() else { return };
+    for (model, ranks) in MODELS {
+        let server = serve(&libraries, model, &[&SMALL[..], &["-tp", ranks]].concat(), &[]);
+        let has_experts = ["moe", "deepseek", "gpt_oss"].iter().any(|part| model.contains(part));
+        let faults: Vec<String> = std::thread::scope(|scope| {
+            let (server, cases) = (&server, short_cases(model));
+            let compare = |case: Case| case.compare(&case.ask(server), BF16).map_err(|fault| (case.name, fault));
+            let asked: Vec<_> = cases.into_iter().map(|case| scope.spawn(move || compare(case))).collect();
+            let results = asked.into_iter().map(|thread| thread.join().expect("an answer"));
+            results.filter_map(Result::err).map(|(name, fault)| format!("{name}: {fault}")).collect()
+        });
+        assert!(faults.len() <= usize::from(has_experts), "{faults:?}");
+    }
+}
+
+/// Recorded steps give what steps that are computed kernel by kernel give.
+#[test]
+fn graphs_change_nothing() {
+    let Some(libraries) = libraries() else { return };
+    let ids = |server: &Server| {
+        let body = json!({"prompt": [3, 5, 7], "max_tokens": 24, "temperature": 0, "ignore_eos": true, "return_token_ids": true});
+        server.ok("/v1/completions", &body)["choices"][0]["completion_token_ids"].clone()
+    };
+    let recorded = serve(&libraries, "models/qwen3_moe", &[&SMALL[..], &["-tp", "2"]].concat(), &[]);
+    let eager = serve(&libraries, "models/qwen3_moe", &[&SMALL[..], &["-tp", "2", "--enforce-eager"]].concat(), &[]);
+    assert_eq!(ids(&recorded), ids(&eager));
+}
+
+/// Work that is late shows what does not wait for it.
+#[test]
+fn delays_change_nothing() {
+    let Some(libraries) = libraries() else { return };
+    let flags = [&SMALL[..], &["-tp", "2", "--dtype", "f32"]].concat();
+    let delays = [("STAND_IN_DELAY_US", "200"), ("STAND_IN_SEED", "2")];
+    let server = serve(&libraries, "models/llama3_rope", &flags, &delays);
+    let few: Vec<Case> = short_cases("models/llama3_rope").into_iter().map(|case| case.shortened(4)).collect();
+    check_together(&server, &few, F32, "delays");
+}
+
+/// A rank that dies in the middle of a step, its peers waiting for it in a collective.
+#[test]
+fn a_killed_rank_is_named_and_the_group_comes_back() {
+    let Some(libraries) = libraries() else { return };
+    let server = serve(&libraries, "models/llama3_rope", &[&SMALL[..], &["-tp", "2"]].concat(), &[]);
+    let short = json!({"prompt": [1, 2, 3], "max_tokens": 8, "ignore_eos": true, "temperature": 0});
+    let text = |server: &Server| server.ok("/v1/completions", &short)["choices"][0]["text"].clone();
+    let before = text(&server);
+    let long = json!({"prompt": [1, 2, 3], "max_tokens": 200, "ignore_eos": true, "temperature": 0});
+    let mut events = server.open_stream("/v1/completions", &long);
+    events.next().expect("the stream begins");
+    let pid = server.get_json("/ranks")["ranks"][1]["pid"].as_i64().expect("a pid") as i32;
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the rank lives");
+    let rest: Vec<String> = events.collect();
+    let [.., error, done] = &rest[..] else { panic!("the stream just ended: {rest:?}") };
+    assert_eq!(done, "[DONE]");
+    let error: Value = serde_json::from_str(error).expect("an error event");
+    let message = error["error"]["message"].as_str().unwrap_or_default();
+    assert!(message.contains("rank 1"), "{message}");
+    wait_for("the next start of the ranks", || {
+        let report = server.get_json("/ranks");
+        (report["epoch"] == 1 && server.get("/health").0 == 200).then_some(())
+    });
+    assert_eq!(text(&server), before);
+}
+
+/// What each rank's GPU measures, once all have been asked; null where its sensors have nothing to say.
+fn measured(server: &Server) -> Vec<Value> {
+    let ranks = server.get_json("/ranks")["ranks"].as_array().expect("ranks").clone();
+    ranks.iter().map(|rank| rank["gpu"].clone()).collect()
+}
+
+#[test]
+fn what_gpus_measure_is_told_to_programs_and_people() {
+    let Some(libraries) = libraries() else { return };
+    let flags = [&SMALL[..], &["-tp", "2"]].concat();
+    let server = serve(&libraries, "models/llama_basic", &flags, &[("STAND_IN_SENSORS", "hot")]);
+    let is_told = |gpus: &Vec<Value>| gpus.iter().all(Value::is_object);
+    let gpus = wait_for("the GPUs' answers", || Some(measured(&server)).filter(is_told));
+    let device = server.get_json("/ranks")["ranks"][1]["device"].clone();
+    if !device.as_str().is_some_and(|name| name.contains("Stand-in")) {
+        return; // a real one is as hot as it is
+    }
+    let memory: u64 = 8 << 30;
+    let second = json!({
+        "temperature_c": 91, "utilization_percent": 51, "power_w": 301.0, "power_limit_w": 700.0,
+        "memory_used_bytes": memory / 4, "memory_total_bytes": memory, "throttle": ["heat", "hardware"], "ecc_errors": 0,
+    });
+    assert_eq!((&gpus[0]["temperature_c"], &gpus[1]), (&json!(90), &second));
+    let metrics = server.get("/metrics").1;
+    for line in [
+        "shardwire:rank_gpu_temperature_celsius{rank=\"1\"} 91.0",
+        "shardwire:rank_gpu_power_watts{rank=\"0\"} 300.0",
+        "shardwire:rank_gpu_throttled{rank=\"1\",reason=\"heat\"} 1.0",
+    ] {
+        assert!(metrics.lines().any(|told| told == line), "no {line:?} in\n{metrics}");
+    }
+    let (_, table, _) = server::run(&["top", "--once", "--url", &server.url("")]);
+    assert!(table.contains("91°C 51% 301W 2.0/8.0GiB slowed: heat slowed: hardware"), "{table}");
+}
+
+#[test]
+fn sensors_that_fail_cost_their_figures_and_nothing_else() {
+    let Some(libraries) = libraries() else { return };
+    let folders: Vec<PathBuf> = std::env::split_paths(&libraries).collect();
+    let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).expect("a folder").flatten());
+    let without_nvml = tempfile::tempdir().expect("a temporary folder");
+    for file in files.filter(|file| !file.file_name().to_string_lossy().starts_with("libnvidia-ml")) {
+        // Of two of a name the loader takes the first.
+        let _ = symlink(file.path(), without_nvml.path().join(file.file_name()));
+    }
+    let without_nvml = without_nvml.path().to_str().expect("UTF-8 path").to_owned();
+    let silent: fn(&Value) -> bool = |gpu| gpu.as_object().is_some_and(|gpu| gpu.values().all(Value::is_null));
+    type IsExpected = fn(&Value) -> bool;
+    let cases: [(&str, &str, IsExpected); 4] = [
+        ("silent", &libraries, silent),
+        ("lost", &libraries, Value::is_null),
+        ("hang", &libraries, Value::is_null),
+        ("absent", &without_nvml, Value::is_null),
+    ];
+    let short = json!({"prompt": [1, 2, 3], "max_tokens": 8, "ignore_eos": true, "temperature": 0});
+    for (ailment, libraries, expected) in cases {
+        let mut server = serve(libraries, "models/llama_basic", &SMALL, &[("STAND_IN_SENSORS", ailment)]);
+        server.ok("/v1/completions", &short);
+        if server.get_json("/ranks")["ranks"][0]["device"].as_str().is_some_and(|name| name.contains("Stand-in")) {
+            wait_for(ailment, || expected(&measured(&server)[0]).then_some(()));
+        }
+        assert!(!server.get("/metrics").1.contains("rank_gpu_"), "{ailment}");
+        server.signal(Signal::SIGTERM);
+        assert!(server.wait().success(), "{ailment}");
+    }
+}

@@ -1,0 +1,369 @@
+// Kernels that are right, and their twins that lack something.
+#include <cmath>
+#include <numeric>
+
+#include "cases.hpp"
+
+using namespace selftest;
+
+namespace {
+
+std::vector<float> ramp(size_t count) {
+    std::vector<float> values(count);
+    for (size_t at = 0; at < count; at++) values[at] = float(at % 97) - 20.0f;
+    return values;
+}
+
+std::vector<unsigned> numbers(size_t count) {
+    std::vector<unsigned> values(count);
+    for (size_t at = 0; at < count; at++) values[at] = unsigned(at * at * 7 + 3) % 1000;
+    return values;
+}
+
+// ---- barriers ----
+
+constexpr unsigned THREADS = 256;
+
+std::vector<float> through_shared(const char* kernel) {
+    Gpu gpu;
+    CUdeviceptr x = gpu.put(ramp(THREADS)), y = gpu.room(THREADS * 4);
+    gpu.launch(kernel, {1, THREADS, THREADS * 4}, y, x);
+    return gpu.get<float>(y, THREADS);
+}
+
+void check_reverse(const char* kernel) {
+    std::vector<float> x = ramp(THREADS), y = through_shared(kernel);
+    for (unsigned at = 0; at < THREADS; at++) CHECK(y[at] == x[THREADS - 1 - at]);
+}
+
+void check_pass_on(const char* kernel) {
+    std::vector<float> x = ramp(THREADS), y = through_shared(kernel);
+    for (unsigned at = 0; at < THREADS; at++) CHECK(y[at] == 8.0f * x[(at + 3) % THREADS]);
+}
+
+void check_swap(const char* kernel) {
+    std::vector<float> x = ramp(THREADS), y = through_shared(kernel);
+    for (unsigned at = 0; at < THREADS; at++) CHECK(y[at] == x[at ^ 1]);
+}
+
+TEST(a_barrier, Passes) { check_reverse("reverse"); }
+TEST(a_missing_barrier, Fails) { check_reverse("reverse_wrong"); }
+TEST(two_barriers, Passes) { check_pass_on("pass_on"); }
+TEST(a_missing_second_barrier, Fails) { check_pass_on("pass_on_wrong"); }
+TEST(a_warps_barrier, Passes) { check_swap("swap_in_warp"); }
+TEST(a_missing_warps_barrier, Fails) { check_swap("swap_in_warp_wrong"); }
+
+TEST(a_sum_over_a_block, Passes) {
+    std::vector<float> x = ramp(THREADS), y = through_shared("sum_block");
+    float sum = std::accumulate(x.begin(), x.end(), 0.0f);
+    for (float each : y) CHECK(each == sum);
+}
+
+TEST(votes_of_a_block, Passes) {
+    Gpu gpu;
+    std::vector<float> x = ramp(THREADS);
+    CUdeviceptr at = gpu.put(x), y = gpu.room(THREADS * 4);
+    gpu.launch("count_positive", {1, THREADS, 0}, y, at);
+    int positive = 0;
+    for (float each : x) positive += each > 0.0f;
+    for (int each : gpu.get<int>(y, THREADS)) CHECK(each == positive * 4 + 1);
+}
+
+TEST(an_exit_before_a_barrier, Dies, "__syncthreads") { through_shared("exit_early_wrong"); }
+TEST(two_places_of_a_barrier, Dies, "in another __syncthreads") { through_shared("two_barriers_wrong"); }
+TEST(a_barrier_of_some, Dies, "no thread can go on") { through_shared("half_a_barrier_wrong"); }
+
+// ---- warps ----
+
+std::vector<unsigned> of_a_warp(const char* kernel, unsigned threads = 32, size_t results = 32) {
+    Gpu gpu;
+    CUdeviceptr x = gpu.put(numbers(64)), y = gpu.room(results * 4);
+    gpu.launch(kernel, {1, threads, 0}, y, x);
+    return gpu.get<unsigned>(y, results);
+}
+
+TEST(what_lanes_tell_each_other, Passes) {
+    std::vector<unsigned> x = numbers(64), y = of_a_warp("tell", 32, 256);
+    unsigned even = 0, greatest = 0, sum = 0;
+    bool any = false, all = true;
+    for (unsigned lane = 0; lane < 32; lane++) {
+        even |= unsigned(x[lane] % 2 == 0) << lane;
+        greatest = std::max(greatest, x[lane]);
+        sum += x[lane];
+        any = any || x[lane] == 7;
+        all = all && x[lane] < 1000;
+    }
+    for (unsigned lane = 0; lane < 32; lane++) {
+        unsigned same = 0;
+        for (unsigned other = 0; other < 32; other++) same |= unsigned(x[other] % 4 == x[lane] % 4) << other;
+        CHECK(y[lane] == x[lane * 7 % 32]);
+        CHECK(y[32 + lane] == x[lane ^ 5]);
+        CHECK(y[64 + lane] == x[lane + 3 < 32 ? lane + 3 : lane]);
+        CHECK(y[96 + lane] == x[lane % 8 >= 3 ? lane - 3 : lane]);
+        CHECK(y[128 + lane] == even);
+        CHECK(y[160 + lane] == unsigned(any) * 2 + unsigned(all));
+        CHECK(y[192 + lane] == greatest + sum);
+        CHECK(y[224 + lane] == same);
+    }
+}
+
+TEST(halves_of_a_warp, Passes) {
+    std::vector<unsigned> x = numbers(64), y = of_a_warp("halves");
+    unsigned sums[2] = {};
+    for (unsigned lane = 0; lane < 32; lane++) sums[lane / 16] += x[lane];
+    for (unsigned lane = 0; lane < 32; lane++) CHECK(y[lane] == sums[lane / 16]);
+}
+
+TEST(a_shuffle_of_some, Dies, "exit") { of_a_warp("diverge_wrong"); }
+TEST(a_shuffle_of_some_before_a_barrier, Dies, "no thread can go on") { of_a_warp("diverge_and_wait_wrong"); }
+TEST(a_shuffle_from_outside_of_the_mask, Dies, "not in the mask") { of_a_warp("outside_of_mask_wrong"); }
+TEST(a_lane_outside_of_its_mask, Dies, "not in the mask of its own") { of_a_warp("not_in_mask_wrong"); }
+TEST(lanes_in_different_operations, Dies, "different warp operations") { of_a_warp("two_operations_wrong"); }
+TEST(lanes_at_different_places, Dies, "at different places") { of_a_warp("two_places_wrong"); }
+TEST(a_mask_of_lanes_that_are_not_there, Dies, "don't exist") { of_a_warp("no_such_lanes_wrong", 20); }
+
+TEST(threads_of_all_dimensions, Passes) {
+    Gpu gpu;
+    constexpr unsigned BLOCKS = 2 * 3 * 4, SIZE = 5 * 6 * 7;
+    CUdeviceptr y = gpu.room(BLOCKS * SIZE * 4);
+    CUfunction function = gpu.load("who_f32", entry_text<CUdeviceptr>("who_f32"));
+    void* values[] = {&y};
+    OK(cuLaunchKernel(function, 2, 3, 4, 5, 6, 7, 0, gpu.stream, values, nullptr));
+    std::vector<unsigned> told = gpu.get<unsigned>(y, BLOCKS * SIZE);
+    for (unsigned at = 0; at < BLOCKS * SIZE; at++) CHECK(told[at] == at / SIZE * 10000 + at % SIZE);
+}
+
+TEST(atomics, Passes) {
+    Gpu gpu;
+    CUdeviceptr y = gpu.room(12), z = gpu.room(4);
+    gpu.launch("add_up", {7, 1024, 0}, y, z, 20000);
+    std::vector<unsigned> sums = gpu.get<unsigned>(y, 3);
+    CHECK(sums[0] == 20000u * 19999 / 2 && sums[1] == 19999 && sums[2] == 17);
+    CHECK(gpu.get<float>(z, 1)[0] == 10000.0f);
+}
+
+// ---- asynchronous copies ----
+
+constexpr int STEPS = 5;
+
+void check_twice(const char* kernel, int missing = 0) {
+    Gpu gpu;
+    constexpr unsigned SIZE = 128;
+    std::vector<float> x = ramp(size_t(STEPS) * SIZE * 4);
+    CUdeviceptr from = gpu.put(x), y = gpu.room(x.size() * 4);
+    int valid = int(STEPS * SIZE) - missing;
+    gpu.launch(kernel, {1, SIZE, 2 * SIZE * 16}, y, from, STEPS, valid);
+    std::vector<float> got = gpu.get<float>(y, x.size());
+    for (size_t at = 0; at < x.size(); at++) CHECK(got[at] == (at / 4 < size_t(valid) ? 2 * x[at] : 0.0f));
+}
+
+TEST(copies_on_their_way, Passes) { check_twice("twice_staged"); }
+TEST(copies_of_nothing, Passes) { check_twice("twice_staged", 100); }
+TEST(a_wait_that_is_too_weak, Fails) { check_twice("twice_weak_wait_wrong"); }
+TEST(a_copy_without_a_barrier, Fails) { check_twice("twice_no_barrier_wrong"); }
+TEST(a_copy_that_nobody_waits_for, Dies, "asynchronous copy is pending") { check_twice("never_waited_wrong"); }
+TEST(a_copy_from_an_unaligned_address, Dies, "not aligned") { check_twice("misaligned_wrong"); }
+
+// ---- tensor cores ----
+
+uint16_t to_bf16(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return uint16_t(bits >> 16);
+}
+
+// Of small whole numbers, which every format has.
+uint16_t to_f16(float value) {
+    if (value == 0.0f) return 0;
+    int exponent;
+    float fraction = frexpf(fabsf(value), &exponent);
+    return uint16_t((value < 0 ? 0x8000 : 0) | (exponent + 14) << 10 | int(fraction * 2048.0f - 1024.0f));
+}
+
+float small(size_t at) { return float(int(at * 5 % 13) - 6); }
+
+void check_product(const char* kernel, uint16_t (*convert)(float), bool transposed) {
+    Gpu gpu;
+    std::vector<uint16_t> a(256), b(128);
+    for (size_t at = 0; at < 256; at++) a[at] = convert(small(at));
+    for (size_t at = 0; at < 128; at++) b[at] = convert(small(at + 3));
+    CUdeviceptr a_at = gpu.put(a), b_at = gpu.put(b), c_at = gpu.room(128 * 4);
+    gpu.launch(kernel, {1, 32, 0}, c_at, a_at, b_at);
+    std::vector<float> c = gpu.get<float>(c_at, 128);
+    for (size_t row = 0; row < 16; row++) {
+        for (size_t column = 0; column < 8; column++) {
+            float sum = 0.0f;
+            for (size_t k = 0; k < 16; k++) {
+                sum += small(row * 16 + k) * small((transposed ? k * 8 + column : column * 16 + k) + 3);
+            }
+            CHECK(c[row * 8 + column] == sum);
+        }
+    }
+}
+
+TEST(a_product_of_bf16, Passes) { check_product("product_bf16", to_bf16, false); }
+TEST(a_product_of_bf16_transposed, Passes) { check_product("product_bf16_transposed", to_bf16, true); }
+TEST(a_product_of_f16, Passes) { check_product("product_f16", to_f16, false); }
+
+TEST(a_product_of_tf32, Passes) {
+    Gpu gpu;
+    std::vector<float> a(128), b(64);
+    for (size_t at = 0; at < 128; at++) a[at] = small(at);
+    for (size_t at = 0; at < 64; at++) b[at] = small(at + 3);
+    CUdeviceptr a_at = gpu.put(a), b_at = gpu.put(b), c_at = gpu.room(128 * 4);
+    gpu.launch("product_tf32", {1, 32, 0}, c_at, a_at, b_at);
+    std::vector<float> c = gpu.get<float>(c_at, 128);
+    for (size_t at = 0; at < 128; at++) {
+        float sum = 0.0f;
+        for (size_t k = 0; k < 8; k++) sum += a[at / 8 * 8 + k] * b[at % 8 * 8 + k];
+        CHECK(c[at] == sum);
+    }
+}
+
+TEST(a_product_of_int8, Passes) {
+    Gpu gpu;
+    std::vector<int8_t> a(16 * 32), b(8 * 32);
+    for (size_t at = 0; at < a.size(); at++) a[at] = int8_t(at * 37);
+    for (size_t at = 0; at < b.size(); at++) b[at] = int8_t(at * 91 + 5);
+    CUdeviceptr a_at = gpu.put(a), b_at = gpu.put(b), c_at = gpu.room(128 * 4);
+    gpu.launch("product_int8", {1, 32, 0}, c_at, a_at, b_at);
+    std::vector<int> c = gpu.get<int>(c_at, 128);
+    for (size_t at = 0; at < 128; at++) {
+        int sum = 0;
+        for (size_t k = 0; k < 32; k++) sum += a[at / 8 * 32 + k] * b[at % 8 * 32 + k];
+        CHECK(c[at] == sum);
+    }
+}
+
+TEST(rows_that_are_not_aligned, Dies, "aligned to 16 bytes") {
+    Gpu gpu;
+    CUdeviceptr a = gpu.room(512), b = gpu.room(256), c = gpu.room(512);
+    gpu.launch("misaligned_rows_wrong", {1, 32, 1024}, c, a, b);
+    gpu.synchronize();
+}
+
+// ---- memory ----
+
+struct Mixed {
+    long long a;
+    int b;
+    float c;
+    unsigned char d[12];
+};
+
+TEST(parameters_of_all_kinds, Passes) {
+    Gpu gpu;
+    CUdeviceptr y = gpu.room(8);
+    Mixed values{1'000'000'000'000, -5, 0.25f, {}};
+    values.d[11] = 200;
+    gpu.launch("mixed", {1, 32, 0}, y, values, -7, 3'000'000'000u, 0.5f, -1LL);
+    CHECK(gpu.get<double>(y, 1)[0] == 1e12 - 5 + 0.25 + 200 - 7 + 3e9 + 0.5 - 1);
+}
+
+void read_at(int at) {
+    Gpu gpu;
+    CUdeviceptr x = gpu.put(ramp(1024)), y = gpu.room(128);
+    gpu.launch("read_at", {1, 32, 0}, y, x, at);
+    CHECK(gpu.get<float>(y, 1)[0] == ramp(1024)[size_t(at)]);
+}
+
+TEST(a_read_within_bounds, Passes) { read_at(1023); }
+TEST(a_read_behind_the_end, Dies, "behind the end of 4096 bytes", Plain) { read_at(1024); }
+TEST(a_read_before_the_start, Dies, "before the start of 4096 bytes", Plain) { read_at(-1); }
+TEST(a_read_where_nothing_is, Dies, "where there is no memory", Plain) { read_at(-(1 << 29)); }
+TEST(a_read_out_of_bounds_is_reported, Dies, "AddressSanitizer", Sanitized) { read_at(1024); }
+
+TEST(a_read_just_behind_the_end_is_reported, Dies, "AddressSanitizer", Sanitized) {
+    Gpu gpu;
+    CUdeviceptr x = gpu.put(ramp(10)), y = gpu.room(128);
+    gpu.launch("read_at", {1, 32, 0}, y, x, 10);
+    gpu.synchronize();
+}
+
+TEST(a_read_after_free, Dies, "that were freed before", Plain) {
+    Gpu gpu;
+    CUdeviceptr x = gpu.put(ramp(1024)), y = gpu.room(128);
+    gpu.synchronize();
+    OK(cuMemFree(x));
+    gpu.launch("read_at", {1, 32, 0}, y, x, 0);
+    gpu.synchronize();
+}
+
+void write_shared_at(int at) {
+    Gpu gpu;
+    CUdeviceptr y = gpu.room(128);
+    gpu.launch("write_shared_at", {1, 32, 100}, y, at);
+    gpu.synchronize();
+}
+
+TEST(a_write_to_shared_memory, Passes) { write_shared_at(24); }
+TEST(a_write_behind_shared_memory, Dies, "behind its 100 bytes of dynamic shared memory", Plain) {
+    write_shared_at(25);
+}
+TEST(a_write_behind_shared_memory_is_reported, Dies, "AddressSanitizer", Sanitized) { write_shared_at(25); }
+
+void read_static_at(int at) {
+    Gpu gpu;
+    CUdeviceptr y = gpu.room(128);
+    gpu.launch("read_static_at", {1, 32, 0}, y, at);
+    gpu.synchronize();
+}
+
+TEST(a_read_of_static_shared_memory, Passes) { read_static_at(31); }
+TEST(an_index_that_an_array_lacks, Dies, "out of bounds", Sanitized) { read_static_at(32); }
+
+TEST(an_unaligned_read_is_reported, Dies, "misaligned address", Sanitized) {
+    Gpu gpu;
+    CUdeviceptr x = gpu.put(ramp(64)), y = gpu.room(128);
+    gpu.launch("read_unaligned", {1, 32, 0}, y, x, 1);
+    gpu.synchronize();
+}
+
+TEST(shared_memory_that_nobody_wrote, Passes) {
+    Gpu gpu;
+    CUdeviceptr y = gpu.room(128);
+    gpu.launch("read_never_written", {1, 32, 128}, y);
+    for (float value : gpu.get<float>(y, 32)) CHECK(std::isnan(value));
+}
+
+// Not even what the block before it left there.
+TEST(static_shared_memory_that_nobody_wrote, Passes) {
+    Gpu gpu;
+    CUdeviceptr y = gpu.room(128 * 2);
+    gpu.launch("read_static_never_written", {2, 32, 0}, y);
+    for (float value : gpu.get<float>(y, 64)) CHECK(std::isnan(value));
+}
+
+TEST(a_deep_call, Passes) {
+    Gpu gpu;
+    CUdeviceptr y = gpu.room(128);
+    gpu.launch("recurse", {1, 32, 0}, y, 15);
+    gpu.synchronize();
+}
+
+TEST(a_stack_that_overflows, Dies, "overflows its stack", Plain) {
+    Gpu gpu;
+    CUdeviceptr y = gpu.room(128);
+    gpu.launch("recurse", {1, 32, 0}, y, 10000);
+    gpu.synchronize();
+}
+
+TEST(variants_for_all_formats, Passes) {
+    Gpu gpu;
+    const char* formats[] = {"f32",   "f16",   "bf16",  "q8_0",  "q4_0",     "q4_1",   "q5_0",   "q5_1",
+                             "q2_k",  "q3_k",  "q4_k",  "q5_k",  "q6_k",     "iq4_nl", "iq4_xs", "mxfp4",
+                             "tq1_0", "tq2_0", "wint8", "wint4", "wint4g32", "f8_e4m3"};
+    CUdeviceptr y = gpu.room(8);
+    for (int at = -1; at < int(std::size(formats)); at++) {
+        for (const char* activations : {"f32", "bf16"}) {
+            std::string name = std::string("which_") + (at < 0 ? "" : std::string(formats[at]) + "_") + activations;
+            CUfunction function = gpu.load(name, entry_text<CUdeviceptr>(name));
+            void* values[] = {&y};
+            OK(cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, gpu.stream, values, nullptr));
+            std::vector<int> told = gpu.get<int>(y, 2);
+            CHECK(told[0] == at && told[1] == (strcmp(activations, "f32") ? 2 : 4));
+        }
+    }
+}
+
+}  // namespace
