@@ -48,7 +48,8 @@ pub fn check_gpu(config: &CudaConfig, tell: &mut dyn FnMut(Finding)) -> Result<(
 }
 
 fn check<B: Tested>(device: &B, tell: &mut dyn FnMut(Finding)) {
-    let checks: [(&str, fn(&B)); 11] = [
+    type Check<B> = fn(&B);
+    let checks: [(&str, Check<B>); 11] = [
         ("embed", embed::check),
         ("matmul", matmul::check),
         ("rms_norm", rms_norm::check),
