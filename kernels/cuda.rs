@@ -14,6 +14,7 @@ mod libraries;
 mod memory;
 mod peers;
 mod product;
+mod sensors;
 
 use std::{
     path::PathBuf,
@@ -21,24 +22,25 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use arena::Buffer;
 pub(crate) use compile::Source;
-use driver::count;
 pub use driver::Facts;
+use driver::count;
 pub(crate) use driver::{Driver, Graph, Grid, Pointer};
 pub(crate) use launch::Argument;
 pub use libraries::search_path;
 pub use memory::{Angles, DeviceBatch, KvCache, Tensor, Weight};
-pub(crate) use arena::Buffer;
 pub(crate) use memory::{Element, NO_SLOT, Part, Region, TensorPlace};
 pub(crate) use product::{Shape, Skinny};
 
-use crate::{Backend, Batch, DType, DeviceError, Result, group::Group, repeat::Recordings};
+use crate::{Backend, Batch, DType, DeviceError, Result, group::Group, repeat::Recordings, sensors::Sensors};
 pub(crate) use peers::{AREA_BYTES, BLOCKS, Peers};
 
 use arena::Arena;
 use communicator::Communicator;
 use compile::Compiler;
 use launch::Kernels;
+use sensors::GpuSensors;
 
 /// What a GPU is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -277,6 +279,10 @@ impl Cuda {
 impl Backend for Cuda {
     fn group(&self) -> &Group {
         &self.group
+    }
+
+    fn sensors(&self) -> Option<Box<dyn Sensors>> {
+        Some(Box::new(GpuSensors::new(&self.facts().bus_id)))
     }
 }
 

@@ -15,6 +15,7 @@ pub mod batch;
 pub mod dtype;
 pub mod error;
 pub mod matrix;
+pub mod sensors;
 
 pub mod cpu;
 #[allow(unsafe_code, reason = "calls the driver and its companions")]
@@ -69,4 +70,9 @@ pub trait Backend:
 {
     /// The ranks that this one meets.
     fn group(&self) -> &group::Group;
+
+    /// What the device measures of itself; none where it measures nothing.
+    fn sensors(&self) -> Option<Box<dyn sensors::Sensors>> {
+        None
+    }
 }

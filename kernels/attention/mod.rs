@@ -212,6 +212,12 @@ fn attended(case: &Case, query: &[f32], seen: &[&[f32]], head: usize) -> Vec<f32
 #[cfg(test)]
 pub(crate) fn check<B: Tested>(device: &B) {
     for case in [
+        Case::new(
+            [8, 8, 16, 1, 0],
+            64,
+            &[[9, 1], [40, 1], [37, 1], [11, 1], [132, 1], [3, 1], [9, 1], [9, 1], [3, 1], [127, 3], [0, 33]],
+        )
+        .dtype(KvDType::BF16),
         Case::new([1, 1, 16, 1, 0], 16, &[[0, 1]]),
         Case::new([9, 3, 64, 3, 0], 16, &[[0, 70], [33, 1], [5, 9]]),
         Case::new([4, 2, 32, 2, 0], 64, &[[63, 1], [64, 1], [0, 65]]).dtype(KvDType::F16),
@@ -237,6 +243,22 @@ pub(crate) fn check<B: Tested>(device: &B) {
         Case::new([2, 1, 256, 2, 0], 32, &[[200, 1]]).dtype(KvDType::BF16),
         Case::new([2, 2, 192, 1, 0], 16, &[[200, 9]]).dtype(KvDType::Int8),
         Case::new([20, 1, 64, 20, 0], 16, &[[260, 1], [31, 1]]).dtype(KvDType::F16),
+        // Many: tiles of queries on the diagonal and before it, contexts that are shared by blocks, windows that end in
+        // the middle of a tile.
+        Case::new([8, 2, 128, 4, 0], 16, &[[0, 150], [200, 40], [0, 0], [77, 1]]).dtype(KvDType::BF16),
+        Case::new([2, 2, 64, 1, 0], 24, &[[0, 200], [700, 130]]).dtype(KvDType::F16).window(100),
+        Case::new([4, 1, 64, 4, 0], 12, &[[700, 33]]).dtype(KvDType::Int8).with_sinks(),
+        Case::new([4, 1, 128, 4, 0], 32, &[[600, 30]]).dtype(KvDType::Int8).window(410),
+        Case::new([6, 2, 128, 5, 3], 16, &[[30, 90]]).dtype(KvDType::F16).with_sinks(),
+        Case::new([4, 2, 256, 2, 0], 16, &[[60, 50]]).dtype(KvDType::BF16),
+        Case::new([40, 1, 64, 40, 0], 16, &[[20, 5]]).dtype(KvDType::BF16),
+        // Latent rows: some heads and many, whole tiles of queries, rows that end within a step of products.
+        Case::new([16, 1, 576, 16, 0], 64, &[[150, 1], [40, 1], [0, 0], [300, 1]]).values_from(64).dtype(KvDType::BF16),
+        Case::new([40, 1, 576, 40, 0], 16, &[[140, 1], [33, 2]]).values_from(64).dtype(KvDType::Int8),
+        Case::new([16, 1, 80, 16, 0], 5, &[[150, 3], [40, 1]]).values_from(16).dtype(KvDType::BF16),
+        Case::new([8, 1, 72, 8, 0], 16, &[[90, 3], [0, 1]]).values_from(8).dtype(KvDType::F16).with_sinks(),
+        Case::new([4, 1, 104, 4, 0], 12, &[[300, 30]]).values_from(40).dtype(KvDType::BF16).window(270),
+        Case::new([80, 1, 48, 80, 0], 16, &[[70, 2]]).values_from(16).dtype(KvDType::Int8),
     ] {
         let tolerance = device.tolerance(3e-6);
         let what = format!("{}: {case:?}", device.name());

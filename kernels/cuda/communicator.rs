@@ -51,10 +51,8 @@ impl Communicator {
         let (from, to) = (at.0 as *const _, at.0 as *mut _);
         let sum = sys::ncclRedOp_t::ncclSum;
         // SAFETY: the caller's promise; the handle is a communicator that was not destroyed.
-        unsafe {
-            result::all_reduce(from, to, count, data_type(element), sum, self.handle, driver.stream().cast())
-        }
-        .map_err(nccl_failed("all-reduce"))?;
+        unsafe { result::all_reduce(from, to, count, data_type(element), sum, self.handle, driver.stream().cast()) }
+            .map_err(nccl_failed("all-reduce"))?;
         Ok(())
     }
 

@@ -21,8 +21,10 @@ pub(crate) struct Peers {
     driver: Driver,
     own: Region,
     rank: usize,
-    /// By rank; the own one is not opened, but known.
+    /// By rank.
     regions: Vec<Pointer>,
+    /// Those that were mapped for it.
+    opened: Vec<Pointer>,
 }
 
 /// What kernels are told of them.
@@ -44,23 +46,33 @@ impl Peers {
         let reaches = ranks <= RANKS_MAX && (0..ranks).all(|other| other == rank || driver.reaches(other));
         let handle = driver.share(own.pointer());
         let can = reaches && handle.is_ok();
-        let mut words = vec![u32::from(can)];
+        let mut words = vec![u32::from(can), std::process::id()];
+        words.extend([own.pointer().0 as u32, (own.pointer().0 >> 32) as u32]);
         let bytes = handle.unwrap_or([0; IPC_HANDLE_BYTES]);
         words.extend(bytes.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes)));
         let everybody = group.exchange(&words)?;
         if everybody.iter().any(|words| words[0] == 0) {
             return Ok(None);
         }
-        let mut peers = Self { driver: driver.clone(), own, rank, regions: Vec::new() };
+        let mut peers = Self { driver: driver.clone(), own, rank, regions: Vec::new(), opened: Vec::new() };
         let opened = everybody.iter().enumerate().all(|(other, words)| peers.open(other, &words[1..]));
         let all_opened = group.exchange(&[u32::from(opened)])?.iter().all(|words| words[0] == 1);
         Ok(all_opened.then_some(peers))
     }
 
+    /// By what another rank says: its process, its own address of the region, and the region's name to other processes.
     fn open(&mut self, rank: usize, words: &[u32]) -> bool {
+        let [process, low, high, name @ ..] = words else { return false };
         let mut handle = [0; IPC_HANDLE_BYTES];
-        handle.as_chunks_mut::<4>().0.iter_mut().zip(words).for_each(|(to, word)| *to = word.to_le_bytes());
-        let region = if rank == self.rank { Ok(self.own.pointer()) } else { self.driver.open_shared(handle) };
+        handle.as_chunks_mut::<4>().0.iter_mut().zip(name).for_each(|(to, word)| *to = word.to_le_bytes());
+        let region = if rank == self.rank {
+            Ok(self.own.pointer())
+        } else if *process == std::process::id() {
+            // Ranks as threads, in tests: an address means the same to all.
+            self.driver.reach(rank).map(|()| Pointer(u64::from(*high) << 32 | u64::from(*low)))
+        } else {
+            self.driver.open_shared(handle).inspect(|&region| self.opened.push(region))
+        };
         region.map(|region| self.regions.push(region)).is_ok()
     }
 
@@ -73,11 +85,9 @@ impl Peers {
 
 impl Drop for Peers {
     fn drop(&mut self) {
-        for (rank, &region) in self.regions.iter().enumerate() {
-            if rank != self.rank {
-                // SAFETY: opened by `open`, and not used after this. The driver waits for kernels that do.
-                unsafe { self.driver.close_shared(region) };
-            }
+        for &region in &self.opened {
+            // SAFETY: opened by `open`, and not used after this. The driver waits for kernels that do.
+            unsafe { self.driver.close_shared(region) };
         }
     }
 }

@@ -5,8 +5,10 @@ mod cpu;
 #[allow(unsafe_code, reason = "launches kernels")]
 mod cuda;
 
+pub(crate) use cuda::arguments;
+
 #[cfg(test)]
-use crate::samples::{Samples, assert_close};
+use crate::samples::{Samples, Tested, assert_close};
 use crate::{Result, memory::Memory};
 
 /// What the gate goes through before it multiplies.
@@ -53,7 +55,7 @@ pub(crate) fn reference(gate: f32, up: f32, activation: Activation) -> f32 {
 
 /// Compares a device's gates with the reference over many shapes, extreme gates among them.
 #[cfg(test)]
-pub(crate) fn check<B: crate::Backend>(device: &B) {
+pub(crate) fn check<B: Tested>(device: &B) {
     for activation in [Activation::Silu, Activation::GeluTanh, Activation::Clamped { limit: 7.0, alpha: 1.702 }] {
         for (rows, columns) in [(0, 4), (1, 1), (1, 9), (3, 64), (70, 1536)] {
             check_shape(device, activation, rows, columns);
@@ -62,10 +64,11 @@ pub(crate) fn check<B: crate::Backend>(device: &B) {
 }
 
 #[cfg(test)]
-fn check_shape<B: crate::Backend>(device: &B, activation: Activation, rows: usize, columns: usize) {
+fn check_shape<B: Tested>(device: &B, activation: Activation, rows: usize, columns: usize) {
     let mut samples = Samples::new(rows as u64);
     let spread = [0.1, 1.0, 10.0, 300.0];
-    let x: Vec<f32> = (0..rows * 2 * columns).map(|i| samples.float() * spread[i % 4]).collect();
+    let x = (0..rows * 2 * columns).map(|i| samples.float() * spread[i % 4]).collect();
+    let x = device.stored(x);
     let halves = x.chunks_exact(2 * columns).map(|row| row.split_at(columns));
     let expected = halves
         .flat_map(|(gates, ups)| gates.iter().zip(ups).map(|(&gate, &up)| reference(gate, up, activation)))
@@ -73,5 +76,5 @@ fn check_shape<B: crate::Backend>(device: &B, activation: Activation, rows: usiz
     let tensor = device.tensor(rows, 2 * columns, &x).expect("memory");
     let gated = device.glu(&tensor, activation).expect("gates");
     let what = format!("{activation:?}, {rows} × {columns}");
-    assert_close(&device.to_host(&gated).expect("a copy"), &expected, 2e-6, &what);
+    assert_close(&device.to_host(&gated).expect("a copy"), &expected, device.tolerance(2e-6), &what);
 }

@@ -108,7 +108,7 @@ fn check_parts<B: Tested>(device: &B, samples: &mut Samples, parts: Vec<Matrix>,
 
 /// Whether sums are equal within `tolerance` times the magnitudes of their terms.
 #[cfg(test)]
-fn assert_near(actual: &[f32], expected: &[[f64; 2]], tolerance: f32, what: &str) {
+pub(crate) fn assert_near(actual: &[f32], expected: &[[f64; 2]], tolerance: f32, what: &str) {
     assert_eq!(actual.len(), expected.len(), "{what}: length");
     for (index, (&actual, [sum, size])) in actual.iter().zip(expected).enumerate() {
         let bound = f64::from(tolerance) * size;

@@ -12,8 +12,8 @@ mod cuda;
 #[cfg(test)]
 use crate::{
     DType, Heads, Matrix,
-    matmul::dequantize,
-    samples::{Samples, assert_close},
+    matmul::{assert_near, dequantize},
+    samples::{Samples, Tested},
 };
 use crate::{Result, memory::Memory};
 
@@ -63,64 +63,94 @@ pub trait LatentAttention: Memory {
     ) -> Result<Self::Tensor>;
 }
 
-/// A head's part of a stacked weight times a vector, plainly and in f64.
+/// A head's part of a stacked weight times a vector, plainly and in f64: each sum, and that of its terms' magnitudes.
 #[cfg(test)]
-fn times(weight: &Matrix, head: usize, outputs: usize, x: &[f32]) -> Vec<f32> {
+fn times(weight: &Matrix, head: usize, outputs: usize, x: &[f32]) -> Vec<[f64; 2]> {
     let mut values = vec![0.0; weight.columns()];
     let mut output = |row: usize| {
         dequantize(weight.dtype(), weight.row(head * outputs + row), &mut values);
-        values.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum::<f64>() as f32
+        let products = values.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x));
+        products.fold([0.0; 2], |[sum, size], product| [sum + product, size + product.abs()])
     };
     (0..outputs).map(&mut output).collect()
 }
 
 /// Compares a device's rows and values with the reference.
 #[cfg(test)]
-pub(crate) fn check<B: crate::Backend>(device: &B) {
-    for (tokens, query, dtype) in [(0, 2, DType::F32), (1, 3, DType::BF16), (9, 2, DType::F32), (70, 4, DType::F16)] {
-        let heads = LatentHeads { query, nope: 24, rope: 8, latent: 40, value: 20 };
+pub(crate) fn check<B: Tested>(device: &B) {
+    let plain = LatentHeads { query: 2, nope: 24, rope: 8, latent: 40, value: 20 };
+    let blocks = LatentHeads { query: 3, nope: 64, rope: 16, latent: 128, value: 33 };
+    for (tokens, dtype, heads) in [
+        (0, DType::F32, plain),
+        (1, DType::BF16, LatentHeads { query: 3, ..plain }),
+        (9, DType::F32, plain),
+        (70, DType::F16, LatentHeads { query: 4, ..plain }),
+        // Heads that do not begin at multiples of 16 bytes.
+        (3, DType::BF16, LatentHeads { nope: 21, rope: 6, latent: 37, ..plain }),
+        (40, DType::F32, LatentHeads { nope: 21, rope: 6, latent: 37, ..plain }),
+        (2, DType::Q8_0, blocks),
+        (17, DType::Q8_0, blocks),
+        (35, DType::Q8_0, blocks),
+    ] {
         check_rows(device, heads, tokens, dtype);
         check_values(device, heads, tokens, dtype);
     }
 }
 
+/// What a sum may be off by, relative to the magnitudes of its terms.
 #[cfg(test)]
-fn check_rows<B: crate::Backend>(device: &B, heads: LatentHeads, tokens: usize, dtype: DType) {
+const TOLERANCE: f32 = 2e-6;
+
+#[cfg(test)]
+fn check_rows<B: Tested>(device: &B, heads: LatentHeads, tokens: usize, dtype: DType) {
     const EPS: f32 = 1e-6;
     let LatentHeads { query, nope, rope, latent, .. } = heads;
     let mut samples = Samples::new(tokens as u64);
     let key_up = samples.matrix(dtype, query * latent, nope);
-    let (q, kv) = (samples.floats(tokens * query * (nope + rope)), samples.floats(tokens * (latent + rope)));
+    let q = device.stored(samples.floats(tokens * query * (nope + rope)));
+    let kv = device.stored(samples.floats(tokens * (latent + rope)));
     let norm = samples.floats(latent);
+    // What is copied is exact.
+    let copied = |&value: &f32| [f64::from(value), 0.0];
+    let normed = |value: f32| [f64::from(value), f64::from(value.abs().max(1.0))];
     let mut expected = Vec::new();
     for (q, kv) in q.chunks_exact(query * (nope + rope)).zip(kv.chunks_exact(latent + rope)) {
         for (head, q) in q.chunks_exact(nope + rope).enumerate() {
-            expected.extend(&q[nope..]);
+            expected.extend(q[nope..].iter().map(copied));
             expected.extend(times(&key_up, head, latent, &q[..nope]));
         }
-        expected.extend(&kv[latent..]);
-        expected.extend(crate::rms_norm::reference(&kv[..latent], &norm, EPS));
+        expected.extend(kv[latent..].iter().map(copied));
+        expected.extend(crate::rms_norm::reference(&kv[..latent], &norm, EPS).into_iter().map(normed));
     }
     let tensor = |rows, columns, values: &[f32]| device.tensor(rows, columns, values).expect("memory");
     let (q, kv) = (tensor(tokens, query * (nope + rope), &q), tensor(tokens, latent + rope, &kv));
     let key_up = device.weight(vec![key_up]).expect("a weight");
-    let rows = device.latent_rows(&q, &kv, (&tensor(1, latent, &norm), EPS), &key_up, &heads).expect("rows");
+    let norm = device.vector(&norm).expect("memory");
+    let rows = device.latent_rows(&q, &kv, (&norm, EPS), &key_up, &heads).expect("rows");
     let fused = Heads { query, kv: 1, dim: heads.key(), group: query, first_in_group: 0, values_from: Some(rope) };
     let found = device.to_host(&rows).expect("a copy");
     assert_eq!(found.len(), tokens * fused.qkv_columns(), "as attention reads it");
-    assert_close(&found, &expected, 1e-5, &format!("{tokens} tokens, {heads:?}"));
+    let what = format!("{}: rows of {tokens} tokens, {dtype:?}, {heads:?}", device.name());
+    assert_near(&found, &expected, device.tolerance(TOLERANCE), &what);
 }
 
 #[cfg(test)]
-fn check_values<B: crate::Backend>(device: &B, heads: LatentHeads, tokens: usize, dtype: DType) {
+fn check_values<B: Tested>(device: &B, heads: LatentHeads, tokens: usize, dtype: DType) {
     let LatentHeads { query, latent, value, .. } = heads;
     let mut samples = Samples::new(tokens as u64 + 1);
-    let value_up = samples.matrix(dtype, query * value, latent);
-    let attended = samples.floats(tokens * query * latent);
+    // The first heads are stored in this format, the others in another.
+    let halves = [(query / 2, dtype), (query - query / 2, DType::F16)]
+        .map(|(heads, dtype)| samples.matrix(dtype, heads * value, latent));
+    let attended = device.stored(samples.floats(tokens * query * latent));
+    let of_head = |head: usize, x: &[f32]| match head.checked_sub(query / 2) {
+        None => times(&halves[0], head, value, x),
+        Some(head) => times(&halves[1], head, value, x),
+    };
     let rows = attended.chunks_exact(latent).enumerate();
-    let expected: Vec<f32> = rows.flat_map(|(index, row)| times(&value_up, index % query, value, row)).collect();
+    let expected: Vec<[f64; 2]> = rows.flat_map(|(index, row)| of_head(index % query, row)).collect();
     let attended = device.tensor(tokens, query * latent, &attended).expect("memory");
-    let value_up = device.weight(vec![value_up]).expect("a weight");
+    let value_up = device.weight(halves.clone().into()).expect("a weight");
     let found = device.latent_values(&attended, &value_up, &heads).expect("values");
-    assert_close(&device.to_host(&found).expect("a copy"), &expected, 1e-5, &format!("{tokens} tokens, {heads:?}"));
+    let what = format!("{}: values of {tokens} tokens, {dtype:?}, {heads:?}", device.name());
+    assert_near(&device.to_host(&found).expect("a copy"), &expected, device.tolerance(TOLERANCE), &what);
 }

@@ -11,7 +11,7 @@ mod cuda;
 use crate::{
     DType, Matrix, glu,
     matmul::dequantize,
-    samples::{Samples, assert_close},
+    samples::{Samples, Tested, assert_close},
 };
 use crate::{Result, glu::Activation, memory::Memory};
 
@@ -58,6 +58,8 @@ pub struct Experts<M: Memory> {
     pub first: usize,
     /// How many.
     pub count: usize,
+    /// To how many of the layer's experts a token goes at most.
+    pub chosen: usize,
     /// `[count × 2 × width, hidden size]`: of each expert the gate's rows, then the up projection's.
     pub gate_up: M::Weight,
     /// `[1, count × 2 × width]`.
@@ -77,7 +79,7 @@ pub trait Moe: Memory {
     fn route(&self, logits: &Self::Tensor, bias: Option<&Self::Tensor>, routing: &Routing) -> Result<Self::Tensor>;
 
     /// `[tokens, hidden size]`: `onto` (or nothing) plus what these experts make of `x [tokens, hidden size]`, weighted by
-    /// `routes [tokens, experts]`, added in the order of the experts.
+    /// `routes [tokens, experts]`, added in the order of the experts. No token has more routes than `experts.chosen`.
     fn experts(
         &self,
         x: &Self::Tensor,
@@ -132,103 +134,196 @@ fn reference_route(logits: &[f32], bias: Option<&[f32]>, routing: &Routing) -> V
 
 /// Compares a device's routes and experts with the reference.
 #[cfg(test)]
-pub(crate) fn check<B: crate::Backend>(device: &B) {
+pub(crate) fn check<B: Tested>(device: &B) {
+    check_routes(device);
+    let plain = Case { tokens: 5, chosen: 2, formats: [DType::F32; 3], hidden_size: 64, width: 32, has_bias: false };
+    for dtype in [DType::F32, DType::BF16, DType::Q8_0] {
+        for (tokens, chosen, has_bias) in [(0, 2, false), (1, 3, true), (5, 1, false), (40, 2, true)] {
+            check_experts(device, &Case { tokens, chosen, has_bias, formats: [dtype; 3], ..plain });
+        }
+    }
+    for (formats, hidden_size, width) in [
+        // What experts of well-known checkpoints are stored as.
+        ([DType::MXFP4; 3], 64, 96),
+        ([DType::WInt4; 3], 128, 128),
+        ([DType::Q4_K; 3], 256, 256),
+        // A gate and an up projection that one product cannot compute.
+        ([DType::Q8_0, DType::BF16, DType::F32], 64, 32),
+        // Rows that do not begin at multiples of 16 bytes, and no whole tiles.
+        ([DType::BF16; 3], 36, 21),
+    ] {
+        for tokens in [2, 33, 150] {
+            check_experts(device, &Case { tokens, formats, hidden_size, width, has_bias: true, ..plain });
+        }
+    }
+    // More tokens than one block finds the visits of, and experts with many.
+    check_experts(device, &Case { tokens: 300, chosen: 4, ..plain });
+    check_experts(device, &Case { tokens: 300, chosen: 4, formats: [DType::Q8_0; 3], ..plain });
+}
+
+#[cfg(test)]
+fn check_routes<B: Tested>(device: &B) {
     let plain = Routing { chosen: 2, scoring: Scoring::Softmax, groups: None, normalise: Some(1e-12), scale: 1.0 };
     let groups = Some(Groups { count: 4, kept: 2, best: 2 });
     let sigmoid = Routing { chosen: 3, scoring: Scoring::Sigmoid, groups, normalise: Some(1e-20), scale: 2.5 };
     let of_chosen = Routing { scoring: Scoring::SoftmaxOfChosen, normalise: None, ..plain.clone() };
     let one_best = Routing { groups: Some(Groups { count: 4, kept: 3, best: 1 }), normalise: None, ..plain.clone() };
-    for routing in [plain, sigmoid, of_chosen, one_best] {
+    for routing in [&plain, &sigmoid, &of_chosen, &one_best] {
         for (tokens, has_bias) in [(0, false), (1, true), (70, true), (9, false)] {
-            check_route(device, &routing, tokens, has_bias);
+            check_route(device, routing, [tokens, 16], 3.0, has_bias);
         }
+        // All are equal: the first win.
+        check_route(device, routing, [2, 16], 0.0, false);
     }
-    for dtype in [DType::F32, DType::BF16, DType::Q8_0] {
-        for (tokens, chosen, has_bias) in [(0, 2, false), (1, 3, true), (5, 1, false), (40, 2, true)] {
-            check_experts(device, dtype, tokens, chosen, has_bias);
-        }
+    let eight_groups = Some(Groups { count: 8, kept: 4, best: 2 });
+    for (experts, routing) in [
+        (60, Routing { chosen: 4, normalise: None, ..plain.clone() }),
+        (128, Routing { chosen: 8, ..plain.clone() }),
+        (160, Routing { groups: Some(Groups { count: 8, kept: 3, best: 1 }), chosen: 6, scale: 16.0, ..plain.clone() }),
+        (256, Routing { groups: eight_groups, chosen: 8, ..sigmoid }),
+        (512, Routing { chosen: 10, ..plain }),
+    ] {
+        check_route(device, &routing, [5, experts], 3.0, true);
     }
 }
 
 #[cfg(test)]
-fn check_route<B: crate::Backend>(device: &B, routing: &Routing, tokens: usize, has_bias: bool) {
-    const EXPERTS: usize = 16;
+fn check_route<B: Tested>(device: &B, routing: &Routing, [tokens, experts]: [usize; 2], spread: f32, has_bias: bool) {
     let mut samples = Samples::new(tokens as u64 + 5);
-    let logits: Vec<f32> = samples.floats(tokens * EXPERTS).into_iter().map(|logit| logit * 3.0).collect();
-    let bias = has_bias.then(|| samples.floats(EXPERTS));
+    let logits: Vec<f32> = samples.floats(tokens * experts).into_iter().map(|logit| logit * spread + 0.5).collect();
+    let bias = has_bias.then(|| samples.floats(experts));
     let expected: Vec<f32> =
-        logits.chunks_exact(EXPERTS).flat_map(|row| reference_route(row, bias.as_deref(), routing)).collect();
-    let logits = device.tensor(tokens, EXPERTS, &logits).expect("memory");
-    let bias = bias.map(|bias| device.tensor(1, EXPERTS, &bias).expect("memory"));
+        logits.chunks_exact(experts).flat_map(|row| reference_route(row, bias.as_deref(), routing)).collect();
+    let logits = device.residual(tokens, experts, &logits);
+    let bias = bias.map(|bias| device.vector(&bias).expect("memory"));
     let routes = device.route(&logits, bias.as_ref(), routing).expect("routes");
-    assert_close(&device.to_host(&routes).expect("a copy"), &expected, 1e-6, &format!("{tokens} tokens, {routing:?}"));
+    let what = format!("{}: {tokens} tokens, {experts} experts, {routing:?}", device.name());
+    assert_close(&device.to_host(&routes).expect("a copy"), &expected, 1e-6, &what);
 }
 
-/// A rank that has five of seven experts.
+/// Tokens at a rank that has five of seven experts.
 #[cfg(test)]
-fn check_experts<B: crate::Backend>(device: &B, dtype: DType, tokens: usize, chosen: usize, has_bias: bool) {
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    tokens: usize,
+    chosen: usize,
+    /// The gates', the up projections' and the down projections'.
+    formats: [DType; 3],
+    hidden_size: usize,
+    width: usize,
+    has_bias: bool,
+}
+
+#[cfg(test)]
+fn check_experts<B: Tested>(device: &B, case: &Case) {
     const ALL: usize = 7;
     const FIRST: usize = 1;
     const COUNT: usize = 5;
-    const HIDDEN: usize = 64;
-    const WIDTH: usize = 32;
+    let &Case { tokens, chosen, formats: [gate, up, down], hidden_size, width, has_bias } = case;
     let mut samples = Samples::new(tokens as u64 + 11);
-    let gate_up: Vec<Matrix> = (0..2 * COUNT).map(|_| samples.matrix(dtype, WIDTH, HIDDEN)).collect();
-    let down: Vec<Matrix> = (0..COUNT).map(|_| samples.matrix(dtype, HIDDEN, WIDTH)).collect();
-    let biases = has_bias.then(|| [samples.floats(COUNT * 2 * WIDTH), samples.floats(COUNT * HIDDEN)]);
-    let (x, onto) = (samples.floats(tokens * HIDDEN), samples.floats(tokens * HIDDEN));
+    let gate_up: Vec<Matrix> =
+        (0..COUNT).flat_map(|_| [gate, up]).map(|dtype| samples.matrix(dtype, width, hidden_size)).collect();
+    let down: Vec<Matrix> = (0..COUNT).map(|_| samples.matrix(down, hidden_size, width)).collect();
+    let biases = has_bias.then(|| [samples.floats(COUNT * 2 * width), samples.floats(COUNT * hidden_size)]);
+    let x = device.stored(samples.floats(tokens * hidden_size));
+    let onto = device.stored(samples.floats(tokens * hidden_size));
     let mut routes = vec![0.0; tokens * ALL];
     for token in 0..tokens {
         (0..chosen).for_each(|_| routes[token * ALL + samples.below(ALL)] = samples.float() + 1.5);
     }
     let activation = Activation::Clamped { limit: 2.0, alpha: 1.5 };
-    let mut expected: Vec<f64> = onto.iter().map(|&value| f64::from(value)).collect();
+    let unit = device.tolerance(1e-6);
+    let mut expected: Vec<Rounded> = onto.iter().map(|&value| Rounded::exact(value)).collect();
     for (index, weight) in routes.iter().enumerate().filter(|(_, weight)| **weight != 0.0) {
         let (token, expert) = (index / ALL, index % ALL);
         let Some(own) = expert.checked_sub(FIRST).filter(|own| *own < COUNT) else { continue };
         let bias = |which: usize, from: usize, length: usize| {
             biases.as_ref().map_or(vec![0.0; length], |biases| biases[which][from..from + length].to_vec())
         };
-        let row = &x[token * HIDDEN..][..HIDDEN];
-        let gates = linear(&gate_up[2 * own], row, &bias(0, 2 * own * WIDTH, WIDTH));
-        let ups = linear(&gate_up[2 * own + 1], row, &bias(0, (2 * own + 1) * WIDTH, WIDTH));
-        let inner: Vec<f32> =
-            gates.iter().zip(ups).map(|(&gate, up)| glu::reference(gate as f32, up as f32, activation)).collect();
-        let outer = linear(&down[own], &inner, &bias(1, own * HIDDEN, HIDDEN));
-        let to = &mut expected[token * HIDDEN..][..HIDDEN];
-        to.iter_mut().zip(outer).for_each(|(to, value)| *to += f64::from(*weight) * value);
+        let row: Vec<Rounded> = x[token * hidden_size..][..hidden_size].iter().copied().map(Rounded::exact).collect();
+        let gates = linear(&gate_up[2 * own], &row, &bias(0, 2 * own * width, width), unit);
+        let ups = linear(&gate_up[2 * own + 1], &row, &bias(0, (2 * own + 1) * width, width), unit);
+        let inner: Vec<Rounded> =
+            gates.iter().zip(&ups).map(|(gate, up)| Rounded::gated(gate, up, activation, unit)).collect();
+        let outer = linear(&down[own], &inner, &bias(1, own * hidden_size, hidden_size), unit);
+        let to = &mut expected[token * hidden_size..][..hidden_size];
+        to.iter_mut().zip(&outer).for_each(|(to, made)| to.add(f64::from(*weight), made, unit));
     }
-    let tensor = |rows: usize, values: &[f32]| {
-        device.tensor(rows, values.len().checked_div(rows).unwrap_or(HIDDEN), values).expect("memory")
-    };
+    let tensor = |values: &[f32]| device.tensor(tokens, hidden_size, values).expect("memory");
     let [gate_up_bias, down_bias] = match &biases {
         None => [None, None],
-        Some(biases) => biases.each_ref().map(|bias| Some(tensor(1, bias))),
+        Some(biases) => biases.each_ref().map(|bias| Some(device.vector(bias).expect("memory"))),
     };
     let experts = Experts {
         first: FIRST,
         count: COUNT,
+        chosen,
         gate_up: device.weight(gate_up).expect("a weight"),
         gate_up_bias,
         down: device.weight(down).expect("a weight"),
         down_bias,
         activation,
     };
-    let routes = device.tensor(tokens, ALL, &routes).expect("memory");
-    let found = device.experts(&tensor(tokens, &x), &routes, &experts, Some(tensor(tokens, &onto))).expect("experts");
-    let (found, expected): (_, Vec<f32>) =
-        (device.to_host(&found).expect("a copy"), expected.into_iter().map(|value| value as f32).collect());
-    // Weights of Q8_0 samples reach 127.
-    let tolerance = if dtype == DType::Q8_0 { 2e-3 } else { 1e-5 };
-    assert_close(&found, &expected, tolerance, &format!("{dtype:?}, {tokens} tokens to {chosen} experts"));
+    let routes = device.residual(tokens, ALL, &routes);
+    let what = format!("{}: {case:?}", device.name());
+    let found = device.experts(&tensor(&x), &routes, &experts, Some(tensor(&onto))).expect("experts");
+    assert_rounded(&device.to_host(&found).expect("a copy"), &expected, unit, &what);
+    let alone = device.experts(&tensor(&x), &routes, &experts, None).expect("experts");
+    expected.iter_mut().zip(&onto).for_each(|(sum, &onto)| sum.value -= f64::from(onto));
+    assert_rounded(&device.to_host(&alone).expect("a copy"), &expected, unit, &what);
+}
+
+/// A number that a device knows only about: its roundings before this are within `error`. A sum may be off by as much as
+/// all that is summed, which can be far more than what remains of it; so a share of the result is no measure.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy)]
+struct Rounded {
+    value: f64,
+    error: f64,
 }
 
 #[cfg(test)]
-fn linear(weight: &Matrix, x: &[f32], bias: &[f32]) -> Vec<f64> {
+impl Rounded {
+    fn exact(value: f32) -> Self {
+        Self { value: f64::from(value), error: 0.0 }
+    }
+
+    /// A gated value is off by as much as those of gates and ups that are off, and by being rounded itself.
+    fn gated(gate: &Self, up: &Self, activation: Activation, unit: f32) -> Self {
+        let of = |gate: f64, up: f64| f64::from(glu::reference(gate as f32, up as f32, activation));
+        let value = of(gate.value, up.value);
+        let corners = [(1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)];
+        let off = corners.map(|(g, u)| (of(gate.value + g * gate.error, up.value + u * up.error) - value).abs());
+        Self { value, error: off.into_iter().fold(0.0, f64::max) + f64::from(unit) * value.abs() }
+    }
+
+    /// Adds what an expert made, once it is rounded.
+    fn add(&mut self, weight: f64, made: &Self, unit: f32) {
+        self.value += weight * made.value;
+        self.error += weight.abs() * (made.error + f64::from(unit) * made.value.abs());
+    }
+}
+
+#[cfg(test)]
+fn assert_rounded(actual: &[f32], expected: &[Rounded], unit: f32, what: &str) {
+    assert_eq!(actual.len(), expected.len(), "{what}: length");
+    for (index, (&actual, expected)) in actual.iter().zip(expected).enumerate() {
+        let bound = expected.error + f64::from(unit) * expected.value.abs().max(1.0);
+        let off = (f64::from(actual) - expected.value).abs();
+        assert!(off <= bound, "{what}: element {index} is {actual}, expected {expected:?}");
+    }
+}
+
+/// A stored weight may be rounded too before it is multiplied.
+#[cfg(test)]
+fn linear(weight: &Matrix, x: &[Rounded], bias: &[f32], unit: f32) -> Vec<Rounded> {
     let mut values = vec![0.0; weight.columns()];
     let mut output = |row: usize| {
         dequantize(weight.dtype(), weight.row(row), &mut values);
-        values.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum::<f64>() + f64::from(bias[row])
+        let products = values.iter().zip(x).map(|(&w, x)| (f64::from(w), x));
+        let value = products.clone().map(|(w, x)| w * x.value).sum::<f64>() + f64::from(bias[row]);
+        let error = products.map(|(w, x)| w.abs() * (f64::from(unit) * x.value.abs() + x.error)).sum();
+        Rounded { value, error }
     };
     (0..weight.rows()).map(&mut output).collect()
 }

@@ -49,7 +49,7 @@ class Variant:
 
 def sources(names):
     """Those of these names, or all."""
-    found = {path.parent.name: path for path in sorted(KERNELS.glob("*/cuda.cu"))}
+    found = {path.parent.name: path for path in sorted(KERNELS.glob("**/cuda.cu"))}
     unknown = set(names) - set(found)
     if unknown:
         raise Failure(f"no kernels/{unknown.pop()}/cuda.cu; there are {', '.join(found)}")

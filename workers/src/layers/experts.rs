@@ -108,6 +108,7 @@ impl Own {
         Ok(Experts {
             first: self.experts.start,
             count: self.experts.len(),
+            chosen: moe.routing.chosen,
             gate_up: source.weight(gate_up, Role::Expert)?,
             gate_up_bias: moe.bias.then(|| source.upload(&gate_up_bias)).transpose()?,
             down: source.weight(down, Role::Expert)?,

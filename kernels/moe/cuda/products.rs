@@ -1,0 +1,193 @@
+//! How the products of experts are launched: where an expert's matrices lie, and how many of its visits a block takes.
+
+use super::visits::Visits;
+use crate::{
+    DType, Result,
+    cuda::{Argument, Cuda, Grid, Pointer, Shape, Skinny, Source, Weight},
+    glu::{self, Activation},
+};
+
+const SOURCE: Source = Source { name: "experts", text: include_str!("../experts/cuda.cu") };
+
+/// How many visits of an expert a block takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Size {
+    /// So few that weights are decoded where they are multiplied: 8 or 16.
+    Few(usize),
+    /// As many as a tile has rows.
+    Many(Shape),
+}
+
+impl Size {
+    /// For experts that `visits` are shared among, on average so many to each.
+    pub(super) fn of(visits: usize, experts: usize, fits: impl Fn(Shape) -> bool) -> Self {
+        // Of 12 on average, one expert in ten has more than 16; its weights then are read twice, once from the cache.
+        let up_to = |average: usize| visits <= average * experts;
+        match () {
+            () if up_to(2) => Self::Few(8),
+            () if up_to(12) => Self::Few(16),
+            () if up_to(64) || !fits(Shape::LARGE) => Self::Many(Shape::SMALL),
+            () => Self::Many(Shape::LARGE),
+        }
+    }
+
+    /// Visits of a tile.
+    pub(super) fn visits(self) -> usize {
+        match self {
+            Self::Few(visits) => visits,
+            Self::Many(shape) => shape.rows,
+        }
+    }
+
+    fn entry(self) -> &'static str {
+        match self {
+            Self::Few(..=8) => "experts_8",
+            Self::Few(_) => "experts_16",
+            Self::Many(Shape::SMALL) => "experts_64",
+            Self::Many(_) => "experts_128",
+        }
+    }
+}
+
+/// Experts next to each other whose matrices are alike, and equal steps apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    first: usize,
+    experts: usize,
+    pub(super) dtype: DType,
+    /// The first row of the first expert.
+    pointer: Pointer,
+    /// Bytes from an expert to the next.
+    step: u64,
+    /// Bytes from a row to the next.
+    stride: u64,
+    /// Bytes from a row to what is paired with it.
+    to_second: u64,
+}
+
+impl Run {
+    /// The matrices of a stacked weight: `rows` rows of each of `experts`, an expert's first row being `first_row` of it.
+    /// An expert's matrix is one of those that the weight was made of.
+    pub(super) fn all(weight: &Weight, experts: usize, rows: usize, first_row: impl Fn(usize) -> usize) -> Vec<Self> {
+        let mut runs: Vec<Self> = Vec::new();
+        let mut parts = weight.parts().peekable();
+        for expert in 0..experts {
+            let row = first_row(expert);
+            while parts.next_if(|(first, part)| first + part.rows <= row).is_some() {}
+            let &(first, part) = parts.peek().expect("a weight has the rows of all experts");
+            assert!(row + rows <= first + part.rows, "a matrix has one format");
+            let (dtype, stride) = (part.dtype, part.stride as u64);
+            let pointer = part.pointer().offset((row - first) * part.stride);
+            if !runs.last_mut().is_some_and(|run| run.take(dtype, stride, pointer)) {
+                runs.push(Self { first: expert, experts: 1, dtype, pointer, step: 0, stride, to_second: stride });
+            }
+        }
+        runs
+    }
+
+    /// Takes the next expert, whose matrix is at `pointer`, if it goes on as the run does: the second says how far apart
+    /// all are.
+    fn take(&mut self, dtype: DType, stride: u64, pointer: Pointer) -> bool {
+        let away = pointer.0 - self.pointer.0;
+        let step = if self.experts == 1 { away } else { self.step };
+        let goes_on = (dtype, stride) == (self.dtype, self.stride) && away == self.experts as u64 * step;
+        if goes_on {
+            self.step = step;
+            self.experts += 1;
+        }
+        goes_on
+    }
+
+    /// Gates paired with ups, where one launch can read both.
+    pub(super) fn paired(gates: &[Self], ups: &[Self]) -> Option<Vec<Self>> {
+        let pair = |(gate, up): (&Self, &Self)| {
+            let to_second = up.pointer.0.checked_sub(gate.pointer.0)?;
+            let alike = Self { pointer: gate.pointer, ..*up } == *gate;
+            alike.then_some(Self { to_second, ..*gate })
+        };
+        if gates.len() != ups.len() {
+            return None;
+        }
+        gates.iter().zip(ups).map(pair).collect()
+    }
+}
+
+/// A product of all visited experts.
+pub(super) struct Product<'a> {
+    pub(super) visits: &'a Visits,
+    pub(super) size: Size,
+    /// `[tokens, inputs]`, or where `of_visits` `[visits, inputs]`.
+    pub(super) x: Pointer,
+    pub(super) of_visits: bool,
+    pub(super) inputs: usize,
+    /// An expert's, `bias_step` after that of the expert before.
+    pub(super) bias: Option<Pointer>,
+    pub(super) bias_step: usize,
+    /// Rows `y_stride` elements apart, one for each visit.
+    pub(super) y: Pointer,
+    pub(super) y_stride: usize,
+    /// Results in a row.
+    pub(super) width: usize,
+    /// Rows are gates paired with ups, of which this makes results.
+    pub(super) gates: Option<Activation>,
+}
+
+impl Product<'_> {
+    /// # Safety
+    /// `runs` have `width` rows (or pairs) of `inputs` for each of their experts, `x`, `y` and the biases as many rows and
+    /// columns as the fields say, for all experts and visits of the lists.
+    pub(super) unsafe fn launch(&self, device: &Cuda, runs: &[Run]) -> Result<()> {
+        for run in runs {
+            let (grid, tiles_of_outputs) = self.grid(device, run);
+            // Neighbouring outputs are pairs too.
+            let pair_stride = if self.gates.is_some() { run.stride } else { 2 * run.stride };
+            let visitors = (!self.of_visits).then_some(self.visits.visitors);
+            let mut arguments = vec![
+                self.y.into(),
+                self.x.into(),
+                visitors.into(),
+                self.visits.tiles.into(),
+                self.visits.starts.into(),
+                run.pointer.into(),
+                run.step.into(),
+                run.to_second.into(),
+                pair_stride.into(),
+                self.bias.into(),
+                self.bias_step.into(),
+                run.first.into(),
+                run.experts.into(),
+                self.width.into(),
+                self.inputs.into(),
+                self.y_stride.into(),
+                self.gates.is_some().into(),
+            ];
+            arguments.extend(glu::arguments(self.gates.unwrap_or(Activation::Silu)));
+            arguments.push(Argument::from(tiles_of_outputs));
+            // SAFETY: the caller's promise; tiles name only visits of the lists.
+            unsafe { device.launch_for((&SOURCE, run.dtype), self.size.entry(), grid, &mut arguments) }?;
+        }
+        Ok(())
+    }
+
+    /// The grid, and how many tiles of outputs a block of few visits takes.
+    fn grid(&self, device: &Cuda, run: &Run) -> (Grid, usize) {
+        let outputs = if self.gates.is_some() { 2 * self.width } else { self.width };
+        let tiles = self.visits.tiles_max as u32;
+        match self.size {
+            Size::Few(_) => {
+                // Enough blocks that a single token fills the GPU. More tokens make no fewer of them, so that a row's result
+                // does not depend on how many there are.
+                let blocks_wanted = device.facts().multiprocessors as usize * 7 / 8 / self.visits.slots;
+                let plan = Skinny::plan(run.dtype, outputs, self.inputs, blocks_wanted);
+                let blocks = [plan.blocks(outputs) as u32, tiles, 1];
+                let (threads, shared_bytes) = (plan.threads() as u32, plan.shared_bytes as u32);
+                (Grid { blocks, threads, shared_bytes }, plan.tiles)
+            }
+            Size::Many(shape) => {
+                let blocks = [outputs.div_ceil(shape.outputs) as u32, tiles, 1];
+                let shared_bytes = shape.shared_bytes(run.dtype, device.act()) as u32;
+                (Grid { blocks, threads: shape.threads as u32, shared_bytes }, 1)
+            }
+        }
+    }
+}
