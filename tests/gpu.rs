@@ -316,12 +316,13 @@ fn sensors_that_fail_cost_their_figures_and_nothing_else() {
         let _ = symlink(file.path(), without_nvml.path().join(file.file_name()));
     }
     let without_nvml = without_nvml.path().to_str().expect("UTF-8 path").to_owned();
-    let silent = |gpu: &Value| gpu.as_object().is_some_and(|gpu| gpu.values().all(Value::is_null));
-    let cases: [(&str, &str, &dyn Fn(&Value) -> bool); 4] = [
-        ("silent", &libraries, &silent),
-        ("lost", &libraries, &Value::is_null),
-        ("hang", &libraries, &Value::is_null),
-        ("absent", &without_nvml, &Value::is_null),
+    let silent: fn(&Value) -> bool = |gpu| gpu.as_object().is_some_and(|gpu| gpu.values().all(Value::is_null));
+    type IsExpected = fn(&Value) -> bool;
+    let cases: [(&str, &str, IsExpected); 4] = [
+        ("silent", &libraries, silent),
+        ("lost", &libraries, Value::is_null),
+        ("hang", &libraries, Value::is_null),
+        ("absent", &without_nvml, Value::is_null),
     ];
     let short = json!({"prompt": [1, 2, 3], "max_tokens": 8, "ignore_eos": true, "temperature": 0});
     for (ailment, libraries, expected) in cases {

@@ -6,7 +6,7 @@ use cudarc::nccl::{result, sys};
 
 use super::driver::{Driver, Pointer};
 use super::error::nccl_failed;
-use super::{libraries, memory::Element};
+use super::{libraries, tensor::Element};
 use crate::{DeviceError, Result, group::Group};
 
 /// One rank's membership in its group on the GPUs.

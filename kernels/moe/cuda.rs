@@ -209,11 +209,55 @@ impl Cuda {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        DType,
+        memory::Memory,
+        samples::{Samples, Tested},
+    };
 
     #[test]
     fn conforms() {
         for gpu in Cuda::kinds() {
             crate::moe::check(&gpu);
+        }
+    }
+
+    /// What a router never does must not lead astray: lists have room for the chosen.
+    #[test]
+    fn routes_beyond_the_chosen_are_cut() {
+        const EXPERTS: usize = 40;
+        const SIZE: usize = 32;
+        for gpu in Cuda::kinds() {
+            let mut samples = Samples::new(8);
+            let mut matrices = |count: usize| {
+                let matrices = (0..count).map(|_| samples.matrix(DType::F32, SIZE, SIZE)).collect();
+                gpu.weight(matrices).expect("a weight")
+            };
+            let experts = Experts {
+                first: 1,
+                count: EXPERTS - 1,
+                chosen: 3,
+                gate_up: matrices(2 * (EXPERTS - 1)),
+                gate_up_bias: None,
+                down: matrices(EXPERTS - 1),
+                down_bias: None,
+                activation: Activation::Silu,
+            };
+            for tokens in [70, 300] {
+                let x = gpu.tensor(tokens, SIZE, &samples.floats(tokens * SIZE)).expect("memory");
+                let mut routes: Vec<f32> = (0..tokens * EXPERTS).map(|_| samples.below(3) as f32).collect();
+                let answer = |routes: &[f32]| {
+                    let routes = gpu.residual(tokens, EXPERTS, routes);
+                    let sum = gpu.experts(&x, &routes, &experts, None).expect("experts");
+                    gpu.to_host(&sum).expect("a copy")
+                };
+                let all = answer(&routes);
+                for row in routes.chunks_exact_mut(EXPERTS) {
+                    let beyond = row[1..].iter_mut().filter(|weight| **weight != 0.0).skip(3);
+                    beyond.for_each(|weight| *weight = 0.0);
+                }
+                assert_eq!(answer(&routes), all, "{tokens} tokens");
+            }
         }
     }
 }

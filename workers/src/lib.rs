@@ -27,6 +27,7 @@ pub mod models;
 pub mod pooling;
 pub mod rank;
 pub mod sampler;
+pub mod selftest;
 mod sensing;
 pub mod sequences;
 pub mod weights;
