@@ -1,6 +1,6 @@
 // variants: FORMAT
-// Rows of the embedding table as the residual stream, f32. A thread takes a lane's share of a row, eight weights; what is
-// read and written is a few kilobytes per token, so that starting the kernel is all of its time.
+// Rows of the embedding table as the residual stream, f32. A thread takes a lane's share of a row, eight weights. What is
+// read and written is a few kilobytes per token: starting the kernel is all of its time.
 
 #include "device.cuh"
 #include "formats.cuh"
@@ -16,9 +16,9 @@ __device__ __forceinline__ void store_quad(float* to, int columns, int column, b
     }
 }
 
-// y [tokens, columns]: of each token that is one of the `count` from `first` on, its row times `scale`. With `fills`, also
-// zeros for each that is none of the table's, `table_count` from `table_first` on. A block in x per token; in y as many
-// as it takes to have four threads for each run of the columns.
+// y [tokens, columns]: of each token that is one of the `count` from `first` on, its row times `scale`. With `fills`,
+// also zeros for each that is none of the table's, `table_count` from `table_first` on. A block in x per token; in y as
+// many as it takes to have four threads for each run of the columns.
 KERNEL(embed, 256)
 (float* y, const uint8_t* rows, const unsigned* tokens, unsigned first, unsigned count, unsigned table_first,
  unsigned table_count, int columns, int stride, float scale, int fills) {

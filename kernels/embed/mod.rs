@@ -36,7 +36,7 @@ fn reference(parts: &[Matrix], first_token: u32, scale: f32, token: u32) -> Vec<
     values
 }
 
-/// Compares a device's rows with the reference: every format, tokens inside and outside of the shard and in its padding.
+/// Compares a device's rows with the reference: every format, tokens within the shard, in its padding and elsewhere.
 pub(crate) fn check<B: Tested>(device: &B) {
     let mut samples = Samples::new(9);
     for (dtype, scale) in DType::ALL.into_iter().zip([1.0, 2.5, 8.0].into_iter().cycle()) {
