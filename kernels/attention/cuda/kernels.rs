@@ -90,7 +90,7 @@ impl Kernel {
         if large.fits(facts) {
             return large;
         }
-        Self::of_latents(view, (16, "latent_tiles_16", "latent_tiles_merge_16", 128, 4))
+        Self::of_latents(view, (16, "latent_tiles_16", "latent_tiles_merge_16", 128, 3))
     }
 
     fn of_latents(view: &View, kernel: (usize, &'static str, &'static str, usize, usize)) -> Self {
