@@ -17,6 +17,7 @@ mod group;
 mod leftovers;
 mod life;
 mod loading;
+mod neighbours;
 mod process;
 mod ranks;
 mod report;
@@ -42,7 +43,7 @@ use self::{life::Life, status::Status};
 use crate::engine::EngineHandle;
 
 pub use cores::{AvailableCores, CorePlan};
-pub use report::{RankReport, RanksReport, ReportedState};
+pub use report::{GpuReport, RankReport, RanksReport, ReportedState};
 pub use rings::ModelSizes;
 
 /// What the supervisor is told at the start.
@@ -52,6 +53,8 @@ pub struct SupervisorConfig {
     pub worker: WorkerConfig,
     /// What of the model decides how large the rings are.
     pub model: ModelSizes,
+    /// The places of the ranks' GPUs on the PCI bus; none where they compute on the CPU.
+    pub gpus: Vec<String>,
     /// Compute threads of a rank; none: cores ÷ ranks.
     pub threads_per_rank: Option<usize>,
     /// Folder of `workerlog.N`.

@@ -10,7 +10,6 @@ mod cpu;
 #[allow(unsafe_code, reason = "launches kernels")]
 mod cuda;
 
-#[cfg(test)]
 use crate::{
     Batch, KvDType, KvShape,
     samples::{Samples, Tested, assert_close},
@@ -45,7 +44,6 @@ pub trait Attention: Memory {
 
 /// What attention means for one query head of one token, plainly and in f64: `keys` and `values` are those of the
 /// positions that it sees, as the cache stores them.
-#[cfg(test)]
 fn reference(query: &[f32], keys: &[&[f32]], values: &[&[f32]], scale: f32, sink: Option<f32>) -> Vec<f32> {
     let dot = |key: &&[f32]| query.iter().zip(*key).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum::<f64>();
     let scores: Vec<f64> = keys.iter().map(|key| dot(key) * f64::from(scale)).collect();
@@ -59,7 +57,6 @@ fn reference(query: &[f32], keys: &[&[f32]], values: &[&[f32]], scale: f32, sink
 }
 
 /// A case of the conformance check: sequences whose first tokens are in the cache and whose last ones are computed.
-#[cfg(test)]
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(crate) heads: Heads,
@@ -71,10 +68,8 @@ pub(crate) struct Case {
     pub(crate) sequences: Vec<[usize; 2]>,
 }
 
-#[cfg(test)]
 pub(crate) const SCALE: f32 = 0.3;
 
-#[cfg(test)]
 impl Case {
     /// Heads of `query` and `kv`, `group` to one, the first at `first_in_group`; blocks of `block_size`.
     pub(crate) fn new([query, kv, dim, group, first]: [usize; 5], block_size: usize, sequences: &[[usize; 2]]) -> Self {
@@ -108,7 +103,6 @@ impl Case {
 }
 
 /// The rows `[positions][qkv columns]` of sequence `sequence`, the same in every case with as many columns.
-#[cfg(test)]
 fn rows<B: Tested>(device: &B, case: &Case, sequence: usize) -> Vec<f32> {
     let count: usize = case.sequences[sequence].iter().sum();
     device.stored(Samples::new(sequence as u64 + 1).floats(count * case.heads.qkv_columns()))
@@ -116,7 +110,6 @@ fn rows<B: Tested>(device: &B, case: &Case, sequence: usize) -> Vec<f32> {
 
 /// Computes the case on a device: stores what came before, then one step with all sequences. Blocks of the sequences
 /// are interleaved.
-#[cfg(test)]
 pub(crate) fn compute<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
     const LAYER: usize = 1;
     let heads = &case.heads;
@@ -162,7 +155,6 @@ pub(crate) fn compute<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
 }
 
 /// A key or a value as the cache stores it.
-#[cfg(test)]
 fn stored(dtype: KvDType, row: &[f32]) -> Vec<f32> {
     let greatest = row.iter().fold(0.0f32, |greatest, x| greatest.max(x.abs()));
     let round = |&x: &f32| match dtype {
@@ -174,7 +166,6 @@ fn stored(dtype: KvDType, row: &[f32]) -> Vec<f32> {
     row.iter().map(round).collect()
 }
 
-#[cfg(test)]
 fn expected<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
     let heads = &case.heads;
     let mut result = Vec::new();
@@ -194,7 +185,6 @@ fn expected<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
 }
 
 /// One query head over the rows that it sees.
-#[cfg(test)]
 fn attended(case: &Case, query: &[f32], seen: &[&[f32]], head: usize) -> Vec<f32> {
     let Heads { query: queries, kv, dim, values_from, .. } = case.heads;
     let own = case.heads.kv_of(head);
@@ -211,9 +201,14 @@ fn attended(case: &Case, query: &[f32], seen: &[&[f32]], head: usize) -> Vec<f32
 /// Compares a device's attention, over keys and values that the device stored itself, with the reference. Where
 /// activations are bf16, so are the weights that values are multiplied by: the sum of values below 1 is off by 2⁻⁹ at most,
 /// and the answer's own rounding by as much; the tolerance is twice that.
-#[cfg(test)]
 pub(crate) fn check<B: Tested>(device: &B) {
     for case in [
+        Case::new(
+            [8, 8, 16, 1, 0],
+            64,
+            &[[9, 1], [40, 1], [37, 1], [11, 1], [132, 1], [3, 1], [9, 1], [9, 1], [3, 1], [127, 3], [0, 33]],
+        )
+        .dtype(KvDType::BF16),
         Case::new([1, 1, 16, 1, 0], 16, &[[0, 1]]),
         Case::new([9, 3, 64, 3, 0], 16, &[[0, 70], [33, 1], [5, 9]]),
         Case::new([4, 2, 32, 2, 0], 64, &[[63, 1], [64, 1], [0, 65]]).dtype(KvDType::F16),

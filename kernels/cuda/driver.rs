@@ -1,7 +1,7 @@
 //! The driver's calls that the backend makes, each with what must hold for it: contexts, memory, copies, launches.
 
 use std::{
-    ffi::{CString, c_char, c_void},
+    ffi::{CStr, CString, c_char, c_void},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -52,6 +52,8 @@ pub struct Facts {
     pub shared_bytes_max: u32,
     /// Its memory, bytes.
     pub memory_bytes: u64,
+    /// Its place on the PCI bus as the system writes it, `0000:3b:00.0`.
+    pub bus_id: String,
 }
 
 /// Bytes of what names memory to other processes.
@@ -121,8 +123,17 @@ impl Facts {
             shared_bytes_max: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
             // SAFETY: as above.
             memory_bytes: unsafe { result::device::total_mem(device) }.map_err(failed(&doing))? as u64,
+            bus_id: bus_id(device).map_err(failed(&doing))?,
         })
     }
+}
+
+fn bus_id(device: sys::CUdevice) -> std::result::Result<String, result::DriverError> {
+    let mut bytes = [0u8; 32];
+    // SAFETY: the driver's own handle of a device, which is for ever; so many bytes may be written.
+    unsafe { sys::cuDeviceGetPCIBusId(bytes.as_mut_ptr().cast::<c_char>(), bytes.len() as i32, device) }.result()?;
+    let text = CStr::from_bytes_until_nul(&bytes).unwrap_or_default();
+    Ok(text.to_string_lossy().to_lowercase())
 }
 
 impl Driver {
@@ -298,9 +309,8 @@ impl Driver {
         let flags = sys::CUgraphInstantiate_flags(0);
         // SAFETY: the graph was made above; the executable one does not need it any more.
         let made = unsafe {
-            let made = enqueued.and_then(|value| {
-                Ok((Graph(result::graph::instantiate(graph, flags).map_err(failed(doing))?), value))
-            });
+            let made = enqueued
+                .and_then(|value| Ok((Graph(result::graph::instantiate(graph, flags).map_err(failed(doing))?), value)));
             let _ = result::graph::destroy(graph);
             made
         }?;
@@ -346,10 +356,8 @@ impl Driver {
     pub(crate) unsafe fn launch(&self, function: Function, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()> {
         let Grid { blocks: [x, y, z], threads, shared_bytes } = grid;
         // SAFETY: the caller's promise; the module of the function is never unloaded.
-        unsafe {
-            result::launch_kernel(function.0, (x, y, z), (threads, 1, 1), shared_bytes, self.stream(), arguments)
-        }
-        .map_err(failed("starting a kernel"))
+        unsafe { result::launch_kernel(function.0, (x, y, z), (threads, 1, 1), shared_bytes, self.stream(), arguments) }
+            .map_err(failed("starting a kernel"))
     }
 
     /// Copies within the device.

@@ -36,6 +36,7 @@ const DRIVER: Needed = Needed {
         "cuDeviceGet",
         "cuDeviceGetCount",
         "cuDeviceGetName",
+        "cuDeviceGetPCIBusId",
         "cuDeviceGetAttribute",
         "cuDeviceTotalMem_v2",
         "cuDevicePrimaryCtxRetain",

@@ -69,7 +69,7 @@ impl Plan {
         let text = TextModel::load(&path, overrides).map_err(one_line)?;
         warn_of_strange_tokens(&text, &checkpoint, &mut warnings);
         let allowed_bytes = allowed_bytes(flags, gpus.as_deref(), &inventory);
-        let hardware = Hardware::of(flags, kv_dtype, gpus.is_some())?;
+        let hardware = Hardware::of(flags, kv_dtype, gpus)?;
         let decision = decide_memory(flags, &checkpoint, kv_dtype, allowed_bytes, &mut warnings)?;
         Ok(Self {
             model: served_model(flags, &path, &checkpoint, text, decision),
@@ -110,15 +110,17 @@ fn find_gpus(flags: &ServeFlags, notes: &mut Vec<String>) -> Result<Option<Vec<G
 struct Hardware {
     kv_dtype: KvDType,
     device: DeviceChoice,
+    /// See [`SupervisorConfig::gpus`].
+    bus_ids: Vec<String>,
     /// See [`SupervisorConfig::library_path`].
     library_path: Vec<PathBuf>,
 }
 
 impl Hardware {
-    fn of(flags: &ServeFlags, kv_dtype: KvDType, on_gpus: bool) -> Result<Self, String> {
-        if !on_gpus {
-            return Ok(Self { kv_dtype, device: DeviceChoice::Cpu, library_path: Vec::new() });
-        }
+    fn of(flags: &ServeFlags, kv_dtype: KvDType, gpus: Option<Vec<Gpu>>) -> Result<Self, String> {
+        let Some(gpus) = gpus else {
+            return Ok(Self { kv_dtype, device: DeviceChoice::Cpu, bus_ids: Vec::new(), library_path: Vec::new() });
+        };
         let cache = default_model::cache_folder().map_err(one_line)?;
         let links = cache.join("libraries");
         let library_path = gpus::search_path(&links)
@@ -131,7 +133,8 @@ impl Hardware {
             kernel_cache: Some(cache.join("kernels")),
             kernels: std::env::var_os("SHARDWIRE_KERNELS").map(PathBuf::from),
         });
-        Ok(Self { kv_dtype, device, library_path })
+        let bus_ids = gpus.into_iter().map(|gpu| gpu.bus_id).collect();
+        Ok(Self { kv_dtype, device, bus_ids, library_path })
     }
 }
 
@@ -286,7 +289,7 @@ fn supervisor(
     path: PathBuf,
     model: &ModelConfig,
     decision: Decision,
-    Hardware { kv_dtype, device, library_path }: Hardware,
+    Hardware { kv_dtype, device, bus_ids, library_path }: Hardware,
 ) -> SupervisorConfig {
     SupervisorConfig {
         worker: WorkerConfig {
@@ -309,6 +312,7 @@ fn supervisor(
             spin: false,
         },
         model: ModelSizes { vocab_size: model.vocab_size, hidden_size: model.hidden_size },
+        gpus: bus_ids,
         threads_per_rank: flags.threads_per_rank.map(|threads| threads as usize),
         log_dir: flags.log_dir.clone(),
         library_path,

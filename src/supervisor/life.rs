@@ -58,11 +58,7 @@ impl Life {
         if swept > 0 {
             tracing::info!("removed {swept} shared-memory segments that a killed server had left");
         }
-        let plan = CorePlan::new(
-            self.config.worker.world_size,
-            self.config.threads_per_rank,
-            &AvailableCores::of_this_process(),
-        );
+        let plan = self.core_plan();
         let (born, mut policy) = (Instant::now(), RestartPolicy::new(self.config.restarts_max));
         let mut was_ready = false;
         for epoch in 0.. {
@@ -79,6 +75,15 @@ impl Life {
                     }
                 }
             }
+        }
+    }
+
+    fn core_plan(&self) -> CorePlan {
+        let SupervisorConfig { threads_per_rank, gpus, .. } = &self.config;
+        let available = AvailableCores::of_this_process();
+        match gpus.is_empty() {
+            true => CorePlan::new(self.config.worker.world_size, *threads_per_rank, &available),
+            false => CorePlan::beside(gpus, *threads_per_rank, &available, Path::new("/")),
         }
     }
 

@@ -63,6 +63,7 @@ mod tests {
             rss_bytes: 0,
             device_memory_bytes: 0,
             kv_blocks_total: 0,
+            reading: None,
             device: "cpu".into(),
             error: String::new(),
         }

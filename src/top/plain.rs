@@ -1,16 +1,17 @@
 //! The view as plain text, for pipes and logs.
 
 use super::{
-    rows::{TITLES, cells},
+    rows::{TITLES, cells, shown},
     source::Sample,
 };
 
 /// A line about the group, and a table of its ranks.
 pub fn table(sample: &Sample) -> String {
-    let mut lines = vec![TITLES.map(str::to_owned)];
-    lines.extend(sample.ranks.ranks.iter().map(|rank| cells(rank, None)));
+    let ranks = &sample.ranks.ranks;
+    let rows = [TITLES.map(str::to_owned)].into_iter().chain(ranks.iter().map(|rank| cells(rank, None)));
+    let lines: Vec<Vec<_>> = rows.map(|row| shown(row, ranks).collect()).collect();
     let width = |column: usize| lines.iter().map(|cells| cells[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..TITLES.len()).map(width).collect();
+    let widths: Vec<_> = (0..lines[0].len()).map(width).collect();
 
     let mut text = summary(sample) + "\n";
     for cells in &lines {

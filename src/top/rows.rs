@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
+use workers::ThrottleReason;
+
 use super::source::Sample;
-use crate::supervisor::{RankReport, ReportedState};
+use crate::supervisor::{GpuReport, RankReport, ReportedState};
 
 /// Titles of the columns.
-pub const TITLES: [&str; 11] =
-    ["RANK", "STATE", "PHASE", "PID", "STEP", "STEP TIME", "TOKENS/S", "MEMORY", "KV BLOCKS", "MOVED", "DEVICE"];
+pub const TITLES: [&str; 12] =
+    ["RANK", "STATE", "PHASE", "PID", "STEP", "STEP TIME", "TOKENS/S", "MEMORY", "KV BLOCKS", "MOVED", "GPU", "DEVICE"];
+
+/// The column that stays away where no rank has anything for it.
+const GPU: usize = 10;
 
 /// One rank's cells, in the order of [`TITLES`].
 pub fn cells(rank: &RankReport, tokens_per_second: Option<f64>) -> [String; TITLES.len()] {
@@ -25,8 +30,32 @@ pub fn cells(rank: &RankReport, tokens_per_second: Option<f64>) -> [String; TITL
         known(bytes(rank.rss_bytes)),
         known(format!("{}/{}", rank.kv_blocks_used, rank.kv_blocks_total)),
         known(age(Duration::from_millis(rank.last_progress_ms))),
+        rank.gpu.as_ref().map_or("-".into(), gpu),
         known(rank.device.clone()),
     ]
+}
+
+/// Of a row like [`TITLES`], what is shown of these ranks.
+pub fn shown<T>(row: [T; TITLES.len()], ranks: &[RankReport]) -> impl Iterator<Item = T> {
+    let has_gpus = ranks.iter().any(|rank| rank.gpu.is_some());
+    row.into_iter().enumerate().filter(move |(column, _)| *column != GPU || has_gpus).map(|(_, cell)| cell)
+}
+
+/// `61°C 87% 412W 63.1/80.0GiB`, and what is wrong with it.
+fn gpu(gpu: &GpuReport) -> String {
+    let gibibytes = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let memory = gpu.memory_used_bytes.zip(gpu.memory_total_bytes);
+    // To draw what it may is a GPU's ordinary life.
+    let slowed = gpu.throttle.iter().flatten().filter(|reason| *reason != ThrottleReason::PowerCap.name());
+    let cells = [
+        gpu.temperature_c.map(|degrees| format!("{degrees}°C")),
+        gpu.utilization_percent.map(|percent| format!("{percent}%")),
+        gpu.power_w.map(|watts| format!("{watts:.0}W")),
+        memory.map(|(used, total)| format!("{:.1}/{:.1}GiB", gibibytes(used), gibibytes(total))),
+        gpu.ecc_errors.filter(|errors| *errors > 0).map(|errors| format!("{errors} ECC errors")),
+    ];
+    let cells = cells.into_iter().flatten().chain(slowed.map(|reason| format!("slowed: {reason}")));
+    cells.collect::<Vec<_>>().join(" ")
 }
 
 /// The state; of a loading rank how far it is, as a small bar.
@@ -86,6 +115,28 @@ mod tests {
     #[test]
     fn a_dead_rank_has_nothing_to_tell() {
         let cells = cells(&RankReport::dead(3), None);
-        assert_eq!(cells, ["3", "dead", "-", "-", "-", "-", "-", "-", "-", "-", "-"]);
+        assert_eq!(cells, ["3", "dead", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-"]);
+    }
+
+    #[test]
+    fn a_gpu_is_told_in_one_cell_and_needs_no_column_where_there_is_none() {
+        let report = GpuReport {
+            temperature_c: Some(61),
+            utilization_percent: Some(87),
+            power_w: Some(412.3),
+            memory_used_bytes: Some(67_753_000_000),
+            memory_total_bytes: Some(80 << 30),
+            throttle: Some(vec!["power_cap".into()]),
+            ecc_errors: Some(0),
+            ..GpuReport::default()
+        };
+        assert_eq!(gpu(&report), "61°C 87% 412W 63.1/80.0GiB");
+        let (throttle, ecc_errors) = (Some(vec!["heat".into()]), Some(2));
+        let ill = GpuReport { temperature_c: Some(95), throttle, ecc_errors, ..GpuReport::default() };
+        assert_eq!(gpu(&ill), "95°C 2 ECC errors slowed: heat");
+        let on_gpu = RankReport { gpu: Some(report), ..RankReport::dead(0) };
+        assert_eq!(shown(TITLES, &[on_gpu, RankReport::dead(1)]).count(), TITLES.len());
+        assert_eq!(shown(TITLES, &[RankReport::dead(0)]).last(), Some("DEVICE"));
+        assert!(shown(TITLES, &[RankReport::dead(0)]).all(|title| title != "GPU"));
     }
 }

@@ -7,17 +7,18 @@ use ratatui::{
     text::{Line, Span},
     widgets::{Paragraph, Row, Table},
 };
+use workers::ThrottleReason;
 
 use super::{
     Screen,
     plain::summary,
-    rows::{TITLES, age, bytes, cells, tokens_per_second},
+    rows::{TITLES, age, bytes, cells, shown, tokens_per_second},
     source::Sample,
 };
 use crate::supervisor::{RankReport, ReportedState};
 
-/// Widths of the columns, in characters; the last takes what is left.
-const WIDTHS: [u16; TITLES.len() - 1] = [4, 15, 8, 8, 9, 11, 8, 10, 13, 7];
+/// Widths of the columns, in characters; zero: what is left.
+const WIDTHS: [u16; TITLES.len()] = [4, 15, 8, 8, 9, 11, 8, 10, 13, 7, 28, 0];
 
 /// Draws everything anew.
 pub fn draw(frame: &mut Frame, screen: &Screen) {
@@ -61,21 +62,24 @@ fn rates(screen: &Screen) -> String {
 }
 
 fn table<'a>(screen: &Screen, sample: &Sample) -> Table<'a> {
+    let ranks = &sample.ranks.ranks;
     let row = |rank: &RankReport| {
         let earlier = screen.earlier.as_ref().zip(screen.elapsed_s());
         let rate = earlier.and_then(|(earlier, elapsed_s)| tokens_per_second(rank.rank, earlier, sample, elapsed_s));
-        Row::new(cells(rank, rate)).style(color(rank.state))
+        Row::new(shown(cells(rank, rate), ranks)).style(color(rank))
     };
-    let memory: u64 = sample.ranks.ranks.iter().map(|rank| rank.rss_bytes).sum();
+    let memory: u64 = ranks.iter().map(|rank| rank.rss_bytes).sum();
     let title = Style::new().add_modifier(Modifier::REVERSED);
-    let widths = WIDTHS.map(Constraint::Length).into_iter().chain([Constraint::Fill(1)]);
-    Table::new(sample.ranks.ranks.iter().map(row), widths)
-        .header(Row::new(TITLES).style(title))
+    let width = |width| if width == 0 { Constraint::Fill(1) } else { Constraint::Length(width) };
+    Table::new(ranks.iter().map(row), shown(WIDTHS.map(width), ranks))
+        .header(Row::new(shown(TITLES, ranks)).style(title))
         .footer(Row::new(["", "", "", "", "", "", "", &bytes(memory) as &str].map(str::to_owned)))
 }
 
-fn color(state: ReportedState) -> Style {
-    match state {
+fn color(rank: &RankReport) -> Style {
+    let is_hot = rank.gpu.as_ref().and_then(|gpu| gpu.is_throttled(ThrottleReason::Heat)) == Some(true);
+    match rank.state {
+        ReportedState::Ready if is_hot => Style::new().fg(Color::Yellow),
         ReportedState::Ready => Style::new(),
         ReportedState::Starting | ReportedState::Loading => Style::new().fg(Color::Yellow),
         ReportedState::Stalled | ReportedState::Dead => Style::new().fg(Color::Red),
@@ -90,7 +94,10 @@ mod tests {
     use workers::link::vitals::Phase;
 
     use super::*;
-    use crate::{supervisor::RanksReport, top::source::Counters};
+    use crate::{
+        supervisor::{GpuReport, RanksReport},
+        top::source::Counters,
+    };
 
     fn sample(at: Instant, tokens_total: u64) -> Sample {
         let ready = RankReport {
@@ -125,6 +132,10 @@ mod tests {
         expected.iter().for_each(|part| assert!(text.contains(part), "{part:?} is not in\n{text}"));
     }
 
+    fn check_absent(screen: &Screen, unexpected: &str) {
+        assert!(!drawn(screen).contains(unexpected), "{unexpected:?} is in\n{}", drawn(screen));
+    }
+
     #[test]
     fn each_rank_has_its_line_and_the_group_its_rates() {
         let mut screen = Screen::new("http://h:1");
@@ -139,6 +150,17 @@ mod tests {
             &screen,
             &["ready", "forward", "4711", "12.3 ms", "5.0 MiB", "7/64", "████░░░░  50 %", "dead", "q leaves"],
         );
+    }
+
+    #[test]
+    fn a_rank_on_a_gpu_tells_how_it_fares() {
+        let mut screen = Screen::new("http://h:1");
+        let mut sample = sample(Instant::now(), 1);
+        check_absent(&screen, "GPU");
+        let gpu = GpuReport { temperature_c: Some(61), power_w: Some(412.3), ..GpuReport::default() };
+        sample.ranks.ranks[0].gpu = Some(gpu);
+        screen.take(Ok(sample));
+        check(&screen, &["MOVED   GPU ", "61°C 412W"]);
     }
 
     #[test]

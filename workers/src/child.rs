@@ -6,8 +6,10 @@ use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook};
 use std::sync::{Mutex, PoisonError};
 
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::prctl::{set_name, set_pdeathsig};
 use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::Pid;
 use tracing_subscriber::EnvFilter;
 
 /// The last panic, in one line.
@@ -31,6 +33,15 @@ pub(crate) fn belong_to_parent(rank: usize) -> io::Result<()> {
     std::thread::Builder::new().name("death-pipe".into()).spawn(leave_with_parent)?;
     let name = CString::new(format!("shardwire-r{rank}")).expect("a name without zeros");
     set_name(&name).map_err(io::Error::from)
+}
+
+/// From here on this thread, and those that it starts, keep to these cores; to any where there are none. A core that the
+/// system refuses is no reason to stop, only a slower machine.
+pub(crate) fn keep_to(cores: &[usize]) {
+    let mut set = CpuSet::new();
+    if !cores.is_empty() && cores.iter().all(|core| set.set(*core).is_ok()) {
+        let _ = sched_setaffinity(Pid::from_raw(0), &set);
+    }
 }
 
 /// Standard input says nothing more; it ends when the server closes it or dies.
@@ -82,7 +93,27 @@ pub(crate) fn resident_bytes() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use nix::sched::sched_getaffinity;
+
     use super::*;
+
+    #[test]
+    fn threads_keep_to_the_cores_of_the_one_that_started_them() {
+        let allowed = || sched_getaffinity(Pid::from_raw(0)).unwrap();
+        let check = |cores: &'static [usize], expected: CpuSet| {
+            let seen = std::thread::spawn(move || {
+                keep_to(cores);
+                std::thread::spawn(move || sched_getaffinity(Pid::from_raw(0)).unwrap()).join().unwrap()
+            });
+            assert_eq!(seen.join().unwrap(), expected, "{cores:?}");
+        };
+        let first = (0..CpuSet::count()).find(|core| allowed().is_set(*core).unwrap()).unwrap();
+        let mut one = CpuSet::new();
+        one.set(first).unwrap();
+        check(vec![first].leak(), one);
+        check(&[], allowed());
+        check(&[usize::MAX], allowed());
+    }
 
     #[test]
     fn memory_is_measured() {

@@ -8,14 +8,17 @@
 
 #![deny(unsafe_code)]
 
-pub use kernels::KvDType;
+pub use kernels::{
+    KvDType,
+    sensors::{Reading, Throttle, ThrottleReason},
+};
 
 pub mod batch;
 mod child;
-pub mod gpus;
 #[cfg(test)]
 #[path = "../../tests/fixtures/mod.rs"]
 mod fixtures;
+pub mod gpus;
 pub mod kv_cache;
 pub mod layers;
 pub mod link;
@@ -24,6 +27,8 @@ pub mod models;
 pub mod pooling;
 pub mod rank;
 pub mod sampler;
+pub mod selftest;
+mod sensing;
 pub mod sequences;
 pub mod weights;
 pub mod worker;

@@ -22,6 +22,7 @@ use crate::link::vitals::{Phase, RankState};
 use crate::link::{ReportWriter, Seat, Segment, StepReader, VitalsWriter, WorkerLink};
 use crate::masks::Masks;
 use crate::rank::Rank;
+use crate::sensing;
 
 pub use config::{CudaChoice, DeviceChoice, WorkerConfig};
 pub use error::WorkerError;
@@ -88,7 +89,10 @@ fn live(config: &WorkerConfig, ends: Ends<'_>, meeting: Arc<Segment>) -> Result<
     let group = join(config, meeting)?;
     match &config.device {
         DeviceChoice::Cpu => compute(cpu(config, group), config, ends),
-        DeviceChoice::Cuda(choice) => compute(cuda(config, choice, group)?, config, ends),
+        DeviceChoice::Cuda(choice) => {
+            child::keep_to(&config.cores); // before there are other threads: they do as this one
+            compute(cuda(config, choice, group)?, config, ends)
+        }
     }
 }
 
@@ -96,6 +100,9 @@ fn live(config: &WorkerConfig, ends: Ends<'_>, meeting: Arc<Segment>) -> Result<
 fn compute<B: Backend>(device: B, config: &WorkerConfig, mut ends: Ends<'_>) -> Result<Infallible, WorkerError> {
     let vitals = ends.vitals;
     vitals.device(&device.name());
+    if let Some(sensors) = device.sensors() {
+        sensing::watch(sensors, vitals.sensors());
+    }
     let started = Instant::now();
     let mut rank = Rank::load(device, config, &mut |share| vitals.loading(share))?;
     vitals.loading(1.0);

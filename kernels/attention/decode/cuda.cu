@@ -246,7 +246,8 @@ __device__ __forceinline__ void finish(const Problem& problem, const Tile& tile,
         for (int other = 0; other < WARPS; other++) best = fmaxf(best, warp_sums[other][at].x);
         float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         for (int other = 0; other < WARPS; other++) {
-            float weight = fast_exp2(warp_sums[other][at].x - best);
+            // The first of several queries may see none of a share's keys.
+            float weight = best == -INFINITE ? 0.0f : fast_exp2(warp_sums[other][at].x - best);
             const float* from = reinterpret_cast<const float*>(shared + other * Pipe<dim>::bytes);
             float4 values = *reinterpret_cast<const float4*>(from + result_at<dim>(at, column));
             total += weight * warp_sums[other][at].y;

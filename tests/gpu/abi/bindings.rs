@@ -187,6 +187,8 @@ fn driver() -> Vec<String> {
         CUfunction,
         CUuuid,
         CUipcMemHandle,
+        CUipcMem_flags,
+        CUgraphInstantiate_flags,
         CUlaunchConfig,
         CUlaunchAttribute,
         CUlaunchAttributeValue,
@@ -208,6 +210,7 @@ fn driver() -> Vec<String> {
         fn cuDeviceGet(*mut CUdevice, c_int) -> CUresult;
         fn cuDeviceGetCount(*mut c_int) -> CUresult;
         fn cuDeviceGetName(*mut c_char, c_int, CUdevice) -> CUresult;
+        fn cuDeviceGetPCIBusId(*mut c_char, c_int, CUdevice) -> CUresult;
         fn cuDeviceGetUuid_v2(*mut CUuuid, CUdevice) -> CUresult;
         fn cuDeviceGetAttribute(*mut c_int, CUdevice_attribute, CUdevice) -> CUresult;
         fn cuDeviceTotalMem_v2(*mut usize, CUdevice) -> CUresult;

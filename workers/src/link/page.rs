@@ -1,10 +1,12 @@
-//! A rank's vitals as they lie in shared memory: atomics only, one writer.
+//! A rank's vitals as they lie in shared memory: atomics only, one writer of each.
 
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
     fence,
 };
+
+use kernels::sensors::{Reading, Throttle};
 
 use super::shm::{PAGE_BYTES, shared_struct};
 
@@ -36,12 +38,66 @@ shared_struct! {
         pub(super) rss_bytes: AtomicU64,
         pub(super) device_memory_bytes: AtomicU64,
         pub(super) kv_blocks_total: AtomicU64,
+        pub(super) sensors: Sensors,
         pub(super) device: Text,
         pub(super) error: Text,
     }
 }
 
 const _: () = assert!(size_of::<Page>() == PAGE_BYTES);
+
+shared_struct! {
+    /// What the device's sensors said last. Fields are as of `Reading`; what is not told is [`UNTOLD`].
+    pub(super) struct Sensors {
+        /// `CLOCK_MONOTONIC`; zero before the first reading.
+        read_ns: AtomicU64,
+        memory_used_bytes: AtomicU64,
+        memory_total_bytes: AtomicU64,
+        temperature_c: AtomicU64,
+        utilization_percent: AtomicU64,
+        power_mw: AtomicU64,
+        power_limit_mw: AtomicU64,
+        throttle: AtomicU64,
+        ecc_errors: AtomicU64,
+    }
+}
+
+/// No figure, for the device doesn't tell.
+const UNTOLD: u64 = u64::MAX;
+
+impl Sensors {
+    pub(super) fn write(&self, reading: &Reading, now_ns: u64) {
+        let write = |to: &AtomicU64, value: Option<u64>| to.store(value.unwrap_or(UNTOLD), Relaxed);
+        write(&self.memory_used_bytes, reading.memory_used_bytes);
+        write(&self.memory_total_bytes, reading.memory_total_bytes);
+        write(&self.temperature_c, reading.temperature_c);
+        write(&self.utilization_percent, reading.utilization_percent);
+        write(&self.power_mw, reading.power_mw);
+        write(&self.power_limit_mw, reading.power_limit_mw);
+        write(&self.throttle, reading.throttle.map(Throttle::bits));
+        write(&self.ecc_errors, reading.ecc_errors);
+        // SYNC: figures before their time (meets `read`)
+        self.read_ns.store(now_ns, Release);
+    }
+
+    /// What was written last, and when; figures may be of two readings that follow each other.
+    pub(super) fn read(&self) -> Option<(Reading, u64)> {
+        let told = |from: &AtomicU64| Some(from.load(Relaxed)).filter(|value| *value != UNTOLD);
+        // SYNC: figures before their time (meets `write`)
+        let read_ns = Some(self.read_ns.load(Acquire)).filter(|time| *time != 0)?;
+        let reading = Reading {
+            memory_used_bytes: told(&self.memory_used_bytes),
+            memory_total_bytes: told(&self.memory_total_bytes),
+            temperature_c: told(&self.temperature_c),
+            utilization_percent: told(&self.utilization_percent),
+            power_mw: told(&self.power_mw),
+            power_limit_mw: told(&self.power_limit_mw),
+            throttle: told(&self.throttle).map(Throttle::from_bits),
+            ecc_errors: told(&self.ecc_errors),
+        };
+        Some((reading, read_ns))
+    }
+}
 
 const TEXT_WORDS: usize = 128;
 /// The longest text, bytes; what is longer is cut.
@@ -102,7 +158,7 @@ impl Text {
 /// "shrdvitl" in the bytes of a little-endian machine.
 const MAGIC: u64 = u64::from_le_bytes(*b"shrdvitl");
 /// One higher whenever anything here changes.
-const LAYOUT_VERSION: u64 = 1;
+const LAYOUT_VERSION: u64 = 2;
 
 impl BoardHeader {
     pub(super) fn write(&self, world_size: usize, epoch: u64) {

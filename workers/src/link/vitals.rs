@@ -1,6 +1,7 @@
 //! One page of counters per rank, left in shared memory by the rank's own step loop.
 //!
-//! Only the loop itself writes them: a side thread would live on, and look healthy, while the loop hangs.
+//! Only the loop itself writes them: a side thread would live on, and look healthy, while the loop hangs. What the
+//! device's sensors say is the exception, and no sign of life: it has a pen of its own, [`SensorsWriter`].
 
 use std::{
     cell::Cell,
@@ -12,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use kernels::sensors::Reading;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +22,9 @@ use super::{
     page::{BoardHeader, Page},
     shm::{PAGE_BYTES, Segment, View},
 };
+
+/// How long what the sensors said is true.
+const READING_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// What a rank is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +59,7 @@ pub enum Phase {
 }
 
 /// One rank's vitals, read at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Vitals {
     /// What the rank is.
     pub state: RankState,
@@ -76,6 +81,8 @@ pub struct Vitals {
     pub device_memory_bytes: u64,
     /// KV blocks that this rank has room for.
     pub kv_blocks_total: u64,
+    /// What the device's sensors said last; none where it has none, or where they have been silent for a while.
+    pub reading: Option<Reading>,
     /// The device, for people.
     pub device: String,
     /// Why it failed, for people; empty while nothing did.
@@ -85,8 +92,18 @@ pub struct Vitals {
 /// A rank's pen. Not `Sync`, so that it stays with the loop that it speaks for. Every stroke counts as progress, and is
 /// cheap enough to be made several times a step.
 pub struct VitalsWriter {
-    page: View<Page>,
+    page: Arc<View<Page>>,
     _one_thread: PhantomData<Cell<()>>,
+}
+
+/// Writes what a rank's device measures; for a thread of its own.
+pub struct SensorsWriter(Arc<View<Page>>);
+
+impl SensorsWriter {
+    /// The sensors have just said this.
+    pub fn write(&self, reading: &Reading) {
+        self.0[0].sensors.write(reading, monotonic_ns());
+    }
 }
 
 impl VitalsWriter {
@@ -96,7 +113,7 @@ impl VitalsWriter {
         if let Some((what, expected, found)) = segment.view::<BoardHeader>(0, 1)?[0].difference(world_size, epoch) {
             return Err(LinkError::Mismatch { segment: segment.name().to_owned(), what, expected, found });
         }
-        let writer = Self { page: segment.view((1 + rank) * PAGE_BYTES, 1)?, _one_thread: PhantomData };
+        let writer = Self { page: Arc::new(segment.view((1 + rank) * PAGE_BYTES, 1)?), _one_thread: PhantomData };
         let page = writer.page();
         page.pid.store(std::process::id().into(), Relaxed);
         // SYNC: rank has attached (meets `VitalsBoard::attached`)
@@ -157,6 +174,11 @@ impl VitalsWriter {
     pub fn device(&self, name: &str) {
         self.page().device.write(name);
         self.moved();
+    }
+
+    /// The pen for what the device measures.
+    pub fn sensors(&self) -> SensorsWriter {
+        SensorsWriter(self.page.clone())
     }
 
     /// The rank gives up, for this reason.
@@ -224,6 +246,7 @@ impl VitalsBoard {
             rss_bytes: page.rss_bytes.load(Relaxed),
             device_memory_bytes: page.device_memory_bytes.load(Relaxed),
             kv_blocks_total: page.kv_blocks_total.load(Relaxed),
+            reading: page.sensors.read().filter(|(_, at)| is_fresh(*at)).map(|(reading, _)| reading),
             device: page.device.read(),
             error: match state {
                 Some(_) => page.error.read(),
@@ -251,6 +274,11 @@ impl Phase {
     }
 }
 
+/// Whether something of this moment (see [`monotonic_ns`]) still holds.
+fn is_fresh(read_ns: u64) -> bool {
+    monotonic_ns().saturating_sub(read_ns) <= READING_AGE_MAX.as_nanos() as u64
+}
+
 /// Nanoseconds of the clock that all processes of this machine share.
 fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
@@ -259,6 +287,8 @@ fn monotonic_ns() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use kernels::sensors::ThrottleReason;
+
     use super::*;
     use crate::link::name::{LinkName, Role};
 
@@ -294,6 +324,7 @@ mod tests {
             rss_bytes: 1,
             device_memory_bytes: 2,
             kv_blocks_total: 64,
+            reading: None,
             device: "cpu".to_owned(),
             error: String::new(),
         };
@@ -301,6 +332,28 @@ mod tests {
         assert_eq!(board.read_all()[0].state, RankState::Starting, "another rank's page is its own");
         rank.fail("no such file");
         assert_eq!((board.read(1).state, board.read(1).error), (RankState::Failed, "no such file".to_owned()));
+    }
+
+    #[test]
+    fn what_sensors_say_is_told_while_it_is_true_and_is_no_sign_of_life() {
+        let (board, segment) = board(1);
+        let rank = VitalsWriter::attach(segment.name(), 0, 1, 4).unwrap();
+        assert_eq!(board.read(0).reading, None);
+        let reading = Reading {
+            memory_used_bytes: Some(63 << 30),
+            temperature_c: Some(61),
+            power_mw: None,
+            throttle: Some([ThrottleReason::Heat].into_iter().collect()),
+            ecc_errors: Some(0),
+            ..Reading::default()
+        };
+        rank.page().last_progress_ns.store(monotonic_ns() - 5_000_000_000, Relaxed);
+        let sensors = rank.sensors();
+        std::thread::scope(|scope| scope.spawn(|| sensors.write(&reading)).join()).unwrap();
+        assert_eq!(board.read(0).reading, Some(reading));
+        assert!(board.read(0).last_progress_ms >= 5_000);
+        rank.page().sensors.write(&reading, monotonic_ns() - 11_000_000_000);
+        assert_eq!(board.read(0).reading, None, "sensors that say nothing any more");
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub struct WorkerConfig {
     pub kv_dtype: KvDType,
     /// Compute threads of this rank.
     pub threads: usize,
-    /// Cores to pin them to, one per thread; empty: not pinned.
+    /// On the CPU the cores to pin them to, one per thread; beside a GPU those that all threads keep to; empty: any.
     pub cores: Vec<usize>,
     /// Whether every rank's threads have a core of their own, so that waiting within a step may spin.
     pub spin: bool,
