@@ -161,7 +161,9 @@ wait for the slowest and have the memory of the smallest; CUDA_VISIBLE_DEVICES c
             break
         fi
     done
-    say "GPUs $(list_chosen ' '): ${gpu_name[first]}${gpu_total_mib[first]:+, ${gpu_total_mib[first]} MiB each}"
+    local memory=${gpu_total_mib[first]:-}
+    if [[ $memory =~ ^[0-9]+$ ]]; then memory=", $memory MiB each"; else memory=; fi
+    say "GPUs $(list_chosen ' '): ${gpu_name[first]}$memory"
 }
 
 check_idle() {
