@@ -5,16 +5,20 @@
 //! weights, biases) and every sum are f32 in both.
 
 mod arena;
+mod batch;
 mod communicator;
 mod compile;
 mod driver;
 mod error;
+mod kv_cache;
 mod launch;
 mod libraries;
-mod memory;
 mod peers;
 mod product;
+mod region;
 mod sensors;
+mod tensor;
+mod weight;
 
 use std::{
     path::PathBuf,
@@ -22,16 +26,21 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use arena::Buffer;
+pub use batch::DeviceBatch;
+pub(crate) use batch::NO_SLOT;
 pub(crate) use compile::Source;
-use driver::count;
-pub use driver::Facts;
 pub(crate) use driver::{Driver, Graph, Grid, Pointer};
+pub use driver::{Facts, count};
+pub use kv_cache::KvCache;
 pub(crate) use launch::Argument;
 pub use libraries::search_path;
-pub use memory::{Angles, DeviceBatch, KvCache, Tensor, Weight};
-pub(crate) use arena::Buffer;
-pub(crate) use memory::{Element, NO_SLOT, Part, Region, TensorPlace};
 pub(crate) use product::{Shape, Skinny};
+pub(crate) use region::Region;
+pub use tensor::Tensor;
+pub(crate) use tensor::{Element, TensorPlace};
+pub(crate) use weight::Part;
+pub use weight::Weight;
 
 use crate::{Backend, Batch, DType, DeviceError, Result, group::Group, repeat::Recordings, sensors::Sensors};
 pub(crate) use peers::{AREA_BYTES, BLOCKS, Peers};

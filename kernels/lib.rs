@@ -2,7 +2,7 @@
 //!
 //! A model is written once, against [`Backend`]: about a dozen *fused* operations rather than a tensor algebra.
 //! Each operation has one folder: `mod.rs` holds its contract (a trait), a plain reference and a conformance
-//! check; `cpu.rs` beside it is the fast text for the CPU. Collectives are operations like the others.
+//! check; `cpu.rs` beside it is the fast text for the CPU, `cuda.rs` with `cuda.cu` that for GPUs. Collectives are operations like the others.
 //!
 //! `unsafe` is denied but in the rooms that say `allow` where they are declared: here, in `cpu.rs` and in the operations'
 //! `mod.rs`.
@@ -27,6 +27,7 @@ pub mod all_gather;
 pub mod all_reduce;
 pub mod attention;
 pub mod broadcast;
+pub mod choose;
 pub mod embed;
 pub mod glu;
 pub mod matmul;
@@ -39,7 +40,7 @@ pub mod rotary;
 pub mod select_rows;
 pub mod store_kv;
 
-#[cfg(test)]
+pub mod conformance;
 pub(crate) mod samples;
 
 pub use batch::{Batch, Heads, KvShape};
@@ -63,6 +64,7 @@ pub trait Backend:
     + moe::Moe
     + mla::LatentAttention
     + select_rows::SelectRows
+    + choose::Choose
     + all_reduce::AllReduce
     + all_gather::AllGather
     + broadcast::Broadcast

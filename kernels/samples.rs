@@ -1,4 +1,4 @@
-//! Inputs for the conformance checks: the same pseudo-random numbers everywhere.
+//! What the conformance checks share: the same pseudo-random numbers everywhere, and how exact a device is.
 
 use std::sync::Arc;
 
@@ -96,6 +96,11 @@ pub(crate) trait Tested: crate::Backend {
         tolerance
     }
 
+    /// What of it is rounded, for its name: nothing, or ` in bf16`.
+    fn precision(&self) -> &'static str {
+        ""
+    }
+
     /// A tensor of the residual stream.
     fn residual(&self, rows: usize, columns: usize, values: &[f32]) -> Self::Tensor {
         self.tensor(rows, columns, values).expect("memory")
@@ -114,6 +119,13 @@ impl Tested for crate::cuda::Cuda {
         match self.act() {
             crate::cuda::Element::F32 => tolerance,
             crate::cuda::Element::BF16 => tolerance.max(1.0 / 128.0),
+        }
+    }
+
+    fn precision(&self) -> &'static str {
+        match self.act() {
+            crate::cuda::Element::F32 => " in f32",
+            crate::cuda::Element::BF16 => " in bf16",
         }
     }
 

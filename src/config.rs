@@ -15,7 +15,8 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use workers::link::sampling::LOGPROBS_MAX;
 
 pub use self::commands::{
-    ChatFlags, CollectEnvFlags, FetchFlags, HubFlags, InspectFlags, RunBatchFlags, SamplingFlags, ServerFlags,
+    ChatFlags, CollectEnvFlags, FetchFlags, HubFlags, InspectFlags, RunBatchFlags, SamplingFlags, SelftestFlags,
+    ServerFlags,
 };
 pub use self::loading::{LoadingFlags, PlainName};
 use self::values::{byte_count, early_stop, fraction, parser_name};
@@ -49,6 +50,8 @@ pub enum Command {
     Inspect(InspectFlags),
     /// Print what a bug report needs to know about this machine.
     CollectEnv(CollectEnvFlags),
+    /// Check that this machine's devices compute as they should.
+    Selftest(SelftestFlags),
     /// Fetch a model, unless it is there, and print its path.
     Fetch(FetchFlags),
     /// One rank's process; started by `serve`, told what to do on its standard input.

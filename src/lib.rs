@@ -3,7 +3,7 @@
 //! A request's way: [`api`] (HTTP) → [`text`] (template, tokens) → [`engine`] (schedule, publish, collect, deliver) and
 //! back; [`guides`] keeps answers to a form. [`supervisor`] keeps the worker processes alive beside it, [`monitor`] counts,
 //! [`config`] names every flag, [`hub`] finds and fetches models. [`batch`], [`chat`], [`top`], [`inspect`] and
-//! [`collect_env`] are commands beside [`serve`]; the first three ask a [`remote`] server, perhaps an [`own_server`].
+//! [`collect_env`] and [`selftest`] are commands beside [`serve`]; the first three ask a [`remote`] server, perhaps an [`own_server`].
 
 #![forbid(unsafe_code)]
 
@@ -25,6 +25,7 @@ pub mod interrupts;
 pub mod monitor;
 pub mod own_server;
 pub mod remote;
+pub mod selftest;
 pub mod serve;
 pub mod supervisor;
 pub mod text;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use shardwire::{
     batch, chat, collect_env,
     config::{Command, CommandLine, FetchFlags},
-    hub, inspect, interrupts, serve, top,
+    hub, inspect, interrupts, selftest, serve, top,
 };
 
 fn main() -> ExitCode {
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::RunBatch(flags) => batch::run(&flags),
         Command::Inspect(flags) => inspect::run(&flags),
         Command::CollectEnv(flags) => collect_env::run(&flags),
+        Command::Selftest(flags) => selftest::run(&flags),
         Command::Worker => workers::worker::run(),
         Command::Fetch(flags) => fetch(flags),
     }

@@ -85,14 +85,13 @@ async fn serve(flags: &Arc<ServeFlags>) -> Result<u8, String> {
     for warning in flags.warnings.iter().chain(&plan.warnings) {
         tracing::warn!("{warning}");
     }
-    plan.notes.iter().for_each(|note| tracing::info!("{note}"));
-    let model = plan.describe();
+    let (model, notes) = (plan.describe(), plan.notes.clone());
     let timeout = Duration::from_secs(flags.timeout_graceful_shutdown);
     let ports = Ports::take(flags)?;
     let (api, fate) = start_computing(flags, plan)?;
     let listening =
         ports.answer(api.clone(), http_threads(flags), flags.cors()).map_err(|error| format!("HTTP: {error}"))?;
-    let server = Life { api, fate, signals, drain_limit: timeout, http: listening.handle() };
+    let server = Life { api, fate, signals, drain_limit: timeout, http: listening.handle(), notes };
     Ok(server.live(&listening, &model).await)
 }
 
@@ -174,6 +173,8 @@ struct Life {
     signals: Signals,
     drain_limit: Duration,
     http: ServerHandle,
+    /// Told when the ranks are ready for the first time.
+    notes: Vec<String>,
 }
 
 impl Life {
@@ -184,6 +185,7 @@ impl Life {
             tokio::select! {
                 outcome = self.fate.recv() => match outcome {
                     Some(Outcome::Ready { threads_per_rank, kv_blocks, epoch }) => {
+                        self.notes.drain(..).for_each(|note| tracing::info!("{note}"));
                         tracing::info!(epoch, kv_blocks, threads_per_rank, "the ranks are ready");
                         self.api.admission.open();
                         if !std::mem::replace(&mut announced, true) {

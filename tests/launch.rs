@@ -307,7 +307,11 @@ fn a_model_that_does_not_fit_is_refused_with_ways_to_make_it_fit() {
     let longest = [&flags[..], &["--max-model-len=131072", "--quantization", "wint8"]].concat();
     machine.check_ends(&[("GPUS", "1")], &longest, &["40.0 GiB of keys and values", "; it would on 2 such GPUs"]);
     let larger = [&flags[..], &["--gpu-memory-utilization", "0.1"]].concat();
-    machine.check_ends(&[("GPUS", "8")], &larger, &["4.8 GiB may be used; it would on 64 such GPUs"]);
+    machine.check_ends(
+        &[("GPUS", "8")],
+        &larger,
+        &["4.8 GiB may be used; it would with --quantization wint4, or on 32 such GPUs"],
+    );
     machine.check_goes(&[("GPUS", "1"), ("FORCE", "1")], &flags, &["warning: the model does not fit"], &["serve"]);
     machine.check_ends(&[], &["--model", "/no/such/model"], &["/no/such/model"]);
 }

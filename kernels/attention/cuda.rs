@@ -1,16 +1,15 @@
-//! Attention on a GPU: which kernels see to which sequences, and how many blocks share a long context.
+//! Attention on a GPU: which kernels see to which sequences, and how many blocks share a context.
 
-mod decode;
+mod kernels;
 mod problem;
 
+use self::kernels::{Kernel, LATENT_KEY_MAX, LATENT_VALUES_FROM_MAX};
 use self::problem::{Problem, packed};
 use super::{Attention, Scoring};
 use crate::{
     Heads, KvDType, KvShape, Result,
-    cuda::{Argument, Buffer, Cuda, DeviceBatch, Element, Grid, KvCache, Source, Tensor},
+    cuda::{Argument, Buffer, Cuda, DeviceBatch, Element, Grid, KvCache, Tensor},
 };
-
-const PLAIN: Source = Source { name: "attention", text: include_str!("cuda.cu") };
 
 impl Attention for Cuda {
     fn attention(
@@ -30,25 +29,22 @@ impl Attention for Cuda {
             scoring.sinks.is_none_or(|sinks| (sinks.elements(), sinks.element()) == (heads.query, Element::F32));
         assert!(sinks, "a sink per query head");
         assert!(scoring.window != Some(0), "a query sees itself");
+        assert!(scoring.scale > 0.0, "the greatest product is the greatest score");
         let output = self.activations(qkv.rows(), heads.query * heads.value_dim())?;
-        let view = View {
-            problem: Problem::new(&output, qkv, (cache, layer), heads, scoring, batch),
-            cache,
-            heads,
-            batch,
-            packed: packed(heads),
+        let problem = Problem::new(&output, qkv, (cache, layer), heads, scoring, batch);
+        let view = View { problem, cache, heads, batch, packed: packed(heads) };
+        let (few, many) = match self.tensor_cores(&cache.shape, cache.element_bytes()) {
+            None => return self.attend_tiles(&view, &Kernel::plain(&view), 1).map(|()| output),
+            Some(Form::Heads(dim)) => (Kernel::decode(&view, dim), Kernel::prefill(&view, dim)),
+            Some(Form::Latents) => (Kernel::latent(&view, self.facts()), Kernel::latent_tiles(&view, self.facts())),
         };
-        match self.tensor_dim(&view) {
-            None => self.attend_tiles(&view, &plain(&view), 1)?,
-            Some(dim) => {
-                let few = (decode::ROWS / view.packed.max(1)).max(1);
-                if batch.queries_max > few {
-                    self.attend_tiles(&view, &plain(&view), few + 1)?;
-                }
-                if batch.host.query_starts.windows(2).any(|ends| (1..=few).contains(&((ends[1] - ends[0]) as usize))) {
-                    self.decode(&view, dim, few)?;
-                }
-            }
+        let few_queries = few.queries_of_tile(&view);
+        if batch.queries_max > few_queries {
+            self.attend_tiles(&view, &many, few_queries + 1)?;
+        }
+        let counts = batch.host.query_starts.windows(2).map(|ends| (ends[1] - ends[0]) as usize);
+        if counts.into_iter().any(|count| (1..=few_queries).contains(&count)) {
+            self.attend_shares(&view, &few, few_queries)?;
         }
         Ok(output)
     }
@@ -60,78 +56,100 @@ struct View<'a> {
     cache: &'a KvCache,
     heads: &'a Heads,
     batch: &'a DeviceBatch,
+    /// The most query heads that share a KV head.
     packed: usize,
 }
 
-/// A kernel that takes tiles of rows, one block each or several.
-struct TileKernel {
-    source: &'static Source,
-    entry: &'static str,
-    merge: &'static str,
-    /// Rows of a tile, threads of a block, and the least keys that a block takes, as in the source.
-    rows: usize,
-    threads: usize,
-    keys_least: usize,
-    shared_bytes: usize,
-    /// How many such blocks a multiprocessor holds.
-    blocks: usize,
+/// What tensor cores compute with.
+enum Form {
+    /// Keys and values, by a kernel for so many elements.
+    Heads(usize),
+    /// Latent rows, by the kernel for them.
+    Latents,
 }
 
-fn plain(view: &View) -> TileKernel {
-    const WARPS: usize = 4;
-    let warp_floats = view.heads.dim + view.heads.value_dim() + 2 * 32;
-    TileKernel {
-        source: &PLAIN,
-        entry: "attend",
-        merge: "merge",
-        rows: 16,
-        threads: 32 * WARPS,
-        keys_least: 256,
-        shared_bytes: WARPS * warp_floats * size_of::<f32>(),
-        blocks: 4,
+impl Kernel {
+    /// Queries of a tile, whose rows are those of all heads that share a KV head.
+    fn queries_of_tile(&self, view: &View) -> usize {
+        (self.rows / view.packed.max(1)).max(1)
+    }
+
+    /// Tiles that heads need: where they are more than a tile has rows, several for each KV head.
+    fn head_tiles(&self, view: &View) -> usize {
+        view.heads.kv * view.packed.div_ceil(self.rows)
     }
 }
 
 impl Cuda {
-    /// The kernels' head dim that tensor cores compute these heads with; none where they can't.
-    fn tensor_dim(&self, view: &View) -> Option<usize> {
-        let KvShape { dtype, head_dim, values_from, .. } = view.cache.shape;
-        // Rows are moved by pieces of 16 bytes.
-        let in_pieces = (head_dim * view.cache.element_bytes()).is_multiple_of(16);
-        let fits = self.act() == Element::BF16 && dtype != KvDType::F32 && values_from.is_none() && in_pieces;
-        [64, 128, 256].into_iter().find(|&dim| fits && head_dim <= dim)
+    /// How tensor cores compute attention over such a cache; none if they can't.
+    fn tensor_cores(&self, shape: &KvShape, element_bytes: usize) -> Option<Form> {
+        // Rows, and values in them, are moved by pieces of 16 bytes.
+        let in_pieces = |elements: usize| (elements * element_bytes).is_multiple_of(16);
+        if self.act() != Element::BF16 || shape.dtype == KvDType::F32 || !in_pieces(shape.head_dim) {
+            return None;
+        }
+        match shape.values_from {
+            None => [64, 128, 256].into_iter().find(|&dim| shape.head_dim <= dim).map(Form::Heads),
+            Some(first) => {
+                let fits = shape.head_dim <= LATENT_KEY_MAX && first <= LATENT_VALUES_FROM_MAX && in_pieces(first);
+                fits.then_some(Form::Latents)
+            }
+        }
     }
 
-    /// Sequences of at least `queries_least` queries by `kernel`.
-    fn attend_tiles(&self, view: &View, kernel: &TileKernel, queries_least: usize) -> Result<()> {
-        let &TileKernel { source, entry, merge, rows, threads, keys_least, shared_bytes, blocks } = kernel;
+    /// Sequences of at least `queries_least` queries: a block for each tile of rows, or several where there are few tiles.
+    fn attend_tiles(&self, view: &View, kernel: &Kernel, queries_least: usize) -> Result<()> {
+        /// Keys that a block takes at least, as in the sources.
+        const KEYS_LEAST: usize = 256;
         // Each sequence's last tile may be a part of one.
-        let tiles = view.batch.host.positions.len() / (rows / view.packed.max(1)).max(1) + view.batch.sequences();
-        let head_tiles = view.heads.kv * view.packed.div_ceil(rows);
-        let blocks = blocks * self.facts().multiprocessors as usize;
-        let splits =
-            (blocks / (tiles * head_tiles).max(1)).clamp(1, view.batch.context_max.div_ceil(keys_least).max(1));
+        let tiles = view.batch.host.positions.len() / kernel.queries_of_tile(view) + view.batch.sequences();
+        let head_tiles = kernel.head_tiles(view);
+        let splits_most = view.batch.context_max.div_ceil(KEYS_LEAST).max(1);
+        let splits = (kernel.blocks_held(self.facts()) / (tiles * head_tiles).max(1)).clamp(1, splits_most);
         let partials = if splits > 1 { tiles * head_tiles * splits } else { 0 };
-        let [values, sums] = self.partials(view, partials * rows)?;
+        let [values, sums] = self.partials(view, partials * kernel.rows)?;
         let problem = view.problem.of_queries(queries_least, usize::MAX).split(splits, &values, &sums);
-        let format = view.cache.format();
         let blocks = [tiles as u32, head_tiles as u32, splits as u32];
-        let grid = Grid { blocks, threads: threads as u32, shared_bytes: shared_bytes as u32 };
-        // SAFETY: the batch's sequences lie within the rows of `qkv` and the blocks of the cache, as was checked; partial
-        // results have room for each row of each split.
-        unsafe { self.launch_for((source, format), entry, grid, &mut [Argument::of(&problem)]) }?;
-        if splits == 1 {
-            return Ok(());
-        }
-        let grid = Grid { blocks: [tiles as u32, head_tiles as u32, 1], shared_bytes: 0, ..grid };
-        // SAFETY: the same problem.
-        unsafe { self.launch_for((source, format), merge, grid, &mut [Argument::of(&problem)]) }
+        let merge_blocks = (splits > 1).then_some([tiles as u32, head_tiles as u32, 1]);
+        self.attend(view, kernel, &problem, blocks, merge_blocks)
+    }
+
+    /// Sequences of at most `queries_most` queries, all of which fit into one tile: contexts are dealt out evenly to as
+    /// many blocks as the GPU holds.
+    fn attend_shares(&self, view: &View, kernel: &Kernel, queries_most: usize) -> Result<()> {
+        let blocks = kernel.blocks_held(self.facts());
+        // A block has two at most: of the context that it begins within, and of that which it ends within.
+        let [values, sums] = self.partials(view, 2 * blocks * kernel.rows)?;
+        let problem = view.problem.of_queries(1, queries_most).split(blocks, &values, &sums);
+        let merge_blocks = Some([view.batch.sequences() as u32, kernel.head_tiles(view) as u32, 1]);
+        self.attend(view, kernel, &problem, [blocks as u32, 1, 1], merge_blocks)
     }
 
     /// Room for partial results of so many rows: their values, and their sums.
     fn partials(&self, view: &View, rows: usize) -> Result<[Buffer; 2]> {
         let floats = |count: usize| self.scratch(count * size_of::<f32>());
         Ok([floats(rows * view.heads.value_dim())?, floats(rows * 2)?])
+    }
+
+    fn attend(
+        &self,
+        view: &View,
+        kernel: &Kernel,
+        problem: &Problem,
+        blocks: [u32; 3],
+        merge_blocks: Option<[u32; 3]>,
+    ) -> Result<()> {
+        /// Threads of a block that merges, in all sources.
+        const MERGE_THREADS: u32 = 128;
+        let source = (kernel.source, view.cache.format());
+        let grid = Grid { blocks, threads: kernel.threads as u32, shared_bytes: kernel.shared_bytes as u32 };
+        // SAFETY: the batch's sequences lie within the rows of `qkv` and the blocks of the cache, as was checked; partial
+        // results have room for each row that the grid can have.
+        unsafe { self.launch_for(source, kernel.entry, grid, &mut [Argument::of(problem)]) }?;
+        let Some(blocks) = merge_blocks else { return Ok(()) };
+        let grid = Grid { blocks, threads: MERGE_THREADS, shared_bytes: 0 };
+        // SAFETY: the same problem.
+        unsafe { self.launch_for(source, kernel.merge, grid, &mut [Argument::of(problem)]) }
     }
 }
 

@@ -8,7 +8,6 @@ mod cpu;
 #[allow(unsafe_code, reason = "launches kernels")]
 mod cuda;
 
-#[cfg(test)]
 use crate::{
     Batch, KvDType, KvShape,
     samples::{Samples, Tested, assert_close},
@@ -43,7 +42,6 @@ pub trait Attention: Memory {
 
 /// What attention means for one query head of one token, plainly and in f64: `keys` and `values` are those of the
 /// positions that it sees, as the cache stores them.
-#[cfg(test)]
 fn reference(query: &[f32], keys: &[&[f32]], values: &[&[f32]], scale: f32, sink: Option<f32>) -> Vec<f32> {
     let dot = |key: &&[f32]| query.iter().zip(*key).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum::<f64>();
     let scores: Vec<f64> = keys.iter().map(|key| dot(key) * f64::from(scale)).collect();
@@ -57,7 +55,6 @@ fn reference(query: &[f32], keys: &[&[f32]], values: &[&[f32]], scale: f32, sink
 }
 
 /// A case of the conformance check: sequences whose first tokens are in the cache and whose last ones are computed.
-#[cfg(test)]
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(crate) heads: Heads,
@@ -69,10 +66,8 @@ pub(crate) struct Case {
     pub(crate) sequences: Vec<[usize; 2]>,
 }
 
-#[cfg(test)]
 pub(crate) const SCALE: f32 = 0.3;
 
-#[cfg(test)]
 impl Case {
     /// Heads of `query` and `kv`, `group` to one, the first at `first_in_group`; blocks of `block_size`.
     pub(crate) fn new([query, kv, dim, group, first]: [usize; 5], block_size: usize, sequences: &[[usize; 2]]) -> Self {
@@ -106,7 +101,6 @@ impl Case {
 }
 
 /// The rows `[positions][qkv columns]` of sequence `sequence`, the same in every case with as many columns.
-#[cfg(test)]
 fn rows<B: Tested>(device: &B, case: &Case, sequence: usize) -> Vec<f32> {
     let count: usize = case.sequences[sequence].iter().sum();
     device.stored(Samples::new(sequence as u64 + 1).floats(count * case.heads.qkv_columns()))
@@ -114,7 +108,6 @@ fn rows<B: Tested>(device: &B, case: &Case, sequence: usize) -> Vec<f32> {
 
 /// Computes the case on a device: stores what came before, then one step with all sequences. Blocks of the sequences
 /// are interleaved.
-#[cfg(test)]
 pub(crate) fn compute<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
     const LAYER: usize = 1;
     let heads = &case.heads;
@@ -160,7 +153,6 @@ pub(crate) fn compute<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
 }
 
 /// A key or a value as the cache stores it.
-#[cfg(test)]
 fn stored(dtype: KvDType, row: &[f32]) -> Vec<f32> {
     let greatest = row.iter().fold(0.0f32, |greatest, x| greatest.max(x.abs()));
     let round = |&x: &f32| match dtype {
@@ -172,7 +164,6 @@ fn stored(dtype: KvDType, row: &[f32]) -> Vec<f32> {
     row.iter().map(round).collect()
 }
 
-#[cfg(test)]
 fn expected<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
     let heads = &case.heads;
     let mut result = Vec::new();
@@ -192,7 +183,6 @@ fn expected<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
 }
 
 /// One query head over the rows that it sees.
-#[cfg(test)]
 fn attended(case: &Case, query: &[f32], seen: &[&[f32]], head: usize) -> Vec<f32> {
     let Heads { query: queries, kv, dim, values_from, .. } = case.heads;
     let own = case.heads.kv_of(head);
@@ -209,9 +199,14 @@ fn attended(case: &Case, query: &[f32], seen: &[&[f32]], head: usize) -> Vec<f32
 /// Compares a device's attention, over keys and values that the device stored itself, with the reference. Where
 /// activations are bf16, so are the weights that values are multiplied by: the sum of values below 1 is off by 2⁻⁹ at most,
 /// and the answer's own rounding by as much; the tolerance is twice that.
-#[cfg(test)]
 pub(crate) fn check<B: Tested>(device: &B) {
     for case in [
+        Case::new(
+            [8, 8, 16, 1, 0],
+            64,
+            &[[9, 1], [40, 1], [37, 1], [11, 1], [132, 1], [3, 1], [9, 1], [9, 1], [3, 1], [127, 3], [0, 33]],
+        )
+        .dtype(KvDType::BF16),
         Case::new([1, 1, 16, 1, 0], 16, &[[0, 1]]),
         Case::new([9, 3, 64, 3, 0], 16, &[[0, 70], [33, 1], [5, 9]]),
         Case::new([4, 2, 32, 2, 0], 64, &[[63, 1], [64, 1], [0, 65]]).dtype(KvDType::F16),
@@ -237,6 +232,22 @@ pub(crate) fn check<B: Tested>(device: &B) {
         Case::new([2, 1, 256, 2, 0], 32, &[[200, 1]]).dtype(KvDType::BF16),
         Case::new([2, 2, 192, 1, 0], 16, &[[200, 9]]).dtype(KvDType::Int8),
         Case::new([20, 1, 64, 20, 0], 16, &[[260, 1], [31, 1]]).dtype(KvDType::F16),
+        // Many: tiles of queries on the diagonal and before it, contexts that are shared by blocks, windows that end in
+        // the middle of a tile.
+        Case::new([8, 2, 128, 4, 0], 16, &[[0, 150], [200, 40], [0, 0], [77, 1]]).dtype(KvDType::BF16),
+        Case::new([2, 2, 64, 1, 0], 24, &[[0, 200], [700, 130]]).dtype(KvDType::F16).window(100),
+        Case::new([4, 1, 64, 4, 0], 12, &[[700, 33]]).dtype(KvDType::Int8).with_sinks(),
+        Case::new([4, 1, 128, 4, 0], 32, &[[600, 30]]).dtype(KvDType::Int8).window(410),
+        Case::new([6, 2, 128, 5, 3], 16, &[[30, 90]]).dtype(KvDType::F16).with_sinks(),
+        Case::new([4, 2, 256, 2, 0], 16, &[[60, 50]]).dtype(KvDType::BF16),
+        Case::new([40, 1, 64, 40, 0], 16, &[[20, 5]]).dtype(KvDType::BF16),
+        // Latent rows: some heads and many, whole tiles of queries, rows that end within a step of products.
+        Case::new([16, 1, 576, 16, 0], 64, &[[150, 1], [40, 1], [0, 0], [300, 1]]).values_from(64).dtype(KvDType::BF16),
+        Case::new([40, 1, 576, 40, 0], 16, &[[140, 1], [33, 2]]).values_from(64).dtype(KvDType::Int8),
+        Case::new([16, 1, 80, 16, 0], 5, &[[150, 3], [40, 1]]).values_from(16).dtype(KvDType::BF16),
+        Case::new([8, 1, 72, 8, 0], 16, &[[90, 3], [0, 1]]).values_from(8).dtype(KvDType::F16).with_sinks(),
+        Case::new([4, 1, 104, 4, 0], 12, &[[300, 30]]).values_from(40).dtype(KvDType::BF16).window(270),
+        Case::new([80, 1, 48, 80, 0], 16, &[[70, 2]]).values_from(16).dtype(KvDType::Int8),
     ] {
         let tolerance = device.tolerance(3e-6);
         let what = format!("{}: {case:?}", device.name());

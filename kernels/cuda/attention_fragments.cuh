@@ -35,13 +35,16 @@ typedef Multiplied<FORMAT> Product;
 // Elements of 16 bytes.
 constexpr int PIECE = 16 / sizeof(Element);
 
-// Where a piece of 16 bytes of a row lies in a tile of rows in shared memory: pieces change places so that the same piece
-// of eight neighbouring rows is in eight different groups of banks.
+// Bytes from one row of a tile in shared memory to the next: 16 more than it has, so that the same piece of eight
+// neighbouring rows is in eight different groups of banks. (Pieces that change places would do as well, but then there are
+// as many addresses as pieces to be kept in registers; of these there is one, the rest is in the instructions.)
+constexpr int stride_of(int row_bytes) { return row_bytes + 16; }
+
+// Where a piece of 16 bytes of a row lies in a tile.
 template <int row_bytes>
 __device__ __forceinline__ int piece_at(int row, int piece) {
-    static_assert(row_bytes % 128 == 0 || row_bytes == 64, "rows fill all banks, or half of them");
-    int other = row_bytes % 128 == 0 ? row % 8 : row / 2 % 4;
-    return row * row_bytes + (piece ^ other) * 16;
+    static_assert(row_bytes % 32 == 0, "the stride is an odd number of pieces");
+    return row * stride_of(row_bytes) + piece * 16;
 }
 
 // Two bytes of `offset + 128` form as f16.
@@ -68,6 +71,23 @@ __device__ __forceinline__ void with_keys(const uint8_t* tile, int first_key, in
             uint32_t of_low[2] = {expand_bytes<0, 1>(low), expand_bytes<2, 3>(low)};
             uint32_t of_high[2] = {expand_bytes<0, 1>(high), expand_bytes<2, 3>(high)};
             multiply(2 * span + i, of_low, of_high);
+        }
+    }
+}
+
+// The fragments of eight keys from `first_key` on, 64 bytes of each: calls `multiply(i, b)` for each of their steps.
+template <int row_bytes, class Multiply>
+__device__ __forceinline__ void with_eight_keys(const uint8_t* tile, int first_key, int quad, Multiply multiply) {
+    int lane = threadIdx.x % 32;
+    uint32_t r[4];
+    ldmatrix_x4(r, tile + piece_at<row_bytes>(first_key + lane % 8, 4 * quad + lane / 8));
+#pragma unroll
+    for (int i = 0; i < 4 / int(sizeof(Element)); i++) {
+        if constexpr (sizeof(Element) == 2) {
+            multiply(i, r + 2 * i);
+        } else {
+            uint32_t b[2] = {expand_bytes<0, 1>(r[i] ^ 0x80808080), expand_bytes<2, 3>(r[i] ^ 0x80808080)};
+            multiply(i, b);
         }
     }
 }
@@ -115,6 +135,53 @@ __device__ __forceinline__ uint32_t query_pair(const act* from) {
 
 __device__ __forceinline__ const act* query_of(const Problem& problem, const Row& row) {
     return problem.qkv + int64_t(row.token) * problem.row_columns + row.head * problem.head_dim;
+}
+
+// A tile's queries as factors of products, [rows][dim] in shared memory; rows and elements that are not there are zeros.
+template <int rows, int dim, int threads>
+__device__ __forceinline__ void load_queries(const Problem& problem, const Tile& tile, uint8_t* to) {
+    for (int index = threadIdx.x; index < rows * dim / 16; index += threads) {
+        int at = index / (dim / 16), step = index % (dim / 16);
+        Row row = row_of(tile, at);
+        float elements[16] = {};
+        const act* from = query_of(problem, row) + 16 * step;
+        if (row.valid && 16 * step < problem.head_dim) load_8(from, elements);
+        if (row.valid && 16 * step + 8 < problem.head_dim) load_8(from + 8, elements + 8);
+        uint32_t pairs[8];
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            // Where a fragment's second pair is the next one of the query, not that eight elements on.
+            int first = OTHER_PAIR == 8 ? 2 * i : i % 4 * 4 + i / 4 * 2;
+            pairs[i] = Product::pack(elements[first], elements[first + 1]);
+        }
+        uint4* low = reinterpret_cast<uint4*>(to + piece_at<2 * dim>(at, 2 * step));
+        uint4* high = reinterpret_cast<uint4*>(to + piece_at<2 * dim>(at, 2 * step + 1));
+        *low = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+        *high = make_uint4(pairs[4], pairs[5], pairs[6], pairs[7]);
+    }
+}
+
+// The left factors of a step: 16 rows from `row` on of such queries.
+template <int dim>
+__device__ __forceinline__ void query_fragment(uint32_t r[4], const uint8_t* queries, int row, int step) {
+    int lane = threadIdx.x % 32;
+    ldmatrix_x4(r, queries + piece_at<2 * dim>(row + lane % 16, 2 * step + lane / 16));
+}
+
+// A lane's results of one row, of the two that it has, times `factor`; those of columns below `columns`.
+template <class T, int products>
+__device__ __forceinline__ void store_row(T* to, const float (&values)[products][4], int half, float factor, int columns) {
+#pragma unroll
+    for (int n = 0; n < products; n++) {
+        int column = column_of(n, 0);
+        const float* own = values[n] + 2 * half;
+        if constexpr (sizeof(Element) == 2) {
+            if (column < columns) store_2(to + column, own[0] * factor, own[1] * factor);
+        } else if (n % 2 == 0 && column < columns) {
+            const float* next = values[n + 1] + 2 * half;
+            store_4(to + column, own[0] * factor, next[0] * factor, own[1] * factor, next[1] * factor);
+        }
+    }
 }
 
 // The greatest, or the sum, of the four lanes that hold a row.

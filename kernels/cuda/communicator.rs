@@ -6,7 +6,7 @@ use cudarc::nccl::{result, sys};
 
 use super::driver::{Driver, Pointer};
 use super::error::nccl_failed;
-use super::{libraries, memory::Element};
+use super::{libraries, tensor::Element};
 use crate::{DeviceError, Result, group::Group};
 
 /// One rank's membership in its group on the GPUs.
@@ -51,10 +51,8 @@ impl Communicator {
         let (from, to) = (at.0 as *const _, at.0 as *mut _);
         let sum = sys::ncclRedOp_t::ncclSum;
         // SAFETY: the caller's promise; the handle is a communicator that was not destroyed.
-        unsafe {
-            result::all_reduce(from, to, count, data_type(element), sum, self.handle, driver.stream().cast())
-        }
-        .map_err(nccl_failed("all-reduce"))?;
+        unsafe { result::all_reduce(from, to, count, data_type(element), sum, self.handle, driver.stream().cast()) }
+            .map_err(nccl_failed("all-reduce"))?;
         Ok(())
     }
 

@@ -16,11 +16,12 @@ use super::{Activations, libraries};
 use crate::{DType, DeviceError, Result};
 
 /// The headers that sources include.
-const HEADERS: [(&str, &str); 7] = [
+const HEADERS: [(&str, &str); 8] = [
     ("device.cuh", include_str!("device.cuh")),
     ("kv_cache.cuh", include_str!("kv_cache.cuh")),
     ("attention.cuh", include_str!("attention.cuh")),
     ("attention_fragments.cuh", include_str!("attention_fragments.cuh")),
+    ("attention_shares.cuh", include_str!("attention_shares.cuh")),
     ("formats.cuh", include_str!("formats.cuh")),
     ("gate.cuh", include_str!("gate.cuh")),
     ("product.cuh", include_str!("product.cuh")),

@@ -160,6 +160,15 @@ __device__ __forceinline__ void store_8(bf16* to, const float from[8]) {
                                                pack_bf16(from[4], from[5]), pack_bf16(from[6], from[7]));
 }
 
+// Two neighbouring numbers; their address is a multiple of their size.
+__device__ __forceinline__ void store_2(float* to, float a, float b) {
+    *reinterpret_cast<float2*>(to) = make_float2(a, b);
+}
+
+__device__ __forceinline__ void store_2(bf16* to, float a, float b) {
+    *reinterpret_cast<uint32_t*>(to) = pack_bf16(a, b);
+}
+
 // Four neighbouring numbers; their address is a multiple of their size.
 __device__ __forceinline__ void store_4(float* to, float a, float b, float c, float d) {
     *reinterpret_cast<float4*>(to) = make_float4(a, b, c, d);
@@ -267,6 +276,13 @@ __device__ __forceinline__ void ldmatrix_x2_trans(uint32_t r[2], const void* sha
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global, bool valid) {
     int bytes = valid ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
+                 : "memory");
+}
+
+// The same of 4 bytes.
+__device__ __forceinline__ void copy_async_4(void* shared, const void* global, bool valid) {
+    int bytes = valid ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
                  : "memory");
 }
 

@@ -309,9 +309,8 @@ impl Driver {
         let flags = sys::CUgraphInstantiate_flags(0);
         // SAFETY: the graph was made above; the executable one does not need it any more.
         let made = unsafe {
-            let made = enqueued.and_then(|value| {
-                Ok((Graph(result::graph::instantiate(graph, flags).map_err(failed(doing))?), value))
-            });
+            let made = enqueued
+                .and_then(|value| Ok((Graph(result::graph::instantiate(graph, flags).map_err(failed(doing))?), value)));
             let _ = result::graph::destroy(graph);
             made
         }?;
@@ -357,10 +356,8 @@ impl Driver {
     pub(crate) unsafe fn launch(&self, function: Function, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()> {
         let Grid { blocks: [x, y, z], threads, shared_bytes } = grid;
         // SAFETY: the caller's promise; the module of the function is never unloaded.
-        unsafe {
-            result::launch_kernel(function.0, (x, y, z), (threads, 1, 1), shared_bytes, self.stream(), arguments)
-        }
-        .map_err(failed("starting a kernel"))
+        unsafe { result::launch_kernel(function.0, (x, y, z), (threads, 1, 1), shared_bytes, self.stream(), arguments) }
+            .map_err(failed("starting a kernel"))
     }
 
     /// Copies within the device.

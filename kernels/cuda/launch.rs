@@ -2,7 +2,7 @@
 //! their own text says.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     ffi::c_void,
     marker::PhantomData,
     sync::{Mutex, PoisonError},
@@ -153,10 +153,11 @@ impl Kernels {
         }
         let variant = Variant { source, format, activations: self.activations };
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        if !modules.contains_key(&variant) {
-            modules.insert(variant, self.load(driver, &variant)?);
-        }
-        let kernel = modules.get_mut(&variant).and_then(|kernels| kernels.get_mut(&variant.name(entry)));
+        let kernels = match modules.entry(variant) {
+            Entry::Occupied(loaded) => loaded.into_mut(),
+            Entry::Vacant(missing) => missing.insert(self.load(driver, &variant)?),
+        };
+        let kernel = kernels.get_mut(&variant.name(entry));
         let kernel = kernel.unwrap_or_else(|| panic!("{} has no kernel {entry}", source.name));
         let kinds: Vec<Kind> = arguments.iter().map(Argument::kind).collect();
         assert_eq!(kinds, kernel.parameters, "the arguments of {}", variant.name(entry));

@@ -1,7 +1,7 @@
 //! Memory of every rank's GPU that all ranks have mapped, in which small all-reduces happen (`all_reduce/cuda.cu`).
 
 use super::driver::{Driver, IPC_HANDLE_BYTES, Pointer};
-use super::memory::Region;
+use super::region::Region;
 use crate::{Result, group::Group};
 
 /// The most ranks that meet there.

@@ -4,7 +4,6 @@ mod cpu;
 #[allow(unsafe_code, reason = "launches kernels")]
 mod cuda;
 
-#[cfg(test)]
 use crate::{
     DType, Matrix,
     matmul::dequantize,
@@ -21,7 +20,6 @@ pub trait Embed: Memory {
 }
 
 /// What embedding one token means, plainly: `parts` are the table's rows, one after the other.
-#[cfg(test)]
 fn reference(parts: &[Matrix], first_token: u32, scale: f32, token: u32) -> Vec<f32> {
     let mut values = vec![0.0; parts[0].columns()];
     let mut row = token.checked_sub(first_token).map(|row| row as usize);
@@ -39,7 +37,6 @@ fn reference(parts: &[Matrix], first_token: u32, scale: f32, token: u32) -> Vec<
 }
 
 /// Compares a device's rows with the reference: every format, tokens inside and outside of the shard and in its padding.
-#[cfg(test)]
 pub(crate) fn check<B: Tested>(device: &B) {
     let mut samples = Samples::new(9);
     for (dtype, scale) in DType::ALL.into_iter().zip([1.0, 2.5, 8.0].into_iter().cycle()) {

@@ -7,7 +7,6 @@ mod cuda;
 
 pub(crate) use cuda::arguments;
 
-#[cfg(test)]
 use crate::samples::{Samples, Tested, assert_close};
 use crate::{Result, memory::Memory};
 
@@ -34,7 +33,6 @@ pub trait Glu: Memory {
 }
 
 /// What the gate means, plainly and in f64.
-#[cfg(test)]
 pub(crate) fn reference(gate: f32, up: f32, activation: Activation) -> f32 {
     let (gate, up) = (f64::from(gate), f64::from(up));
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
@@ -54,7 +52,6 @@ pub(crate) fn reference(gate: f32, up: f32, activation: Activation) -> f32 {
 }
 
 /// Compares a device's gates with the reference over many shapes, extreme gates among them.
-#[cfg(test)]
 pub(crate) fn check<B: Tested>(device: &B) {
     for activation in [Activation::Silu, Activation::GeluTanh, Activation::Clamped { limit: 7.0, alpha: 1.702 }] {
         for (rows, columns) in [(0, 4), (1, 1), (1, 9), (3, 64), (70, 1536)] {
@@ -63,7 +60,6 @@ pub(crate) fn check<B: Tested>(device: &B) {
     }
 }
 
-#[cfg(test)]
 fn check_shape<B: Tested>(device: &B, activation: Activation, rows: usize, columns: usize) {
     let mut samples = Samples::new(rows as u64);
     let spread = [0.1, 1.0, 10.0, 300.0];

@@ -21,7 +21,6 @@ pub use dequantize::dequantize;
 pub use e4m3::{E4M3_MAX, decode_e4m3, encode_e4m3};
 pub use quantize::{f8_scale, is_quantizable, quantize, quantize_f8, store_f8, store_wint4, store_wint8};
 
-#[cfg(test)]
 use crate::{
     DType, Matrix,
     samples::{Samples, Tested},
@@ -38,7 +37,6 @@ pub trait MatMul: Memory {
 }
 
 /// What [`MatMul::matmul`] means, plainly and in f64: each sum, and that of its terms' magnitudes.
-#[cfg(test)]
 fn reference(x: &[f32], parts: &[Matrix], bias: Option<&[f32]>) -> Vec<[f64; 2]> {
     let columns = parts[0].columns();
     let weights: Vec<Vec<f32>> = parts.iter().flat_map(|part| (0..part.rows()).map(|row| values(part, row))).collect();
@@ -53,7 +51,6 @@ fn reference(x: &[f32], parts: &[Matrix], bias: Option<&[f32]>) -> Vec<[f64; 2]>
     output
 }
 
-#[cfg(test)]
 fn values(part: &Matrix, row: usize) -> Vec<f32> {
     let mut values = vec![0.0; part.columns()];
     dequantize(part.dtype(), part.row(row), &mut values);
@@ -62,7 +59,6 @@ fn values(part: &Matrix, row: usize) -> Vec<f32> {
 
 /// Compares a device's products with the reference, for every format and many shapes; where they are not a number of
 /// whole blocks, only the formats without blocks.
-#[cfg(test)]
 pub(crate) fn check<B: Tested>(device: &B) {
     let mut samples = Samples::new(1);
     for dtype in DType::ALL {
@@ -79,18 +75,15 @@ pub(crate) fn check<B: Tested>(device: &B) {
 
 /// Where activations are rounded to the 8 bits of bf16, so may be a weight, and so is the result: each is off by half a
 /// unit of the last place, 2⁻⁹ of the value.
-#[cfg(test)]
 const ROUNDED: f32 = 2.0 / 512.0;
 
 /// What sums in f32 may be off by, relative to the magnitudes of their terms: errors of 2⁻²⁴ add up like steps of a random
 /// walk, with some room.
-#[cfg(test)]
 fn tolerance(columns: usize) -> f32 {
     2e-7 * (columns as f32).sqrt()
 }
 
 /// Compares products of random activations, as results and as scores.
-#[cfg(test)]
 fn check_parts<B: Tested>(device: &B, samples: &mut Samples, parts: Vec<Matrix>, rows: usize, tolerance: f32) {
     let (columns, outputs) = (parts[0].columns(), parts.iter().map(Matrix::rows).sum());
     let what = format!("{}: {rows} rows · {outputs} × {columns} {:?}", device.name(), parts[0].dtype());
@@ -107,7 +100,6 @@ fn check_parts<B: Tested>(device: &B, samples: &mut Samples, parts: Vec<Matrix>,
 }
 
 /// Whether sums are equal within `tolerance` times the magnitudes of their terms.
-#[cfg(test)]
 pub(crate) fn assert_near(actual: &[f32], expected: &[[f64; 2]], tolerance: f32, what: &str) {
     assert_eq!(actual.len(), expected.len(), "{what}: length");
     for (index, (&actual, [sum, size])) in actual.iter().zip(expected).enumerate() {

@@ -1,5 +1,7 @@
 //! Memory on the CPU: the host's own.
 
+use std::ops::Range;
+
 use super::Memory;
 use crate::{
     Batch, KvShape, Matrix, Result,
@@ -33,8 +35,8 @@ impl Memory for Cpu {
         Ok(tensor.data().to_vec())
     }
 
-    fn rows_to_host(&self, tensor: &Tensor, rows: usize) -> Result<Vec<f32>> {
-        Ok(tensor.data()[..rows * tensor.columns()].to_vec())
+    fn rows_to_host(&self, tensor: &Tensor, rows: Range<usize>) -> Result<Vec<f32>> {
+        Ok(tensor.data()[rows.start * tensor.columns()..rows.end * tensor.columns()].to_vec())
     }
 
     fn weight(&self, parts: Vec<Matrix>) -> Result<Weight> {

@@ -1,10 +1,12 @@
 //! Memory on a GPU.
 
+use std::ops::Range;
+
 use super::Memory;
 use crate::{
     Batch, KvShape, Matrix, Result,
-    cuda::{Angles, Cuda, DeviceBatch, Element, KvCache, Region, Tensor, Weight},
-    rotary::Turns,
+    cuda::{Cuda, DeviceBatch, Element, KvCache, Region, Tensor, Weight},
+    rotary::{DeviceAngles, Turns},
 };
 
 impl Memory for Cuda {
@@ -12,7 +14,7 @@ impl Memory for Cuda {
     type Weight = Weight;
     type Batch = DeviceBatch;
     type KvCache = KvCache;
-    type Angles = Angles;
+    type Angles = DeviceAngles;
 
     fn name(&self) -> String {
         let facts = self.facts();
@@ -28,15 +30,16 @@ impl Memory for Cuda {
     }
 
     fn to_host(&self, tensor: &Tensor) -> Result<Vec<f32>> {
-        self.rows_to_host(tensor, tensor.rows())
+        self.rows_to_host(tensor, 0..tensor.rows())
     }
 
-    fn rows_to_host(&self, tensor: &Tensor, rows: usize) -> Result<Vec<f32>> {
-        assert!(rows <= tensor.rows(), "rows that there are");
-        let mut bytes = vec![0; rows * tensor.columns() * tensor.element().bytes()];
+    fn rows_to_host(&self, tensor: &Tensor, rows: Range<usize>) -> Result<Vec<f32>> {
+        assert!(rows.end <= tensor.rows(), "rows that there are");
+        let row_bytes = tensor.columns() * tensor.element().bytes();
+        let mut bytes = vec![0; rows.len() * row_bytes];
         self.finish()?;
         // SAFETY: a tensor has as many bytes, and whoever made it enqueued what writes them.
-        unsafe { self.driver().copy_out(&mut bytes, tensor.pointer()) }?;
+        unsafe { self.driver().copy_out(&mut bytes, tensor.pointer().offset(rows.start * row_bytes)) }?;
         Ok(tensor.element().decode(&bytes))
     }
 
@@ -48,11 +51,11 @@ impl Memory for Cuda {
         self.upload_batch(batch)
     }
 
-    fn angles(&self, turns: Turns) -> Result<Angles> {
+    fn angles(&self, turns: Turns) -> Result<DeviceAngles> {
         let Turns { frequencies, magnitude, pairing, positions: _ } = turns;
         let bytes = Element::F32.encode(&frequencies);
         let region = Region::with(self.driver(), bytes.len(), "rotary frequencies", [&bytes[..]])?;
-        Ok(Angles { frequencies: region, pairs: frequencies.len(), magnitude, pairing })
+        Ok(DeviceAngles { frequencies: region, pairs: frequencies.len(), magnitude, pairing })
     }
 
     fn room(&self, share: f64) -> Result<Option<u64>> {

@@ -22,7 +22,11 @@ impl LatentAttention for Cuda {
     ) -> Result<Tensor> {
         let LatentHeads { query, nope, rope, latent, .. } = *heads;
         assert_eq!((kv.rows(), kv.columns()), (q.rows(), latent + rope), "rows hold the latent and the turned part");
-        assert_eq!((norm.elements(), norm.element()), (latent, Element::F32), "a norm weight per element of the latent");
+        assert_eq!(
+            (norm.elements(), norm.element()),
+            (latent, Element::F32),
+            "a norm weight per element of the latent"
+        );
         assert_eq!((q.element(), kv.element()), (self.act(), self.act()), "queries, latents are activations");
         assert_eq!(key_up.inputs, nope, "the weight's inputs are the nope part");
         let rows = self.activations(q.rows(), (query + 1) * heads.key())?;
@@ -134,8 +138,7 @@ impl ByHeads<'_> {
         let (rows, layers) = (self.x.rows(), (heads + usize::from(has_rest)) as u32);
         if rows > FEW_ROWS_MAX {
             let shape = Shape::SMALL;
-            let blocks =
-                [self.outputs.div_ceil(shape.outputs) as u32, rows.div_ceil(shape.rows) as u32, layers];
+            let blocks = [self.outputs.div_ceil(shape.outputs) as u32, rows.div_ceil(shape.rows) as u32, layers];
             let shared_bytes = shape.shared_bytes(part.dtype, device.act()) as u32;
             let grid = Grid { blocks, threads: shape.threads as u32, shared_bytes };
             return Plan { entry: "heads_64", grid, tiles: 1 };

@@ -9,7 +9,6 @@ mod cpu;
 #[allow(unsafe_code, reason = "launches kernels")]
 mod cuda;
 
-#[cfg(test)]
 use crate::{
     DType, Heads, Matrix,
     matmul::{assert_near, dequantize},
@@ -64,7 +63,6 @@ pub trait LatentAttention: Memory {
 }
 
 /// A head's part of a stacked weight times a vector, plainly and in f64: each sum, and that of its terms' magnitudes.
-#[cfg(test)]
 fn times(weight: &Matrix, head: usize, outputs: usize, x: &[f32]) -> Vec<[f64; 2]> {
     let mut values = vec![0.0; weight.columns()];
     let mut output = |row: usize| {
@@ -76,7 +74,6 @@ fn times(weight: &Matrix, head: usize, outputs: usize, x: &[f32]) -> Vec<[f64; 2
 }
 
 /// Compares a device's rows and values with the reference.
-#[cfg(test)]
 pub(crate) fn check<B: Tested>(device: &B) {
     let plain = LatentHeads { query: 2, nope: 24, rope: 8, latent: 40, value: 20 };
     let blocks = LatentHeads { query: 3, nope: 64, rope: 16, latent: 128, value: 33 };
@@ -98,10 +95,8 @@ pub(crate) fn check<B: Tested>(device: &B) {
 }
 
 /// What a sum may be off by, relative to the magnitudes of its terms.
-#[cfg(test)]
 const TOLERANCE: f32 = 2e-6;
 
-#[cfg(test)]
 fn check_rows<B: Tested>(device: &B, heads: LatentHeads, tokens: usize, dtype: DType) {
     const EPS: f32 = 1e-6;
     let LatentHeads { query, nope, rope, latent, .. } = heads;
@@ -134,7 +129,6 @@ fn check_rows<B: Tested>(device: &B, heads: LatentHeads, tokens: usize, dtype: D
     assert_near(&found, &expected, device.tolerance(TOLERANCE), &what);
 }
 
-#[cfg(test)]
 fn check_values<B: Tested>(device: &B, heads: LatentHeads, tokens: usize, dtype: DType) {
     let LatentHeads { query, latent, value, .. } = heads;
     let mut samples = Samples::new(tokens as u64 + 1);

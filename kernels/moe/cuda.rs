@@ -26,9 +26,9 @@ impl Moe for Cuda {
         let is_bias = |bias: &Tensor| (bias.elements(), bias.element()) == (experts, Element::F32);
         assert!(bias.is_none_or(is_bias), "a bias per expert");
         let entry = match experts {
-            ..=128 => "route_128",
-            ..=256 => "route_256",
-            ..=512 => "route_512",
+            1..=128 => "route_128",
+            129..=256 => "route_256",
+            257..=512 => "route_512",
             _ => return Err(DeviceError::Unsupported(format!("a router to {experts} experts"))),
         };
         let groups = groups.unwrap_or(Groups { count: 0, kept: 0, best: 0 });
@@ -51,7 +51,8 @@ impl Moe for Cuda {
             least.unwrap_or(0.0).into(),
             scale.into(),
         ];
-        let grid = Grid { blocks: [tokens.div_ceil(TOKENS) as u32, 1, 1], threads: 32 * TOKENS as u32, shared_bytes: 0 };
+        let grid =
+            Grid { blocks: [tokens.div_ceil(TOKENS) as u32, 1, 1], threads: 32 * TOKENS as u32, shared_bytes: 0 };
         // SAFETY: routes have the shape of the logits, and a bias is as long as a row.
         unsafe { self.launch(&SOURCE, entry, grid, arguments) }?;
         Ok(routes)
@@ -185,7 +186,8 @@ impl Cuda {
         const THREADS: usize = 128;
         let hidden_size = made.columns();
         let onto = is_added.then(|| sum.pointer());
-        let (entry, length) = if hidden_size.is_multiple_of(8) { ("add_visits_by_8", 8) } else { ("add_visits_by_1", 1) };
+        let (entry, length) =
+            if hidden_size.is_multiple_of(8) { ("add_visits_by_8", 8) } else { ("add_visits_by_1", 1) };
         let pieces = (hidden_size / length).div_ceil(THREADS);
         let grid = Grid { blocks: [sum.rows() as u32, pieces as u32, 1], threads: THREADS as u32, shared_bytes: 0 };
         let arguments = &mut [
@@ -207,11 +209,55 @@ impl Cuda {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        DType,
+        memory::Memory,
+        samples::{Samples, Tested},
+    };
 
     #[test]
     fn conforms() {
         for gpu in Cuda::kinds() {
             crate::moe::check(&gpu);
+        }
+    }
+
+    /// What a router never does must not lead astray: lists have room for the chosen.
+    #[test]
+    fn routes_beyond_the_chosen_are_cut() {
+        const EXPERTS: usize = 40;
+        const SIZE: usize = 32;
+        for gpu in Cuda::kinds() {
+            let mut samples = Samples::new(8);
+            let mut matrices = |count: usize| {
+                let matrices = (0..count).map(|_| samples.matrix(DType::F32, SIZE, SIZE)).collect();
+                gpu.weight(matrices).expect("a weight")
+            };
+            let experts = Experts {
+                first: 1,
+                count: EXPERTS - 1,
+                chosen: 3,
+                gate_up: matrices(2 * (EXPERTS - 1)),
+                gate_up_bias: None,
+                down: matrices(EXPERTS - 1),
+                down_bias: None,
+                activation: Activation::Silu,
+            };
+            for tokens in [70, 300] {
+                let x = gpu.tensor(tokens, SIZE, &samples.floats(tokens * SIZE)).expect("memory");
+                let mut routes: Vec<f32> = (0..tokens * EXPERTS).map(|_| samples.below(3) as f32).collect();
+                let answer = |routes: &[f32]| {
+                    let routes = gpu.residual(tokens, EXPERTS, routes);
+                    let sum = gpu.experts(&x, &routes, &experts, None).expect("experts");
+                    gpu.to_host(&sum).expect("a copy")
+                };
+                let all = answer(&routes);
+                for row in routes.chunks_exact_mut(EXPERTS) {
+                    let beyond = row[1..].iter_mut().filter(|weight| **weight != 0.0).skip(3);
+                    beyond.for_each(|weight| *weight = 0.0);
+                }
+                assert_eq!(answer(&routes), all, "{tokens} tokens");
+            }
         }
     }
 }

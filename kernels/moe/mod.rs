@@ -7,7 +7,6 @@ mod cpu;
 #[allow(unsafe_code, reason = "launches kernels")]
 mod cuda;
 
-#[cfg(test)]
 use crate::{
     DType, Matrix, glu,
     matmul::dequantize,
@@ -90,7 +89,6 @@ pub trait Moe: Memory {
 }
 
 /// What routing one token means, plainly and in f64.
-#[cfg(test)]
 fn reference_route(logits: &[f32], bias: Option<&[f32]>, routing: &Routing) -> Vec<f32> {
     let logits: Vec<f64> = logits.iter().map(|&logit| f64::from(logit)).collect();
     let softmax = |values: &[f64]| {
@@ -133,10 +131,17 @@ fn reference_route(logits: &[f32], bias: Option<&[f32]>, routing: &Routing) -> V
 }
 
 /// Compares a device's routes and experts with the reference.
-#[cfg(test)]
 pub(crate) fn check<B: Tested>(device: &B) {
     check_routes(device);
-    let plain = Case { tokens: 5, chosen: 2, formats: [DType::F32; 3], hidden_size: 64, width: 32, has_bias: false };
+    let plain = Case {
+        tokens: 5,
+        chosen: 2,
+        formats: [DType::F32; 3],
+        last: None,
+        hidden_size: 64,
+        width: 32,
+        has_bias: false,
+    };
     for dtype in [DType::F32, DType::BF16, DType::Q8_0] {
         for (tokens, chosen, has_bias) in [(0, 2, false), (1, 3, true), (5, 1, false), (40, 2, true)] {
             check_experts(device, &Case { tokens, chosen, has_bias, formats: [dtype; 3], ..plain });
@@ -156,12 +161,15 @@ pub(crate) fn check<B: Tested>(device: &B) {
             check_experts(device, &Case { tokens, formats, hidden_size, width, has_bias: true, ..plain });
         }
     }
+    // Experts that differ.
+    for formats in [[DType::F32; 3], [DType::Q8_0, DType::BF16, DType::F32]] {
+        check_experts(device, &Case { tokens: 20, formats, last: Some(DType::BF16), ..plain });
+    }
     // More tokens than one block finds the visits of, and experts with many.
     check_experts(device, &Case { tokens: 300, chosen: 4, ..plain });
     check_experts(device, &Case { tokens: 300, chosen: 4, formats: [DType::Q8_0; 3], ..plain });
 }
 
-#[cfg(test)]
 fn check_routes<B: Tested>(device: &B) {
     let plain = Routing { chosen: 2, scoring: Scoring::Softmax, groups: None, normalise: Some(1e-12), scale: 1.0 };
     let groups = Some(Groups { count: 4, kept: 2, best: 2 });
@@ -187,14 +195,7 @@ fn check_routes<B: Tested>(device: &B) {
     }
 }
 
-#[cfg(test)]
-fn check_route<B: Tested>(
-    device: &B,
-    routing: &Routing,
-    [tokens, experts]: [usize; 2],
-    spread: f32,
-    has_bias: bool,
-) {
+fn check_route<B: Tested>(device: &B, routing: &Routing, [tokens, experts]: [usize; 2], spread: f32, has_bias: bool) {
     let mut samples = Samples::new(tokens as u64 + 5);
     let logits: Vec<f32> = samples.floats(tokens * experts).into_iter().map(|logit| logit * spread + 0.5).collect();
     let bias = has_bias.then(|| samples.floats(experts));
@@ -208,28 +209,31 @@ fn check_route<B: Tested>(
 }
 
 /// Tokens at a rank that has five of seven experts.
-#[cfg(test)]
 #[derive(Debug, Clone, Copy)]
 struct Case {
     tokens: usize,
     chosen: usize,
     /// The gates', the up projections' and the down projections'.
     formats: [DType; 3],
+    /// What the last two experts are stored as, where that is something else.
+    last: Option<DType>,
     hidden_size: usize,
     width: usize,
     has_bias: bool,
 }
 
-#[cfg(test)]
 fn check_experts<B: Tested>(device: &B, case: &Case) {
     const ALL: usize = 7;
     const FIRST: usize = 1;
     const COUNT: usize = 5;
-    let &Case { tokens, chosen, formats: [gate, up, down], hidden_size, width, has_bias } = case;
+    let &Case { tokens, chosen, formats: [gate, up, down], last, hidden_size, width, has_bias } = case;
+    let format = |expert: usize, dtype: DType| last.filter(|_| expert + 2 >= COUNT).unwrap_or(dtype);
     let mut samples = Samples::new(tokens as u64 + 11);
-    let gate_up: Vec<Matrix> =
-        (0..COUNT).flat_map(|_| [gate, up]).map(|dtype| samples.matrix(dtype, width, hidden_size)).collect();
-    let down: Vec<Matrix> = (0..COUNT).map(|_| samples.matrix(down, hidden_size, width)).collect();
+    let gate_up: Vec<Matrix> = (0..COUNT)
+        .flat_map(|expert| [format(expert, gate), format(expert, up)])
+        .map(|dtype| samples.matrix(dtype, width, hidden_size))
+        .collect();
+    let down: Vec<Matrix> = (0..COUNT).map(|expert| samples.matrix(format(expert, down), hidden_size, width)).collect();
     let biases = has_bias.then(|| [samples.floats(COUNT * 2 * width), samples.floats(COUNT * hidden_size)]);
     let x = device.stored(samples.floats(tokens * hidden_size));
     let onto = device.stored(samples.floats(tokens * hidden_size));
@@ -281,14 +285,12 @@ fn check_experts<B: Tested>(device: &B, case: &Case) {
 
 /// A number that a device knows only about: its roundings before this are within `error`. A sum may be off by as much as
 /// all that is summed, which can be far more than what remains of it; so a share of the result is no measure.
-#[cfg(test)]
 #[derive(Debug, Clone, Copy)]
 struct Rounded {
     value: f64,
     error: f64,
 }
 
-#[cfg(test)]
 impl Rounded {
     fn exact(value: f32) -> Self {
         Self { value: f64::from(value), error: 0.0 }
@@ -310,7 +312,6 @@ impl Rounded {
     }
 }
 
-#[cfg(test)]
 fn assert_rounded(actual: &[f32], expected: &[Rounded], unit: f32, what: &str) {
     assert_eq!(actual.len(), expected.len(), "{what}: length");
     for (index, (&actual, expected)) in actual.iter().zip(expected).enumerate() {
@@ -321,7 +322,6 @@ fn assert_rounded(actual: &[f32], expected: &[Rounded], unit: f32, what: &str) {
 }
 
 /// A stored weight may be rounded too before it is multiplied.
-#[cfg(test)]
 fn linear(weight: &Matrix, x: &[Rounded], bias: &[f32], unit: f32) -> Vec<Rounded> {
     let mut values = vec![0.0; weight.columns()];
     let mut output = |row: usize| {

@@ -45,11 +45,7 @@ enum Recording {
 }
 
 impl Repeat for Cuda {
-    fn repeat(
-        &self,
-        batch: Batch,
-        compute: &mut dyn FnMut(&DeviceBatch) -> Result<Tensor>,
-    ) -> Result<Tensor> {
+    fn repeat(&self, batch: Batch, compute: &mut dyn FnMut(&DeviceBatch) -> Result<Tensor>) -> Result<Tensor> {
         let Some(size) = Size::of(&batch).filter(|_| self.records()) else {
             return compute(&self.upload_batch(batch)?);
         };
@@ -90,6 +86,7 @@ impl Repeat for Cuda {
     }
 }
 
+#[cfg(test)]
 impl Recordings {
     /// How many sizes were recorded, and how many could not be.
     pub(crate) fn counts(&self) -> (usize, usize) {

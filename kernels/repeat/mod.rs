@@ -24,7 +24,6 @@ pub trait Repeat: Memory {
 
 /// A computation that is repeated with other numbers gives what those numbers make; batches of several sizes, each
 /// often enough to be computed, recorded and repeated.
-#[cfg(test)]
 pub(crate) fn check<B: crate::samples::Tested>(device: &B) {
     use crate::samples::{Samples, assert_close};
     const COLUMNS: usize = 32;
@@ -49,7 +48,7 @@ pub(crate) fn check<B: crate::samples::Tested>(device: &B) {
                 device.rms_norm(&residual, &norm, 1e-5)
             };
             let found = device.repeat(batch, &mut compute).expect("rows");
-            let found = device.rows_to_host(&found, count).expect("a copy");
+            let found = device.rows_to_host(&found, 0..count).expect("a copy");
             let row = |&token: &u32| &values[token as usize * COLUMNS..][..COLUMNS];
             let normed = |token| crate::rms_norm::reference(row(token), &[0.5; COLUMNS], 1e-5);
             let expected: Vec<f32> = tokens.iter().flat_map(normed).collect();

@@ -19,14 +19,7 @@ impl RmsNorm for Cuda {
         Ok(y)
     }
 
-    fn add_rms_norm(
-        &self,
-        residual: &mut Tensor,
-        x: &Tensor,
-        scale: f32,
-        weight: &Tensor,
-        eps: f32,
-    ) -> Result<Tensor> {
+    fn add_rms_norm(&self, residual: &mut Tensor, x: &Tensor, scale: f32, weight: &Tensor, eps: f32) -> Result<Tensor> {
         let y = self.activations(x.rows(), x.columns())?;
         check_weight(weight, x.columns());
         assert_eq!((residual.element(), x.element()), (Element::F32, self.act()), "a residual and a branch");

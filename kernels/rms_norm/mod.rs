@@ -7,7 +7,6 @@ mod cuda;
 
 pub(crate) use cpu::normalise;
 
-#[cfg(test)]
 use crate::samples::{Samples, Tested, assert_close};
 use crate::{Heads, Result, memory::Memory};
 
@@ -39,7 +38,6 @@ pub trait RmsNorm: Memory {
 }
 
 /// What normalising one row means, plainly and in f64.
-#[cfg(test)]
 pub(crate) fn reference(row: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let mean = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>() / row.len() as f64;
     let scale = 1.0 / (mean + f64::from(eps)).sqrt();
@@ -47,7 +45,6 @@ pub(crate) fn reference(row: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
 }
 
 /// Compares a device's norms with the reference over many shapes.
-#[cfg(test)]
 pub(crate) fn check<B: Tested>(device: &B) {
     for (rows, columns, scale) in [(0, 8, 1.0), (1, 1, 1.0), (1, 576, 0.25), (2, 7, 1.0), (5, 33, 3.0), (300, 100, 1.0)]
     {
@@ -58,7 +55,6 @@ pub(crate) fn check<B: Tested>(device: &B) {
     }
 }
 
-#[cfg(test)]
 fn check_rows<B: Tested>(device: &B, rows: usize, columns: usize, scale: f32) {
     const EPS: f32 = 1e-5;
     let mut samples = Samples::new(columns as u64);
@@ -80,7 +76,6 @@ fn check_rows<B: Tested>(device: &B, rows: usize, columns: usize, scale: f32) {
     assert_eq!(device.to_host(&residual).expect("a copy"), sum, "{what}: the residual");
 }
 
-#[cfg(test)]
 fn check_heads<B: Tested>(device: &B, rows: usize, [query, kv, dim]: [usize; 3]) {
     const EPS: f32 = 1e-6;
     let heads = Heads { query, kv, dim, group: query / kv, first_in_group: 0, values_from: None };

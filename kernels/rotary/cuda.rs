@@ -3,10 +3,19 @@
 use super::{Pairing, Rotary};
 use crate::{
     Heads, Result,
-    cuda::{Angles, Cuda, DeviceBatch, Grid, Source, Tensor},
+    cuda::{Cuda, DeviceBatch, Grid, Region, Source, Tensor},
 };
 
 const SOURCE: Source = Source { name: "rotary", text: include_str!("cuda.cu") };
+
+/// By which angles heads are turned.
+pub struct Angles {
+    /// `f32 [pairs]`
+    pub(crate) frequencies: Region,
+    pub(crate) pairs: usize,
+    pub(crate) magnitude: f32,
+    pub(crate) pairing: Pairing,
+}
 
 impl Rotary for Cuda {
     fn rotary(&self, qkv: &mut Tensor, heads: &Heads, angles: &Angles, batch: &DeviceBatch) -> Result<()> {

@@ -5,8 +5,8 @@ mod cpu;
 mod cuda;
 
 pub use cpu::Angles;
+pub use cuda::Angles as DeviceAngles;
 
-#[cfg(test)]
 use crate::samples::{Samples, Tested, assert_close};
 use crate::{Heads, Result, memory::Memory};
 
@@ -41,7 +41,6 @@ pub trait Rotary: Memory {
 }
 
 /// What turning one head at one position means, plainly.
-#[cfg(test)]
 fn reference(head: &[f32], turns: &Turns, position: u32) -> Vec<f32> {
     let mut turned = head.to_vec();
     let pairs = turns.frequencies.len();
@@ -60,7 +59,6 @@ fn reference(head: &[f32], turns: &Turns, position: u32) -> Vec<f32> {
 }
 
 /// Compares a device's rotations with the reference: both pairings, whole and partial heads, near and far positions.
-#[cfg(test)]
 pub(crate) fn check<B: Tested>(device: &B) {
     for pairing in [Pairing::Half, Pairing::Interleaved] {
         for (tokens, dim, rotary_dim) in [(0, 16, 16), (1, 16, 16), (3, 20, 12), (7, 64, 64), (90, 128, 64)] {
@@ -69,7 +67,6 @@ pub(crate) fn check<B: Tested>(device: &B) {
     }
 }
 
-#[cfg(test)]
 fn check_heads<B: Tested>(device: &B, pairing: Pairing, tokens: usize, [dim, rotary_dim]: [usize; 2]) {
     const POSITIONS: usize = 100_000;
     let heads = Heads { query: 3, kv: 1, dim, group: 3, first_in_group: 0, values_from: None };

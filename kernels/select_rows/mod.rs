@@ -4,7 +4,6 @@ mod cpu;
 #[allow(unsafe_code, reason = "launches kernels")]
 mod cuda;
 
-#[cfg(test)]
 use crate::samples::Tested;
 use crate::{Result, memory::Memory};
 
@@ -15,7 +14,6 @@ pub trait SelectRows: Memory {
 }
 
 /// Compares a device's choice with the plain one, of activations and of the residual stream.
-#[cfg(test)]
 pub(crate) fn check<B: Tested>(device: &B) {
     for (rows, columns, selected) in [
         (1, 5, vec![]),

@@ -17,7 +17,8 @@ check_model() {
         return
     fi
     local found is_here=true
-    if [[ ! -e $model ]]; then fetch "$model" || is_here=false; fi
+    # Anything but OWNER/NAME[:QUANT] is a path, and `inspect` says what is wrong with it.
+    if [[ ! -e $model && $model =~ ^[[:alnum:]][^/]*/[^/]+$ ]]; then fetch "$model" || is_here=false; fi
     if ! found=$(inspect "$model" "$ranks" 2>&1); then
         [[ $is_here == false ]] || fail "$(tail -n 1 <<<"$found" | sed 's/^shardwire: //')"
         say "the model is not here yet: whether it fits is not checked"

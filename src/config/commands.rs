@@ -1,10 +1,11 @@
-//! Flags of the commands that speak to a server: `run-batch`, `chat`, `complete`; of `inspect`, `fetch` and `collect-env`.
+//! Flags of the commands that speak to a server: `run-batch`, `chat`, `complete`; of `inspect`, `fetch`, `selftest` and
+//! `collect-env`.
 
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::Args;
 
-use super::LoadingFlags;
+use super::{Device, LoadingFlags};
 
 /// Which server a command speaks to.
 #[derive(Debug, Clone, Args)]
@@ -138,6 +139,17 @@ pub struct FetchFlags {
     /// Which of the hub's models, and where they are kept.
     #[command(flatten)]
     pub hub: HubFlags,
+}
+
+/// Flags of `shardwire selftest`.
+#[derive(Debug, Args)]
+pub struct SelftestFlags {
+    /// Which devices: the processor, every visible GPU, or both.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub device: Device,
+    /// Print JSON, when all is checked.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of `shardwire collect-env`.

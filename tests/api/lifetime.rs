@@ -25,7 +25,6 @@ fn what_cannot_be_served_is_refused_in_one_line() {
     for (arguments, told) in [
         (vec!["--model", "/no/such/model"], "/no/such/model"),
         (vec!["--model", model, "-tp", "9"], "9 ranks"),
-        (vec!["--model", model, "--device", "cuda"], "no CUDA backend"),
         (vec!["--model", model, "--kv-cache-memory", "10"], "--kv-cache-memory"),
         (vec!["--model", model, "--kv-cache-memory", "4000T"], "out of memory"),
         (vec!["--model", model, "--host", "203.0.113.7"], "203.0.113.7"),

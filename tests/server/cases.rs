@@ -64,20 +64,29 @@ impl Case {
 
     /// Compares up to the first token that the reference itself found too close to call.
     pub fn check(&self, answer: &Value, tolerance: Tolerance, setting: &str) {
+        self.compare(answer, tolerance).unwrap_or_else(|fault| panic!("{} [{setting}]: {fault}", self.name));
+    }
+
+    /// The same; what is off.
+    pub fn compare(&self, answer: &Value, tolerance: Tolerance) -> Result<(), String> {
         let choice = &answer["choices"][0];
         let ids = choice["completion_token_ids"].as_array().expect("completion_token_ids");
         let logprobs = choice["logprobs"]["token_logprobs"].as_array().expect("token_logprobs");
-        assert_eq!(ids.len(), self.length, "{} [{setting}]: length", self.name);
+        if ids.len() != self.length {
+            return Err(format!("{} tokens, not {}", ids.len(), self.length));
+        }
         for (i, id) in ids.iter().enumerate() {
+            let wanted = &self.greedy["ids"][i];
             let close = self.greedy["margins"][i].as_f64().expect("margin") <= tolerance.margin;
-            if *id != self.greedy["ids"][i] {
-                assert!(close, "{} [{setting}]: token {i} is {id}, not {}", self.name, self.greedy["ids"][i]);
-                return;
+            if id != wanted {
+                return if close { Ok(()) } else { Err(format!("token {i} is {id}, not {wanted}")) };
             }
             let (got, want) = (logprobs[i].as_f64().expect("logprob"), self.greedy["logprobs"][i].as_f64().unwrap());
-            let off = (got - want).abs();
-            assert!(off <= tolerance.logprob, "{} [{setting}]: log-probability {i} is {got}, not {want}", self.name);
+            if (got - want).abs() > tolerance.logprob {
+                return Err(format!("log-probability {i} is {got}, not {want}"));
+            }
         }
+        Ok(())
     }
 }
 

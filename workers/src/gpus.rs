@@ -30,3 +30,8 @@ pub fn find(ranks: usize) -> Result<Vec<Gpu>, DeviceError> {
 pub fn search_path(links: &Path) -> io::Result<Vec<PathBuf>> {
     cuda::search_path(links)
 }
+
+/// How many GPUs this process sees; an error says why none can be used.
+pub fn count() -> Result<usize, DeviceError> {
+    cuda::count()
+}

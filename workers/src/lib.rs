@@ -15,10 +15,10 @@ pub use kernels::{
 
 pub mod batch;
 mod child;
-pub mod gpus;
 #[cfg(test)]
 #[path = "../../tests/fixtures/mod.rs"]
 mod fixtures;
+pub mod gpus;
 pub mod kv_cache;
 pub mod layers;
 pub mod link;
@@ -27,6 +27,7 @@ pub mod models;
 pub mod pooling;
 pub mod rank;
 pub mod sampler;
+pub mod selftest;
 mod sensing;
 pub mod sequences;
 pub mod weights;

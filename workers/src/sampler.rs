@@ -4,6 +4,7 @@
 //! a guide does not allow); the greedy shortcut; temperature; min-p; top-k; top-p over what remains; one draw. Ties go to
 //! the smaller id everywhere, so a replay is exact.
 
+mod ask;
 mod bans;
 mod distribution;
 mod logprobs;
@@ -17,6 +18,7 @@ use crate::link::{
     report::Logprobs,
     sampling::{Sampling, TEMPERATURE_MIN},
 };
+pub use ask::ask;
 use bans::Bans;
 use distribution::Distribution;
 use penalties::Penalties;

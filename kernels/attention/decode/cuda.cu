@@ -4,77 +4,19 @@
 // per position in bf16. 128 sequences of 4,096 positions with 8 KV heads of 128: 2.1 GB, 0.64 ms at 3.35 TB/s. A warp's
 // step of 16 positions takes about 250 instructions, where memory leaves time for 2,000: rows may well be empty.
 //
-// All contexts of the batch are cut into units of 64 positions, and the units dealt out evenly to as many blocks as the
-// GPU holds: whatever lengths a batch mixes, blocks end together, and how many there are depends on the GPU alone. A
-// block's share begins and ends anywhere; what belongs to a context that it shares with others is merged by `merge`.
-//
-// In a block, each warp has positions of its own (16 of a unit), with its own softmax and its own buffers, and meets the
+// Contexts are dealt out to blocks (attention_shares.cuh). In a block, each warp has positions of its own (16 of a unit), with its own softmax and its own buffers, and meets the
 // others at the end of a context only.
 //
 // variants: FORMAT f16 bf16 wint8
 
 #include "attention_fragments.cuh"
+#include "attention_shares.cuh"
 
 #define ROWS 16
 #define WARPS 4
 #define THREADS 128
-#define UNIT 64
 #define WARP_KEYS 16
 #define STAGES 2
-// Units of a block at least: fewer would be read in the time of so many, which are on their way at once.
-#define UNITS_LEAST 2
-
-// ---- which units are whose ----
-
-// Units of one tile of heads of a sequence; all of them have as many.
-__device__ __forceinline__ int units_of(const Problem& problem, int sequence) {
-    int count = int(problem.query_starts[sequence + 1] - problem.query_starts[sequence]);
-    if (count < problem.queries_least || count > problem.queries_most) return 0;
-    int end = problem.context_lengths[sequence];
-    return (end - first_seen(problem, end - count) + UNIT - 1) / UNIT;
-}
-
-// Units lie in a row: by sequence, by tile of heads, by position.
-struct Shares {
-    int tiles;  // of heads
-    int each;   // units of a block
-    int total;
-};
-
-// How units are dealt out; the units of sequences before the thread's own ones, `first` to `end`, go to `before`. All
-// threads of the block come here.
-__device__ Shares deal_units(const Problem& problem, int& first, int& end, int& before) {
-    __shared__ int warp_units[WARPS];
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    int own = (problem.sequences + THREADS - 1) / THREADS;
-    first = min(int(threadIdx.x) * own, problem.sequences);
-    end = min(first + own, problem.sequences);
-    int units = 0;
-    for (int sequence = first; sequence < end; sequence++) units += units_of(problem, sequence);
-    int running = units;
-    for (int distance = 1; distance < 32; distance *= 2) {
-        int lower = __shfl_up_sync(ALL_LANES, running, distance);
-        if (lane >= distance) running += lower;
-    }
-    if (lane == 31) warp_units[warp] = running;
-    __syncthreads();
-    int total = 0;
-    before = running - units;
-    for (int other = 0; other < WARPS; other++) {
-        if (other < warp) before += warp_units[other];
-        total += warp_units[other];
-    }
-    Shares shares;
-    shares.tiles = problem.kv_heads * head_tiles(problem, ROWS);
-    shares.total = total * shares.tiles;
-    shares.each = max((shares.total + problem.splits - 1) / problem.splits, UNITS_LEAST);
-    return shares;
-}
-
-// A block's partial results: one where its share begins within a context, and one where it ends within another.
-__device__ __forceinline__ int64_t partial_of(const Shares& shares, int block, int context_start) {
-    return 2 * int64_t(block) + (block * shares.each >= context_start ? 0 : 1);
-}
 
 // ---- one warp's positions ----
 
@@ -91,7 +33,7 @@ template <int dim>
 struct Pipe {
     static constexpr int row_bytes = dim * sizeof(Element);
     static constexpr int pieces = row_bytes / 16;
-    static constexpr int tile_bytes = WARP_KEYS * row_bytes;
+    static constexpr int tile_bytes = WARP_KEYS * stride_of(row_bytes);
     static constexpr int bytes = STAGES * 2 * tile_bytes;
 
     uint8_t* room;
@@ -214,10 +156,9 @@ __device__ __forceinline__ void load_queries(const Problem& problem, const Row (
     }
 }
 
-// The warp's keys of `units` units from key `first` on.
+// The warp's part of the tile's keys.
 template <int dim>
-__device__ __forceinline__ void add_units(const Problem& problem, const Tile& tile, const Pipe<dim>& pipe, int first,
-                                          int units, Sums<dim>& sums) {
+__device__ __forceinline__ void add_units(const Problem& problem, const Tile& tile, const Pipe<dim>& pipe, Sums<dim>& sums) {
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     Row rows[2] = {row_of(tile, lane / 4), row_of(tile, lane / 4 + 8)};
     uint32_t query[dim / 16][4];
@@ -236,7 +177,7 @@ __device__ __forceinline__ void add_units(const Problem& problem, const Tile& ti
     // What all rows see.
     int all_begin = first_seen(problem, tile.first_position + tile.queries - 1), all_end = tile.first_position + 1;
 
-    int first_key = first + warp * WARP_KEYS;
+    int first_key = tile.begin + warp * WARP_KEYS, units = (tile.end - tile.begin + UNIT - 1) / UNIT;
     auto look_up = [&](int unit) {
         int key = first_key + unit * UNIT + lane % WARP_KEYS;
         return key < tile.end ? key_row(problem, tile, key) : -1;
@@ -271,11 +212,11 @@ __device__ __forceinline__ void add_units(const Problem& problem, const Tile& ti
 
 // ---- the warps' results together ----
 
-// Where a result lies in a warp's room: the columns of four neighbouring rows change places, so that a warp's stores go
-// to different banks.
+// Where a result lies in a warp's room.
 template <int dim>
 __device__ __forceinline__ int result_at(int row, int column) {
-    return row * dim + (column ^ row % 4 * 8);
+    static_assert(ROWS * (dim + 8) * sizeof(float) <= Pipe<dim>::bytes, "results fit into the buffers of keys and values");
+    return row * (dim + 8) + column;
 }
 
 // Merges the warps' sums, whose rooms take them, and writes the answer of a whole context, or partial result `partial`.
@@ -303,7 +244,8 @@ __device__ __forceinline__ void finish(const Problem& problem, const Tile& tile,
         for (int other = 0; other < WARPS; other++) best = fmaxf(best, warp_sums[other][at].x);
         float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         for (int other = 0; other < WARPS; other++) {
-            float weight = fast_exp2(warp_sums[other][at].x - best);
+            // The first of several queries may see none of a share's keys.
+            float weight = best == -INFINITE ? 0.0f : fast_exp2(warp_sums[other][at].x - best);
             const float* from = reinterpret_cast<const float*>(shared + other * Pipe<dim>::bytes);
             float4 values = *reinterpret_cast<const float4*>(from + result_at<dim>(at, column));
             total += weight * warp_sums[other][at].y;
@@ -329,66 +271,16 @@ __device__ __forceinline__ void finish(const Problem& problem, const Tile& tile,
 template <int dim>
 __device__ __forceinline__ void decode(const Problem& problem) {
     DYNAMIC_SHARED(uint8_t, shared);
-    __shared__ int found[2];
-    int first, end, before;
-    Shares shares = deal_units(problem, first, end, before);
-    int unit = blockIdx.x * shares.each, share_end = min(unit + shares.each, shares.total);
-    if (unit >= share_end) return;
-    for (int sequence = first; sequence < end; sequence++) {
-        int units = units_of(problem, sequence);
-        if (before * shares.tiles <= unit && unit < (before + units) * shares.tiles) {
-            found[0] = sequence;
-            found[1] = before * shares.tiles;
-        }
-        before += units;
-    }
-    __syncthreads();
-    int sequence = found[0], start = found[1];
     Pipe<dim> pipe{shared + threadIdx.x / 32 * Pipe<dim>::bytes};
-    while (unit < share_end) {
-        int units = units_of(problem, sequence);
-        if (start + units * shares.tiles <= unit) {
-            start += units * shares.tiles;
-            sequence++;
-            continue;
-        }
-        int index = (unit - start) / units, context_start = start + index * units;
-        int count = min(share_end, context_start + units) - unit;
-        Tile tile;
-        if (find_rows(problem, ROWS, sequence, 0, index, tile)) {
-            Sums<dim> sums;
-            add_units<dim>(problem, tile, pipe, tile.begin + (unit - context_start) * UNIT, count, sums);
-            finish<dim>(problem, tile, sums, shared, count == units, partial_of(shares, blockIdx.x, context_start));
-        }
-        unit += count;
-    }
+    for_share<ROWS, THREADS>(problem, [&](const Tile& tile, bool is_whole, int64_t partial) {
+        Sums<dim> sums;
+        add_units<dim>(problem, tile, pipe, sums);
+        finish<dim>(problem, tile, sums, shared, is_whole, partial);
+    });
 }
 
 KERNEL(decode_64, THREADS)(Problem problem) { decode<64>(problem); }
 KERNEL(decode_128, THREADS)(Problem problem) { decode<128>(problem); }
 KERNEL(decode_256, THREADS)(Problem problem) { decode<256>(problem); }
 
-// Merges what blocks found of contexts that they share; blocks: sequences, tiles of heads.
-KERNEL(decode_merge, THREADS)(Problem problem) {
-    __shared__ int start;
-    int first, end, before;
-    Shares shares = deal_units(problem, first, end, before);
-    int sequence = blockIdx.x, units = units_of(problem, sequence);
-    for (int other = first; other < end; other++) {
-        if (other == sequence) start = before * shares.tiles;
-        before += units_of(problem, other);
-    }
-    __syncthreads();
-    if (units == 0) return;
-    int context_start = start + blockIdx.y * units;
-    int first_block = context_start / shares.each, last_block = (context_start + units - 1) / shares.each;
-    Tile tile;
-    if (first_block == last_block || !find_rows(problem, ROWS, sequence, 0, blockIdx.y, tile)) return;
-    int64_t partial = partial_of(shares, first_block, context_start);
-    for (int index = threadIdx.x / 32; index < ROWS; index += WARPS) {
-        Row row = row_of(tile, index);
-        if (!row.valid) continue;
-        merge_row(problem, row, ROWS, index, last_block - first_block + 1,
-                  [=](int i) { return i == 0 ? partial : partial_of(shares, first_block + i, context_start); });
-    }
-}
+KERNEL(decode_merge, THREADS)(Problem problem) { merge_shares<ROWS, THREADS>(problem); }

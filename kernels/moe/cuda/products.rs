@@ -22,12 +22,13 @@ impl Size {
     /// For experts that `visits` are shared among, on average so many to each.
     pub(super) fn of(visits: usize, experts: usize, fits: impl Fn(Shape) -> bool) -> Self {
         // Of 12 on average, one expert in ten has more than 16; its weights then are read twice, once from the cache.
-        let up_to = |average: usize| visits <= average * experts;
-        match () {
-            () if up_to(2) => Self::Few(8),
-            () if up_to(12) => Self::Few(16),
-            () if up_to(64) || !fits(Shape::LARGE) => Self::Many(Shape::SMALL),
-            () => Self::Many(Shape::LARGE),
+        let on_average = visits.div_ceil(experts);
+        match on_average {
+            ..=2 => Self::Few(8),
+            3..=12 => Self::Few(16),
+            13..=64 => Self::Many(Shape::SMALL),
+            _ if fits(Shape::LARGE) => Self::Many(Shape::LARGE),
+            _ => Self::Many(Shape::SMALL),
         }
     }
 

@@ -64,12 +64,7 @@ impl Visits {
         Ok(visits)
     }
 
-    fn find_at_once(
-        &self,
-        device: &Cuda,
-        (routes, first, count): (&Tensor, usize, usize),
-        tile: usize,
-    ) -> Result<()> {
+    fn find_at_once(&self, device: &Cuda, (routes, first, count): (&Tensor, usize, usize), tile: usize) -> Result<()> {
         let arguments = &mut [
             self.starts.into(),
             self.tiles.into(),

@@ -187,6 +187,8 @@ fn driver() -> Vec<String> {
         CUfunction,
         CUuuid,
         CUipcMemHandle,
+        CUipcMem_flags,
+        CUgraphInstantiate_flags,
         CUlaunchConfig,
         CUlaunchAttribute,
         CUlaunchAttributeValue,

@@ -370,7 +370,8 @@ void set_to_zero(uintptr_t address, size_t bytes) {
     constexpr size_t LARGE = 1 << 20;
     auto* start = reinterpret_cast<char*>(address);
     Allocation found;
-    bool own = find(address, bytes, found, __func__) && (found.kind == MemoryKind::Device || found.kind == MemoryKind::Pool);
+    bool own =
+        find(address, bytes, found, __func__) && (found.kind == MemoryKind::Device || found.kind == MemoryKind::Pool);
     if (!own || bytes < LARGE) {
         memset(start, 0, bytes);
         return;
@@ -383,7 +384,8 @@ void set_to_zero(uintptr_t address, size_t bytes) {
         std::lock_guard lock(memory().lock);
         file = device_of(found.device).file;
     }
-    if (fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(offset), off_t(whole))) memset(first, 0, whole);
+    if (fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(offset), off_t(whole)))
+        memset(first, 0, whole);
     memset(start, 0, size_t(first - start));
     memset(first + whole, 0, size_t(start + bytes - first) - whole);
 }

@@ -22,6 +22,9 @@ constexpr unsigned STEPS_BEFORE_YIELD = 64, STEPS_BEFORE_SLEEP = 2048;
 constexpr useconds_t SLEEP_US = 50;
 constexpr int64_t LOOK_EVERY_US = 2000;
 
+// In place of a descriptor of a peer's process.
+constexpr int UNKNOWN = -1, ENDED = -2;
+
 int64_t now_us() {
     auto now = std::chrono::steady_clock::now().time_since_epoch();
     return std::chrono::duration_cast<std::chrono::microseconds>(now).count();
@@ -111,16 +114,24 @@ ncclResult_t ncclComm::join(const ncclUniqueId& id, int own_rank, int of_ranks) 
     return ncclSuccess;
 }
 
+bool ncclComm::somebody_is_absent() {
+    for (int peer = 0; peer < ranks; peer++) {
+        if (seat(peer).presence == Presence::Absent) return true;
+    }
+    return false;
+}
+
 ncclResult_t ncclComm::wait_for_all() {
-    peer_processes_.assign(size_t(ranks), -1);
+    peer_processes_.assign(size_t(ranks), UNKNOWN);
     for (int peer = 0; peer < ranks; peer++) {
         auto is_there = [&] { return seat(peer).presence != Presence::Absent || error != ncclSuccess; };
-        if (!wait_until(is_there, [](int) { return true; }) || error != ncclSuccess) return error;
+        // Who is gone when all have come has only been faster.
+        auto needs = [&](int other) { return !loss_of(other).empty() && somebody_is_absent(); };
+        if (!wait_until(is_there, needs) || error != ncclSuccess) return error;
         int process = seat(peer).process;
         if (process == getpid()) continue;
         int descriptor = int(syscall(SYS_pidfd_open, process, 0));
-        if (descriptor < 0 && errno == ESRCH) fail(ncclRemoteError, "a rank's process ended before all had come");
-        peer_processes_[size_t(peer)] = descriptor;
+        peer_processes_[size_t(peer)] = descriptor < 0 && errno == ESRCH ? ENDED : descriptor;
     }
     shm_unlink(name_.c_str());  // by the first who sees them all; nobody needs its name any more
     return error;
@@ -144,15 +155,20 @@ const char* ncclComm::last_error() {
     return message_.c_str();
 }
 
-void ncclComm::look_after(int peer) {
-    if (!notices_losses()) return;
+std::string ncclComm::loss_of(int peer) {
     std::string name = "rank " + std::to_string(peer);
     Presence presence = seat(peer).presence;
-    if (presence == Presence::Aborted) fail(ncclRemoteError, name + " has aborted");
-    if (presence == Presence::Left) fail(ncclRemoteError, name + " has left");
-    int process = size_t(peer) < peer_processes_.size() ? peer_processes_[size_t(peer)] : -1;
+    if (presence == Presence::Aborted) return name + " has aborted";
+    if (presence == Presence::Left) return name + " has left";
+    int process = size_t(peer) < peer_processes_.size() ? peer_processes_[size_t(peer)] : UNKNOWN;
     pollfd ended{process, POLLIN, 0};
-    if (process >= 0 && poll(&ended, 1, 0) == 1) fail(ncclRemoteError, "the process of " + name + " has ended");
+    if (process == ENDED || (process >= 0 && poll(&ended, 1, 0) == 1)) return "the process of " + name + " has ended";
+    return "";
+}
+
+void ncclComm::look_after(int peer) {
+    std::string loss = notices_losses() ? loss_of(peer) : "";
+    if (!loss.empty()) fail(ncclRemoteError, loss);
 }
 
 bool ncclComm::Patience::step(int rank) {

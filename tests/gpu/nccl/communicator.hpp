@@ -107,7 +107,10 @@ private:
         int64_t began_us_ = 0, looked_us_ = 0;
     };
 
+    // How a peer was lost; empty where it was not.
+    std::string loss_of(int peer);
     void look_after(int peer);
+    bool somebody_is_absent();
 
     stand_in::Segment* segment_ = nullptr;
     size_t segment_bytes_ = 0;

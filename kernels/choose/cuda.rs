@@ -1,0 +1,147 @@
+//! Choosing on a GPU.
+
+use super::{Ask, Choose, Chosen, Draw};
+use crate::{
+    Result,
+    cuda::{Buffer, Cuda, Element, Grid, Source, Tensor},
+};
+
+const SOURCE: Source = Source { name: "choose", text: include_str!("cuda.cu") };
+
+/// Columns that a block reads.
+const SLICE: usize = 4096;
+
+/// Tokens that the kernels' sums of weights have room for.
+const VOCABULARY_MAX: usize = 1 << 19;
+
+/// What kernels keep of a slice, …
+const SLICE_BYTES: usize = 24;
+
+/// … and of a row whose distribution is cut.
+const TALLY_BYTES: usize = 45_200;
+
+/// Marks a token whose logit is not finite.
+const NOT_FINITE: u32 = 1 << 31;
+
+impl Choose for Cuda {
+    fn choose(&self, logits: &Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Option<Vec<Chosen>>> {
+        if vocabulary > VOCABULARY_MAX {
+            return Ok(None);
+        }
+        if asks.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let chosen = self.enqueue_choice(logits, vocabulary, asks)?;
+        let mut words = vec![0; asks.len() * size_of::<u32>()];
+        self.finish()?;
+        // SAFETY: a word for each ask, which was enqueued to be written.
+        unsafe { self.driver().copy_out(&mut words, chosen.pointer()) }?;
+        let words = words.as_chunks().0.iter().copied().map(u32::from_le_bytes);
+        let chosen = words.zip(asks).map(|(word, ask)| match word & NOT_FINITE {
+            0 => Ok(Chosen::Token(word)),
+            _ => self.not_finite(logits, ask.row, word & !NOT_FINITE),
+        });
+        chosen.collect::<Result<_>>().map(Some)
+    }
+}
+
+impl Cuda {
+    /// Enqueues the choice; its tokens, `u32 [asks]`.
+    fn enqueue_choice(&self, logits: &Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Buffer> {
+        assert_eq!(logits.element(), Element::F32, "logits are f32");
+        assert!((1..=logits.columns()).contains(&vocabulary), "tokens that there are");
+        assert!(asks.iter().all(|ask| ask.row < logits.rows()), "rows that there are");
+        // Those that cut come first: only they have tallies.
+        let (cutting, others): (Vec<_>, Vec<_>) =
+            asks.iter().map(|ask| DeviceAsk::of(ask, vocabulary)).zip(0u32..).partition(|(ask, _)| ask.cuts());
+        let words: Vec<u8> = cutting.iter().chain(&others).flat_map(|(ask, place)| ask.encode(*place)).collect();
+        let device_asks = self.scratch(words.len())?;
+        // SAFETY: the buffer was taken for as many bytes.
+        unsafe { self.driver().copy_in(device_asks.pointer(), &words) }?;
+        let count = vocabulary.div_ceil(SLICE);
+        let slices = self.scratch(asks.len() * count * SLICE_BYTES)?;
+        let tallies = self.scratch(cutting.len() * TALLY_BYTES)?;
+        let tokens = self.scratch(asks.len() * size_of::<u32>())?;
+        let [tokens_at, tallies_at, slices_at, asks_at] =
+            [&tokens, &tallies, &slices, &device_asks].map(|buffer| buffer.pointer().into());
+        let [logits_at, stride, columns] = [logits.into(), logits.columns().into(), vocabulary.into()];
+        let by_slices = |asks: usize| Grid { blocks: [count as u32, asks as u32, 1], threads: 256, shared_bytes: 0 };
+        let by_rows = |asks: usize| Grid { blocks: [asks as u32, 1, 1], threads: 1024, shared_bytes: 0 };
+        // SAFETY: asks are of rows that there are, and have as many slices and tallies as was taken memory for.
+        unsafe {
+            let arguments = &mut [slices_at, tallies_at, asks_at, logits_at, stride, columns];
+            self.launch(&SOURCE, "survey", by_slices(asks.len()), arguments)?;
+            let arguments = &mut [tallies_at, slices_at, asks_at, logits_at, stride, columns];
+            self.launch(&SOURCE, "tally", by_slices(cutting.len()), arguments)?;
+            self.launch(&SOURCE, "bracket", by_rows(cutting.len()), &mut [tallies_at, asks_at])?;
+            self.launch(&SOURCE, "gather", by_slices(cutting.len()), arguments)?;
+            let arguments = &mut [tokens_at, tallies_at, slices_at, asks_at, logits_at, stride, columns];
+            self.launch(&SOURCE, "settle", by_rows(asks.len()), arguments)?;
+        }
+        Ok(tokens)
+    }
+
+    fn not_finite(&self, logits: &Tensor, row: usize, token: u32) -> Result<Chosen> {
+        let element = row * logits.columns() + token as usize;
+        let mut value = [0; size_of::<f32>()];
+        // SAFETY: an element of the tensor.
+        unsafe { self.driver().copy_out(&mut value, logits.pointer().offset(element * size_of::<f32>())) }?;
+        Ok(Chosen::NotFinite { token, value: f32::from_le_bytes(value) })
+    }
+}
+
+/// An ask as kernels read it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct DeviceAsk {
+    row: u32,
+    /// Octaves that a weight falls by where its logit falls by 1; 0: the greatest is chosen.
+    steepness: f32,
+    /// Shares are in units of 2⁻⁶⁴.
+    uniform: u64,
+    /// 0: all.
+    top_p: u64,
+    top_k: u32,
+    min_p: f32,
+}
+
+impl DeviceAsk {
+    fn of(ask: &Ask, vocabulary: usize) -> Self {
+        let row = ask.row as u32;
+        let Some(Draw { temperature, top_k, top_p, min_p, uniform }) = ask.draw else {
+            return Self { row, steepness: 0.0, uniform: 0, top_p: 0, top_k: 0, min_p: 0.0 };
+        };
+        let share = |share: f64| (share * 64f64.exp2()) as u64;
+        Self {
+            row,
+            steepness: (std::f64::consts::LOG2_E / f64::from(temperature)) as f32,
+            uniform: share(uniform),
+            top_p: if top_p < 1.0 { share(top_p.into()).max(1) } else { 0 },
+            top_k: if top_k < vocabulary { top_k as u32 } else { 0 },
+            min_p,
+        }
+    }
+
+    fn cuts(&self) -> bool {
+        self.top_p > 0 || self.top_k > 0 || self.min_p > 0.0
+    }
+
+    /// As `Ask` in the kernels' text; `place`: of its token among those chosen.
+    fn encode(&self, place: u32) -> Vec<u8> {
+        let Self { row, steepness, uniform, top_p, top_k, min_p } = *self;
+        let words = [steepness.to_bits(), min_p.to_bits(), top_k, row, place, 0];
+        let shares = [uniform, top_p].map(u64::to_le_bytes).concat();
+        [shares, words.map(u32::to_le_bytes).concat()].concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conforms() {
+        for gpu in Cuda::kinds() {
+            crate::choose::check(&gpu);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Every operation's conformance check, for whoever wants to know whether a machine computes as it should
+//! (`shardwire selftest`). The tests run the same ones.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Result, attention, choose,
+    cpu::{Cpu, CpuConfig, Instructions},
+    cuda::{Activations, Cuda, CudaConfig},
+    embed, glu,
+    group::Group,
+    matmul, mla, moe, repeat, rms_norm, rotary,
+    samples::Tested,
+    select_rows,
+};
+
+/// What came of one check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The device, for people.
+    pub device: String,
+    /// The operation.
+    pub operation: &'static str,
+    /// How long it took, kernels that had to be compiled included.
+    pub took: Duration,
+    /// What was wrong, if something was.
+    pub fault: Option<String>,
+}
+
+/// Checks every operation on the processor, with the best instructions that it has and with plain ones.
+pub fn check_cpu(tell: &mut dyn FnMut(Finding)) {
+    for instructions in [Instructions::Best, Instructions::Portable] {
+        let config = CpuConfig { threads: 2, instructions, ..CpuConfig::default() };
+        check(&Cpu::new(config, Group::solo()), tell);
+    }
+}
+
+/// Checks every operation on the GPU of `config`, with both types of activations.
+pub fn check_gpu(config: &CudaConfig, tell: &mut dyn FnMut(Finding)) -> Result<()> {
+    for activations in [Activations::F32, Activations::BF16] {
+        check(&Cuda::open(CudaConfig { activations, ..config.clone() }, Group::solo())?, tell);
+    }
+    Ok(())
+}
+
+fn check<B: Tested>(device: &B, tell: &mut dyn FnMut(Finding)) {
+    type Check<B> = fn(&B);
+    let checks: [(&str, Check<B>); 11] = [
+        ("embed", embed::check),
+        ("matmul", matmul::check),
+        ("rms_norm", rms_norm::check),
+        ("rotary", rotary::check),
+        ("attention", attention::check),
+        ("mla", mla::check),
+        ("glu", glu::check),
+        ("moe", moe::check),
+        ("select_rows", select_rows::check),
+        ("choose", choose::check),
+        ("repeat", repeat::check),
+    ];
+    for (operation, check) in checks {
+        let started = Instant::now();
+        let fault = catch_unwind(AssertUnwindSafe(|| check(device))).err().map(words);
+        tell(Finding {
+            device: format!("{}{}", device.name(), device.precision()),
+            operation,
+            took: started.elapsed(),
+            fault,
+        });
+    }
+}
+
+/// What a check had to say.
+fn words(panic: Box<dyn Any + Send>) -> String {
+    let text = panic.downcast::<String>().map(|text| *text);
+    text.or_else(|panic| panic.downcast::<&str>().map(|text| text.to_string())).unwrap_or_else(|_| "it broke".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_is_checked_and_faults_are_told() {
+        let mut findings = Vec::new();
+        check_cpu(&mut |finding| findings.push(finding));
+        assert_eq!(findings.len(), 22);
+        assert!(findings.iter().all(|finding| finding.fault.is_none()), "{findings:?}");
+        assert_eq!(words(catch_unwind(|| panic!("element {} is off", 7)).expect_err("a panic")), "element 7 is off");
+    }
+}
