@@ -3,7 +3,8 @@
 use super::MatMul;
 use crate::{
     Result,
-    cuda::{Argument, Cuda, Element, Grid, Part, Shape, Skinny, Source, Tensor, Weight},
+    cuda::{Argument, Cuda, Element, Grid, Part, Pointer, Shape, Skinny, Source, Tensor, Weight},
+    glu::{self, Activation},
 };
 
 const SOURCE: Source = Source { name: "matmul", text: include_str!("cuda.cu") };
@@ -25,32 +26,79 @@ impl MatMul for Cuda {
 impl Cuda {
     /// Writes `y`, the products of a weight's parts side by side.
     fn product(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>, y: Tensor) -> Result<Tensor> {
+        self.check(x, weight, bias);
+        let results = if y.element() == Element::F32 { Results::Floats } else { Results::Activations };
+        for (first, part) in weight.parts() {
+            let columns = Columns {
+                y: y.pointer().offset(first * y.element().bytes()),
+                stride: weight.outputs,
+                bias: bias.map(|bias| bias.pointer().offset(first * Element::F32.bytes())),
+                results,
+            };
+            // SAFETY: `y` has a row of `weight.outputs` columns for each of x, of which the part's are written, and the
+            // bias an element per output.
+            unsafe { self.product_of_part(x, part, columns) }?;
+        }
+        Ok(y)
+    }
+
+    /// Gates times ups, `[rows, outputs / 2]`, where the first half of the outputs are the gates. None where both are not
+    /// stored in one format.
+    pub(crate) fn product_of_pairs(
+        &self,
+        x: &Tensor,
+        weight: &Weight,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Option<Tensor>> {
+        assert!(weight.outputs.is_multiple_of(2), "as many gates as ups");
+        let mut parts = weight.parts();
+        let (Some((_, part)), None) = (parts.next(), parts.next()) else { return Ok(None) };
+        let y = self.activations(x.rows(), weight.outputs / 2)?;
+        let (bias_pointer, results) = (bias.map(Tensor::pointer), Results::Gated(activation));
+        let columns = Columns { y: y.pointer(), stride: y.columns(), bias: bias_pointer, results };
+        self.check(x, weight, bias);
+        // SAFETY: the part has all outputs, `y` a column for each two of them, and the bias an element per output.
+        unsafe { self.product_of_part(x, part, columns) }?;
+        Ok(Some(y))
+    }
+
+    fn check(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) {
         assert_eq!((x.columns(), x.element()), (weight.inputs, self.act()), "activations, one per input");
         let is_bias = |bias: &Tensor| (bias.elements(), bias.element()) == (weight.outputs, Element::F32);
         assert!(bias.is_none_or(is_bias), "a bias per output");
-        for (first, part) in weight.parts() {
-            if x.rows() == 0 || part.rows == 0 {
-                continue;
-            }
-            let plan = self.plan(x.rows(), weight.inputs, part);
-            let mut arguments = vec![
-                y.pointer().offset(first * y.element().bytes()).into(),
-                x.into(),
-                part.pointer().into(),
-                bias.map(|bias| bias.pointer().offset(first * Element::F32.bytes())).into(),
-                x.rows().into(),
-                part.rows.into(),
-                weight.inputs.into(),
-                part.stride.into(),
-                weight.outputs.into(),
-                (y.element() == Element::F32).into(),
-            ];
-            arguments.extend(plan.tiles.map(Argument::from));
-            // SAFETY: `y` has a row of `weight.outputs` columns for each of x, of which the part's are written; x has
-            // `weight.inputs` columns, the part so many rows, `stride` bytes apart, and the bias an element per output.
-            unsafe { self.launch_for((&SOURCE, part.dtype), plan.entry, plan.grid, &mut arguments) }?;
+    }
+
+    /// # Safety
+    /// There is room for the results of each row of `x`, which has as many columns as the part; and a bias for each of
+    /// the part's outputs.
+    unsafe fn product_of_part(&self, x: &Tensor, part: &Part, columns: Columns) -> Result<()> {
+        if x.rows() == 0 || part.rows == 0 {
+            return Ok(());
         }
-        Ok(y)
+        let plan = self.plan(x.rows(), x.columns(), part);
+        let Columns { y, stride, bias, results } = columns;
+        let (kind, activation) = match results {
+            Results::Activations => (0usize, Activation::Silu),
+            Results::Floats => (1, Activation::Silu),
+            Results::Gated(activation) => (2, activation),
+        };
+        let mut arguments = vec![
+            y.into(),
+            x.into(),
+            part.pointer().into(),
+            bias.into(),
+            x.rows().into(),
+            part.rows.into(),
+            x.columns().into(),
+            part.stride.into(),
+            stride.into(),
+            kind.into(),
+        ];
+        arguments.extend(glu::arguments(activation));
+        arguments.extend(plan.tiles.map(Argument::from));
+        // SAFETY: the caller's promise; the part has so many rows, `stride` bytes apart.
+        unsafe { self.launch_for((&SOURCE, part.dtype), plan.entry, plan.grid, &mut arguments) }
     }
 
     /// Which kernel multiplies a part.
@@ -73,6 +121,28 @@ impl Cuda {
         let (threads, shared_bytes) = (shape.threads as u32, shared_bytes(shape));
         Plan { entry, grid: Grid { blocks: blocks(shape), threads, shared_bytes }, tiles: None }
     }
+}
+
+/// Where the results of a part go, and what they are.
+struct Columns {
+    /// The first row's first.
+    y: Pointer,
+    /// From one row to the next, in results.
+    stride: usize,
+    /// For each output, f32.
+    bias: Option<Pointer>,
+    results: Results,
+}
+
+/// What becomes of a row's sums, one for each output.
+#[derive(Clone, Copy)]
+enum Results {
+    /// They are rounded to activations …
+    Activations,
+    /// … or left in f32.
+    Floats,
+    /// Those of the first half are gates, those of the second ups; each two make one activation.
+    Gated(Activation),
 }
 
 /// A kernel's launch.
