@@ -12,6 +12,7 @@ mod cuda;
 
 use crate::{
     Batch, KvDType, KvShape,
+    matmul::{decode_e4m3, encode_e4m3},
     rotary::{Pairing, Turns},
     samples::{Samples, Tested, assert_close},
 };
@@ -188,6 +189,7 @@ pub(crate) fn stored(dtype: KvDType, row: &[f32]) -> Vec<f32> {
         KvDType::F32 => x,
         KvDType::F16 => half::f16::from_f32(x).to_f32(),
         KvDType::BF16 => half::bf16::from_f32(x).to_f32(),
+        KvDType::F8E4M3 => decode_e4m3(encode_e4m3(x)),
         KvDType::Int8 => (x * (1.0 / (greatest / 127.0))).round_ties_even() * (greatest / 127.0),
     };
     row.iter().map(round).collect()
@@ -253,6 +255,9 @@ pub(crate) fn check<B: Tested>(device: &B) {
         Case::new([8, 2, 72, 4, 0], 64, &[[900, 4], [0, 4]]).dtype(KvDType::BF16).window(250).with_sinks(),
         Case::new([2, 1, 256, 2, 0], 32, &[[200, 1]]).dtype(KvDType::BF16),
         Case::new([2, 2, 192, 1, 0], 16, &[[200, 9]]).dtype(KvDType::Int8),
+        Case::new([8, 2, 128, 4, 0], 16, &[[300, 1], [77, 2]]).dtype(KvDType::F8E4M3),
+        Case::new([6, 2, 48, 3, 0], 12, &[[90, 1], [0, 1]]).dtype(KvDType::F8E4M3).window(50),
+        Case::new([4, 2, 20, 2, 0], 12, &[[0, 30], [100, 3]]).dtype(KvDType::F8E4M3),
         Case::new([20, 1, 64, 20, 0], 16, &[[260, 1], [31, 1]]).dtype(KvDType::F16),
         // Many: tiles of queries on the diagonal and before it, contexts that are shared by blocks, windows that end in
         // the middle of a tile.
@@ -260,6 +265,8 @@ pub(crate) fn check<B: Tested>(device: &B) {
         Case::new([2, 2, 64, 1, 0], 24, &[[0, 200], [700, 130]]).dtype(KvDType::F16).window(100),
         Case::new([4, 1, 64, 4, 0], 12, &[[700, 33]]).dtype(KvDType::Int8).with_sinks(),
         Case::new([4, 1, 128, 4, 0], 32, &[[600, 30]]).dtype(KvDType::Int8).window(410),
+        Case::new([4, 1, 64, 4, 0], 12, &[[200, 70]]).dtype(KvDType::F8E4M3).with_sinks(),
+        Case::new([2, 1, 256, 2, 0], 16, &[[70, 90]]).dtype(KvDType::F8E4M3),
         Case::new([6, 2, 128, 5, 3], 16, &[[30, 90]]).dtype(KvDType::F16).with_sinks(),
         Case::new([4, 2, 256, 2, 0], 16, &[[60, 50]]).dtype(KvDType::BF16),
         Case::new([40, 1, 64, 40, 0], 16, &[[20, 5]]).dtype(KvDType::BF16),
@@ -270,6 +277,7 @@ pub(crate) fn check<B: Tested>(device: &B) {
         Case::new([8, 1, 72, 8, 0], 16, &[[90, 3], [0, 1]]).values_from(8).dtype(KvDType::F16).with_sinks(),
         Case::new([4, 1, 104, 4, 0], 12, &[[300, 30]]).values_from(40).dtype(KvDType::BF16).window(270),
         Case::new([80, 1, 48, 80, 0], 16, &[[70, 2]]).values_from(16).dtype(KvDType::Int8),
+        Case::new([16, 1, 576, 16, 0], 16, &[[100, 1], [33, 9]]).values_from(64).dtype(KvDType::F8E4M3),
     ] {
         let tolerance = device.tolerance(3e-6);
         let what = format!("{}: {case:?}", device.name());

@@ -7,7 +7,7 @@
 // written) is read again from the cache and computed again, so that heads may be of any size; of 128 elements, a lane
 // has four.
 //
-// variants: FORMAT f32 f16 bf16 wint8
+// variants: FORMAT f32 f16 bf16 wint8 f8_e4m3
 
 #include "device.cuh"
 #include "kv_cache.cuh"

@@ -133,6 +133,8 @@ pub(crate) fn check<B: Tested>(device: &B) {
             Case::new(9, 18, 18).dtype(KvDType::BF16),
             Case::new(6, 64, 32).normed().dtype(KvDType::Int8),
             Case::new(2, 30, 30).dtype(KvDType::Int8),
+            Case::new(3, 64, 64).dtype(KvDType::F8E4M3),
+            Case::new(2, 18, 6).normed().dtype(KvDType::F8E4M3),
             Case::new(11, 72, 8).values_from(8),
             Case::new(4, 40, 16).values_from(16).dtype(KvDType::Int8),
         ] {

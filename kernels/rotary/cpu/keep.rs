@@ -2,7 +2,7 @@
 
 use crate::{
     Batch, Heads, KvShape,
-    cpu::{Cpu, Elements, KvBF16, KvCache, KvF16, KvF32, KvFormat, KvInt8, Split, Tensor},
+    cpu::{Cpu, Elements, KvBF16, KvCache, KvF8E4M3, KvF16, KvF32, KvFormat, KvInt8, Split, Tensor},
 };
 
 /// What storing an element costs a thread, roughly: only sharing among threads depends on it.
@@ -29,6 +29,9 @@ impl Cpu {
             (Elements::F16(keys), Elements::F16(values)) => self.store::<KvF16>(rows, shape, [keys, values], scales),
             (Elements::BF16(keys), Elements::BF16(values)) => self.store::<KvBF16>(rows, shape, [keys, values], scales),
             (Elements::Int8(keys), Elements::Int8(values)) => self.store::<KvInt8>(rows, shape, [keys, values], scales),
+            (Elements::F8E4M3(keys), Elements::F8E4M3(values)) => {
+                self.store::<KvF8E4M3>(rows, shape, [keys, values], scales);
+            }
             _ => unreachable!("keys and values are made in one format"),
         }
     }
