@@ -45,7 +45,11 @@ pub(crate) use weight::Part;
 pub use weight::Weight;
 
 use crate::{
-    Backend, Batch, DType, DeviceError, Result, choose::Choices, group::Group, repeat::Recordings, sensors::Sensors,
+    Backend, Batch, DType, DeviceError, Result,
+    choose::Choices,
+    group::{Group, Waiting, run_ranks},
+    repeat::Recordings,
+    sensors::Sensors,
 };
 pub(crate) use peers::{AREA_BYTES, BLOCKS, Peers};
 
@@ -329,23 +333,29 @@ pub fn find(wanted: usize) -> Result<Vec<Facts>> {
     (0..wanted).map(Facts::of).collect()
 }
 
+impl Cuda {
+    /// Runs `rank` on so many GPUs, each a rank of one group, on a thread of its own; what each returned. An error if there
+    /// are not as many.
+    pub(crate) fn each_of<T: Send>(
+        config: &CudaConfig,
+        ranks: usize,
+        rank: impl Fn(&Self) -> T + Sync,
+    ) -> Result<Vec<T>> {
+        find(ranks)?;
+        let on_one = |group: Group| {
+            let gpu = Self::open(CudaConfig { ordinal: group.rank(), ..config.clone() }, group)?;
+            let result = rank(&gpu);
+            // Nobody takes its memory away while others may still read it.
+            gpu.finish()?;
+            gpu.group.barrier()?;
+            Ok(result)
+        };
+        run_ranks(ranks, Waiting::Sleep, on_one).into_iter().collect()
+    }
+}
+
 #[cfg(test)]
 impl Cuda {
-    /// Runs `rank` on so many GPUs, each a rank of one group, if there are as many.
-    pub(crate) fn each_of(config: &CudaConfig, ranks: usize, rank: impl Fn(&Self) + Sync) {
-        if find(ranks).is_err() {
-            return;
-        }
-        crate::group::tests::run_ranks(ranks, crate::group::Waiting::Sleep, |group: Group| {
-            let config = CudaConfig { ordinal: group.rank(), ..config.clone() };
-            let gpu = Self::open(config, group).expect("a GPU");
-            rank(&gpu);
-            // Nobody takes its memory away while others may still read it.
-            gpu.finish().expect("all is done");
-            gpu.group().barrier().expect("all are there");
-        });
-    }
-
     /// The devices that every operation's check runs on: both types of activations. None where there is no GPU and no
     /// stand-in for one, unless `SHARDWIRE_TEST_GPU` says that there must be.
     pub(crate) fn kinds() -> Vec<Self> {

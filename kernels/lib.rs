@@ -42,6 +42,7 @@ pub mod store_kv;
 
 pub mod conformance;
 pub(crate) mod samples;
+pub mod speed;
 
 pub use batch::{Batch, CHOSEN, Heads, KvShape};
 pub use dtype::{DType, KvDType};

@@ -16,7 +16,7 @@ use workers::link::sampling::LOGPROBS_MAX;
 
 pub use self::commands::{
     ChatFlags, CollectEnvFlags, FetchFlags, HubFlags, InspectFlags, RunBatchFlags, SamplingFlags, SelftestFlags,
-    ServerFlags,
+    ServerFlags, SpeedSizes,
 };
 pub use self::loading::{LoadingFlags, PlainName};
 use self::values::{byte_count, early_stop, fraction, parser_name};

@@ -49,3 +49,20 @@ impl Cuda {
         Ok(ordered)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::{Activations, CudaConfig};
+
+    #[test]
+    fn conforms() {
+        for activations in [Activations::F32, Activations::BF16] {
+            let cache = Some(std::env::temp_dir().join("shardwire-test-kernels"));
+            let config = CudaConfig { activations, cache, ..CudaConfig::default() };
+            for ranks in (2..=4).filter(|&ranks| crate::cuda::find(ranks).is_ok()) {
+                Cuda::each_of(&config, ranks, crate::all_gather::check_among).expect("GPUs");
+            }
+        }
+    }
+}

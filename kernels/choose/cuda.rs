@@ -231,10 +231,7 @@ impl DeviceAsk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cuda::CudaConfig,
-        samples::{Samples, Tested},
-    };
+    use crate::cuda::CudaConfig;
 
     #[test]
     fn conforms() {
@@ -243,33 +240,12 @@ mod tests {
         }
     }
 
-    /// With fewer rows than ranks, with as many for each, and with some ranks that have fewer or none.
     #[test]
-    fn ranks_choose_together_what_one_does_alone() {
-        const COLUMNS: usize = 2100;
-        let draw = |uniform| Draw { temperature: 0.9, top_k: 0, top_p: 0.8, min_p: 0.0, uniform };
+    fn ranks_conform() {
         let config =
             CudaConfig { cache: Some(std::env::temp_dir().join("shardwire-test-kernels")), ..Default::default() };
-        for ranks in [2, 3, 4] {
-            Cuda::each_of(&config, ranks, |gpu| {
-                let rank = gpu.group().rank();
-                for rows in [1, 2, 4, 5, 8, 9] {
-                    let mut samples = Samples::new(rows as u64);
-                    let logits: Vec<f32> = (0..rows * ranks * COLUMNS).map(|_| 3.0 * samples.bell()).collect();
-                    let all = gpu.residual(rows, ranks * COLUMNS, &logits);
-                    let own: Vec<f32> =
-                        (logits.chunks_exact(COLUMNS).skip(rank).step_by(ranks).flatten().copied()).collect();
-                    let shard = gpu.residual(rows, COLUMNS, &own);
-                    let asks: Vec<Ask> = (0..rows)
-                        .map(|row| Ask { row, draw: (row % 3 != 1).then(|| draw(samples.below(1000) as f64 / 1000.0)) })
-                        .collect();
-                    let vocabulary = ranks * COLUMNS - 7;
-                    let choice = gpu.begin_choice(&shard, vocabulary, &asks).expect("a choice").expect("a GPU chooses");
-                    let together = gpu.chosen(choice).expect("tokens");
-                    let alone = gpu.choose(&all, vocabulary, &asks).expect("a choice").expect("a GPU chooses");
-                    assert_eq!(together, alone, "{rows} rows on rank {rank} of {ranks}");
-                }
-            });
+        for ranks in (2..=4).filter(|&ranks| crate::cuda::find(ranks).is_ok()) {
+            Cuda::each_of(&config, ranks, crate::choose::check_among).expect("GPUs");
         }
     }
 }

@@ -293,3 +293,25 @@ fn check_company<B: Tested>(device: &B, rows: &[Vec<f32>]) {
         assert_eq!(alone, Some(vec![together]), "{ask:?}");
     }
 }
+
+/// All ranks together: they choose what one does that has all logits. With fewer rows than ranks, with as many for each, and
+/// where some have fewer or none.
+pub(crate) fn check_among<B: Tested>(device: &B) {
+    const COLUMNS: usize = 2100;
+    let (rank, ranks) = (device.group().rank(), device.group().world_size());
+    let draw = |uniform| Draw { temperature: 0.9, top_p: 0.8, uniform, ..PLAIN };
+    for rows in [1, 2, 4, 5, 8, 9] {
+        let mut samples = Samples::new(rows as u64);
+        let logits: Vec<f32> = (0..rows * ranks * COLUMNS).map(|_| 3.0 * samples.bell()).collect();
+        let all = device.residual(rows, ranks * COLUMNS, &logits);
+        let own: Vec<f32> = logits.chunks_exact(COLUMNS).skip(rank).step_by(ranks).flatten().copied().collect();
+        let shard = device.residual(rows, COLUMNS, &own);
+        let mut ask = |row| Ask { row, draw: (row % 3 != 1).then(|| draw(samples.below(1000) as f64 / 1000.0)) };
+        let asks: Vec<Ask> = (0..rows).map(&mut ask).collect();
+        let vocabulary = ranks * COLUMNS - 7;
+        let Some(choice) = device.begin_choice(&shard, vocabulary, &asks).expect("a choice") else { return };
+        let together = device.chosen(choice).expect("tokens");
+        let alone = device.choose(&all, vocabulary, &asks).expect("a choice");
+        assert_eq!(Some(together), alone, "{}: {rows} rows on rank {rank} of {ranks}", device.name());
+    }
+}
