@@ -27,8 +27,15 @@ fn gpu() -> Option<Cuda> {
 
 /// Every sequence's outcomes.
 fn outcomes(gpu: Cuda, model: &str, script: Script) -> HashMap<u64, Vec<Outcome>> {
-    let choice =
-        CudaChoice { f32: true, eager: false, nccl_only: false, memory_share: 0.9, kernel_cache: None, kernels: None };
+    let choice = CudaChoice {
+        f32: true,
+        eager: false,
+        nccl_only: false,
+        own_products: false,
+        memory_share: 0.9,
+        kernel_cache: None,
+        kernels: None,
+    };
     let config = WorkerConfig { device: DeviceChoice::Cuda(choice), batch_tokens_max: 64, ..config(model, 0, 1) };
     let mut rank = Rank::load(gpu, &config, &mut |_| ()).expect("the model loads");
     let mut outcomes: HashMap<u64, Vec<Outcome>> = HashMap::new();
