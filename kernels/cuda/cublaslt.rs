@@ -120,9 +120,9 @@ impl CublasLt {
         }
         let (one, zero) = (1.0f32, 0.0f32);
         let address = |pointer: Pointer| pointer.0 as *const c_void;
-        // SAFETY: the descriptors live, and are what the algorithm was chosen for; the library has read them and the two
-        // factors when it returns. The rest is the caller's promise. C is y, of which nothing is read, for it counts
-        // nothing. The workspace is used by this stream only.
+        // SAFETY: the descriptors live, and are what the algorithm was chosen for; the library has read them and the
+        // factors when it returns. The rest is the caller's promise. C is y, of which nothing is read, for its factor is
+        // zero. The workspace is used by this stream only.
         let enqueued = unsafe {
             result::matmul(
                 self.handle.0,
@@ -199,7 +199,7 @@ struct Layout(sys::cublasLtMatrixLayout_t);
 struct Computation(sys::cublasLtMatmulDesc_t);
 struct Preference(sys::cublasLtMatmulPreference_t);
 
-// SAFETY: the library's handle may be used from any thread, as may descriptors by one at a time, which the lock sees to.
+// SAFETY: the library's handle may be used from any thread, descriptors by one at a time, which the lock sees to.
 unsafe impl Send for Handle {}
 // SAFETY: as above.
 unsafe impl Sync for Handle {}

@@ -54,8 +54,8 @@ impl Cuda {
                         (y.element() == Element::F32).into(),
                     ];
                     arguments.extend(tiles.map(Argument::from));
-                    // SAFETY: `y` has a row of `weight.outputs` columns for each of x, of which the part's are written; x
-                    // has `weight.inputs` columns, the part so many rows, `stride` bytes apart, and the bias an element
+                    // SAFETY: `y` has a row of `weight.outputs` columns for each of x, of which the part's are written;
+                    // x has `weight.inputs` columns, the part so many rows, `stride` bytes apart, and the bias an element
                     // per output.
                     unsafe { self.launch_for((&SOURCE, part.dtype), entry, grid, &mut arguments) }?;
                 }
@@ -115,9 +115,10 @@ enum Plan<'a> {
     },
 }
 
-/// A product as NVIDIA's library is told of it; none if it stays with our kernels. Those are: few rows, for which weights
-/// are read from memory once, and exactly; formats that are decoded where they are multiplied; a bias of another type than
-/// the result, which the library can't add; and rows that don't begin where the widest load can read.
+/// A product as NVIDIA's library is told of it; none if it stays with our kernels. With those stay: few rows, for which
+/// memory is the limit, and whose results must not depend on how many they are; formats that are decoded where they are
+/// multiplied; a bias of another type than the result, which the library can't add; and matrices whose rows don't begin
+/// where the widest load can read.
 fn library_product(
     rows: usize,
     weight: &Weight,

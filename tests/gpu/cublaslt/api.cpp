@@ -160,7 +160,7 @@ cublasStatus_t check_overlaps(const Product& product, size_t workspace_bytes, co
 
 cublasStatus_t check_workspace(const Algorithm& algorithm, const void* at, size_t bytes, const char* function) {
     if (bytes < algorithm.workspace_bytes) {
-        return refuse(CUBLAS_STATUS_INVALID_VALUE, function, "the algorithm needs a workspace of %zu bytes, and gets %zu",
+        return refuse(CUBLAS_STATUS_INVALID_VALUE, function, "the algorithm needs %zu bytes of workspace, and gets %zu",
                       size_t(algorithm.workspace_bytes), bytes);
     }
     if (!bytes) return CUBLAS_STATUS_SUCCESS;
@@ -179,7 +179,7 @@ cublasStatus_t check_bias(const Problem& problem, const char* function) {
     if (!is_aligned(of.bias, element))
         return refuse(CUBLAS_STATUS_INVALID_VALUE, function, "the bias is not aligned to its elements");
     if (stand_in_is_device_memory(of.bias, bytes)) return CUBLAS_STATUS_SUCCESS;
-    return refuse(CUBLAS_STATUS_INVALID_VALUE, function, "the bias, %zu bytes, is not within memory of a device", bytes);
+    return refuse(CUBLAS_STATUS_INVALID_VALUE, function, "the bias, %zu bytes, is not within a device's memory", bytes);
 }
 
 cublasStatus_t take_scales(Operands& operands, const Computation& computation, const void* alpha, const void* beta,
@@ -224,9 +224,9 @@ cublasStatus_t enqueue(const Product& product, cudaStream_t stream, const char* 
 
 }  // namespace
 
-#define LIBRARY(library, handle)                                            \
-    stand_in_note_call(__func__);                                           \
-    std::shared_ptr<Library> library = library_of(handle, __func__);        \
+#define LIBRARY(library, handle)                                     \
+    stand_in_note_call(__func__);                                    \
+    std::shared_ptr<Library> library = library_of(handle, __func__); \
     if (!library) return CUBLAS_STATUS_NOT_INITIALIZED
 
 #define TRY(call) \
@@ -342,7 +342,7 @@ cublasStatus_t cublasLtMatmulPreferenceGetAttribute(cublasLtMatmulPreference_t p
     return get(preferences, preference, attribute, to, bytes, written, __func__);
 }
 
-// It asks the driver for what some versions of the real library can't be told while anything is captured.
+// Of the real library, newer versions can't choose while a stream is captured.
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t computation,
                                               cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
                                               cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,

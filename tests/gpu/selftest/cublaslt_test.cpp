@@ -38,8 +38,8 @@ std::vector<uint16_t> bf16_numbers(size_t count) {
 
 void* pointer(CUdeviceptr at) { return reinterpret_cast<void*>(at); }
 
-// y [rows, outputs] in f32 from x [rows, inputs] and w [outputs, inputs] in bf16: a linear layer, which each case spoils
-// in its own way before it chooses and multiplies.
+// y [rows, outputs] in f32 from x [rows, inputs] and w [outputs, inputs] in bf16: a linear layer, which a case may spoil
+// before it chooses and multiplies.
 struct Linear {
     uint64_t rows = 5, inputs = 24, outputs = 10;
     Gpu gpu;
@@ -133,7 +133,6 @@ TEST(a_linear_layer_without_workspace, Passes) {
 TEST(a_product_with_a_bias_that_is_added_to_another, Passes) {
     Linear linear;
     std::vector<float> bias(linear.outputs, 3.0f);
-    linear.gpu.room(4);
     linear.set(CUBLASLT_MATMUL_DESC_EPILOGUE, uint32_t(CUBLASLT_EPILOGUE_BIAS));
     linear.set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, linear.gpu.put(bias));
     linear.y = linear.gpu.put(std::vector<float>(linear.rows * linear.outputs, 2.0f));
@@ -153,7 +152,6 @@ TEST(a_narrow_result_within_a_wider_one, Passes) {
     linear.prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, uint32_t(8));
     CUdeviceptr wide = linear.gpu.room(linear.rows * stride * 2);
     linear.y = wide + first * 2;
-    // Of the last row nothing is behind its last element.
     LT_OK(linear.choose());
     LT_OK(linear.multiply());
     std::vector<uint16_t> results = linear.gpu.get<uint16_t>(wide, linear.rows * stride);
@@ -240,8 +238,6 @@ TEST(a_choice_in_a_capture, Passes) {
     LT_REFUSED(linear.choose(), INTERNAL_ERROR);
     CHECK(cuStreamEndCapture(linear.gpu.stream, &graph) == CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
 }
-
-// Each spoils what was right; what it takes to be right again is in its twin above.
 
 TEST(leading_dimensions_that_are_too_small, Passes) {
     Linear linear;
@@ -383,7 +379,8 @@ TEST(attributes_of_other_sizes, Passes) {
                INVALID_VALUE);
     int32_t told = -1;
     size_t written = 0;
-    LT_OK(cublasLtMatmulDescGetAttribute(linear.computation, CUBLASLT_MATMUL_DESC_TRANSA, &told, sizeof told, &written));
+    auto transposed = CUBLASLT_MATMUL_DESC_TRANSA;
+    LT_OK(cublasLtMatmulDescGetAttribute(linear.computation, transposed, &told, sizeof told, &written));
     CHECK(told == CUBLAS_OP_T && written == 4);
 }
 
