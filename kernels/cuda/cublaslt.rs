@@ -8,18 +8,17 @@
 //! fastest, and kept. While a step is recorded nothing is made: newer versions can't choose then, and a kernel that was
 //! never run may have to be loaded. A step that is recorded was computed before, so that there is nothing to be made.
 
+mod descriptors;
+
 use std::{
     collections::HashMap,
     ffi::c_void,
     sync::{Mutex, PoisonError},
 };
 
-use cudarc::{
-    cublas::sys::cublasOperation_t,
-    cublaslt::{
-        result::{self, CublasError},
-        sys,
-    },
+use cudarc::cublaslt::{
+    result::{self, CublasError},
+    sys,
 };
 
 use super::driver::{Driver, Pointer};
@@ -28,6 +27,7 @@ use super::libraries;
 use super::region::Region;
 use super::tensor::Element;
 use crate::Result;
+use descriptors::{Computation, Layouts, Preference};
 
 /// So many products are known at once; when there are more, all are forgotten.
 const PRODUCTS_MAX: usize = 1024;
@@ -121,8 +121,8 @@ impl CublasLt {
         let (one, zero) = (1.0f32, 0.0f32);
         let address = |pointer: Pointer| pointer.0 as *const c_void;
         // SAFETY: the descriptors live, and are what the algorithm was chosen for; the library has read them and the
-        // factors when it returns. The rest is the caller's promise. C is y, of which nothing is read, for its factor is
-        // zero. The workspace is used by this stream only.
+        // factors when it returns. The rest is the caller's promise. C is y, of which nothing is read, for its factor
+        // is zero. The workspace is used by this stream only.
         let enqueued = unsafe {
             result::matmul(
                 self.handle.0,
@@ -186,18 +186,8 @@ struct Prepared {
     algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
-/// How its matrices lie in memory.
-struct Layouts {
-    weight: Layout,
-    x: Layout,
-    y: Layout,
-}
-
 /// The library's own, for as long as this lives.
 struct Handle(sys::cublasLtHandle_t);
-struct Layout(sys::cublasLtMatrixLayout_t);
-struct Computation(sys::cublasLtMatmulDesc_t);
-struct Preference(sys::cublasLtMatmulPreference_t);
 
 // SAFETY: the library's handle may be used from any thread, descriptors by one at a time, which the lock sees to.
 unsafe impl Send for Handle {}
@@ -206,108 +196,10 @@ unsafe impl Sync for Handle {}
 // SAFETY: as above.
 unsafe impl Send for Prepared {}
 
-impl Layouts {
-    fn new(product: &Product) -> Result<Self> {
-        let &Product { rows, inputs, outputs, weight_stride, y_stride, y, .. } = product;
-        Ok(Self {
-            weight: Layout::new(Element::BF16, inputs, outputs, weight_stride)?,
-            x: Layout::new(Element::BF16, inputs, rows, inputs)?,
-            y: Layout::new(y, outputs, rows, y_stride)?,
-        })
-    }
-}
-
-impl Layout {
-    /// Columns of `length` elements, `stride` apart.
-    fn new(element: Element, length: usize, columns: usize, stride: usize) -> Result<Self> {
-        let layout = result::create_matrix_layout(data_type(element), length as u64, columns as u64, stride as i64);
-        layout.map(Self).map_err(cublas_failed(DESCRIBING))
-    }
-}
-
-impl Computation {
-    /// Sums in f32, the weight transposed.
-    fn new(product: &Product) -> Result<Self> {
-        use sys::cublasLtMatmulDescAttributes_t::{CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_TRANSA};
-        let (sums, scales) = (sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, sys::cudaDataType_t::CUDA_R_32F);
-        let computation = result::create_matmul_desc(sums, scales).map(Self).map_err(cublas_failed(DESCRIBING))?;
-        computation.set(CUBLASLT_MATMUL_DESC_TRANSA, cublasOperation_t::CUBLAS_OP_T as i32)?;
-        if product.has_bias {
-            computation.set(CUBLASLT_MATMUL_DESC_EPILOGUE, sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS as u32)?;
-            // Whoever chooses an algorithm looks at how it is aligned, and at nothing else.
-            computation.bias(product.y_alignment as u64)?;
-        }
-        Ok(computation)
-    }
-
-    /// Sets where the bias lies.
-    fn bias(&self, address: u64) -> Result<()> {
-        self.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, address)
-    }
-
-    fn set<T: Copy>(&self, attribute: sys::cublasLtMatmulDescAttributes_t, value: T) -> Result<()> {
-        // SAFETY: the descriptor lives; the library reads as many bytes as the value has, or refuses.
-        unsafe { result::set_matmul_desc_attribute(self.0, attribute, (&raw const value).cast(), size_of::<T>()) }
-            .map_err(cublas_failed(DESCRIBING))
-    }
-}
-
-impl Preference {
-    fn new(product: &Product, workspace_bytes: usize) -> Result<Self> {
-        use sys::cublasLtMatmulPreferenceAttributes_t::{
-            CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-            CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
-        };
-        let preference = result::create_matmul_pref().map(Self).map_err(cublas_failed(DESCRIBING))?;
-        preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes as u64)?;
-        // Of the others the library supposes 256 bytes, which they have.
-        preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, product.y_alignment as u32)?;
-        preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, product.y_alignment as u32)?;
-        Ok(preference)
-    }
-
-    fn set<T: Copy>(&self, attribute: sys::cublasLtMatmulPreferenceAttributes_t, value: T) -> Result<()> {
-        // SAFETY: the descriptor lives; the library reads as many bytes as the value has, or refuses.
-        unsafe { result::set_matmul_pref_attribute(self.0, attribute, (&raw const value).cast(), size_of::<T>()) }
-            .map_err(cublas_failed(DESCRIBING))
-    }
-}
-
-const DESCRIBING: &str = "describing a matrix product";
-
-fn data_type(element: Element) -> sys::cudaDataType_t {
-    match element {
-        Element::F32 => sys::cudaDataType_t::CUDA_R_32F,
-        Element::BF16 => sys::cudaDataType_t::CUDA_R_16BF,
-    }
-}
-
-// An error of these is one of earlier work, which the next call reports too.
-
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: made by the library, and forgotten now.
+        // SAFETY: made by the library, and forgotten now. An error here is one of earlier work, which the next call
+        // reports too.
         let _ = unsafe { result::destroy_handle(self.0) };
-    }
-}
-
-impl Drop for Layout {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        let _ = unsafe { result::destroy_matrix_layout(self.0) };
-    }
-}
-
-impl Drop for Computation {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        let _ = unsafe { result::destroy_matmul_desc(self.0) };
-    }
-}
-
-impl Drop for Preference {
-    fn drop(&mut self) {
-        // SAFETY: as above.
-        let _ = unsafe { result::destroy_matmul_pref(self.0) };
     }
 }

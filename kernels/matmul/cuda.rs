@@ -55,8 +55,8 @@ impl Cuda {
                     ];
                     arguments.extend(tiles.map(Argument::from));
                     // SAFETY: `y` has a row of `weight.outputs` columns for each of x, of which the part's are written;
-                    // x has `weight.inputs` columns, the part so many rows, `stride` bytes apart, and the bias an element
-                    // per output.
+                    // x has `weight.inputs` columns, the part so many rows, `stride` bytes apart, and the bias an
+                    // element per output.
                     unsafe { self.launch_for((&SOURCE, part.dtype), entry, grid, &mut arguments) }?;
                 }
             }

@@ -38,7 +38,7 @@ std::vector<uint16_t> bf16_numbers(size_t count) {
 
 void* pointer(CUdeviceptr at) { return reinterpret_cast<void*>(at); }
 
-// y [rows, outputs] in f32 from x [rows, inputs] and w [outputs, inputs] in bf16: a linear layer, which a case may spoil
+// A linear layer: y [rows, outputs] in f32 from x [rows, inputs] and w [outputs, inputs] in bf16. A case may spoil it
 // before it chooses and multiplies.
 struct Linear {
     uint64_t rows = 5, inputs = 24, outputs = 10;
