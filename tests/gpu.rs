@@ -246,19 +246,19 @@ fn products_with_and_without_nvidias_library() {
     let absent = without(&libraries, "libcublasLt");
     let absent = absent.path().to_str().expect("UTF-8 path");
     let empty = absent.to_owned() + "/none";
-    let cases: [(&str, &[(&str, &str)], bool); 4] = [
-        (&libraries, &[], true),
+    let cases = [
+        (&libraries[..], vec![], true),
         // Wheels of the machine are not looked for.
-        (absent, &[("HOME", &empty), ("VIRTUAL_ENV", "")], false),
-        (&libraries, &[("STAND_IN_CUBLASLT", "none")], false),
-        (&libraries, &[("SHARDWIRE_OWN_PRODUCTS", "1")], false),
+        (absent, vec![("HOME", &empty[..]), ("VIRTUAL_ENV", "")], false),
+        (&libraries, vec![("STAND_IN_CUBLASLT", "none")], false),
+        (&libraries, vec![("SHARDWIRE_OWN_PRODUCTS", "1")], false),
     ];
     let prompt: Vec<u32> = (1..=48).collect();
     let long = json!({"prompt": prompt, "max_tokens": 1, "temperature": 0});
     for (folders, variables, is_called) in cases {
         let counts = tempfile::tempdir().expect("a temporary folder");
         let file = counts.path().join("%p.json");
-        let variables = [variables, &[("STAND_IN_COUNT", file.to_str().expect("UTF-8 path"))]].concat();
+        let variables = [variables, vec![("STAND_IN_COUNT", file.to_str().expect("UTF-8 path"))]].concat();
         let server = serve(folders, "models/qwen3", &[&SMALL[..], &["-tp", "2"]].concat(), &variables);
         server.ok("/v1/completions", &long);
         check_together(&server, &short_cases("models/qwen3"), BF16, &format!("{variables:?}"));
