@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../simt/kernels.hpp"
+#include "../simt/traffic.hpp"
 #include "driver_api.hpp"
 
 namespace stand_in {
@@ -22,7 +24,12 @@ __attribute__((format(printf, 3, 4))) CUresult refuse(CUresult result, const cha
 enum class Counter { Calls, Kernels, Collectives, Copies, CopiedBytes };
 
 void count(Counter counter, const char* name, uint64_t by = 1);
-// Allocations from now on are counted as late.
+// A kernel has run.
+void note_kernel(const char* name, const simt::Traffic& traffic);
+void note_collective(const char* name, size_t bytes);
+// Whether a kernel is to be computed: all are, unless the environment says otherwise.
+bool shall_run(const simt::Kernel& kernel, int device);
+// Allocations from now on are counted as late, and a new list of what happens until the next one is begun.
 void note_graph_launch();
 void note_allocation(size_t bytes);
 
