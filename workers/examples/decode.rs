@@ -4,7 +4,10 @@
 //!
 //! The first step is computed kernel by kernel, the second recorded and replayed, the third replayed.
 //!
-//!     decode FOLDER RANKS SEQUENCES CONTEXT [wint8|wint4]
+//!     decode FOLDER RANKS SEQUENCES CONTEXT none|wint8|wint4 [FOLDER of all ranks but the first]
+//!
+//! Where only the first rank's kernels are computed (`STAND_IN_KERNELS=sample`), the others can do with smaller layers: it
+//! is the hidden size, the vocabulary, the heads and the number of layers that must be the same. They are not quantized.
 
 use std::{
     io::Write,
@@ -36,23 +39,33 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["worker"] => workers::worker::run(),
-        [folder, ranks, sequences, context] => decode(folder, [ranks, sequences, context], None),
         [folder, ranks, sequences, context, quantization] => {
-            let quantization = match quantization {
-                "wint8" => Quantization::WInt8,
-                "wint4" => Quantization::WInt4,
-                other => panic!("wint8 or wint4, not {other}"),
-            };
-            decode(folder, [ranks, sequences, context], Some(quantization))
+            let quantization = quantization_of(quantization);
+            decode([ranks, sequences, context], |_| (folder, quantization))
+        }
+        [folder, ranks, sequences, context, quantization, others] => {
+            let quantization = quantization_of(quantization);
+            let model = |rank| if rank == 0 { (folder, quantization) } else { (others, None) };
+            decode([ranks, sequences, context], model)
         }
         _ => {
-            eprintln!("decode FOLDER RANKS SEQUENCES CONTEXT [wint8|wint4]");
+            eprintln!("decode FOLDER RANKS SEQUENCES CONTEXT none|wint8|wint4 [FOLDER of all ranks but the first]");
             ExitCode::from(2)
         }
     }
 }
 
-fn decode(folder: &str, numbers: [&str; 3], quantization: Option<Quantization>) -> ExitCode {
+fn quantization_of(text: &str) -> Option<Quantization> {
+    match text {
+        "none" => None,
+        "wint8" => Some(Quantization::WInt8),
+        "wint4" => Some(Quantization::WInt4),
+        other => panic!("none, wint8 or wint4, not {other}"),
+    }
+}
+
+/// `model` is a rank's folder, and what it is quantized to.
+fn decode<'a>(numbers: [&str; 3], model: impl Fn(usize) -> (&'a str, Option<Quantization>)) -> ExitCode {
     let [ranks, sequences, context] = numbers.map(|text| text.parse::<usize>().expect("a number"));
     let link = LinkConfig {
         world_size: ranks,
@@ -69,8 +82,8 @@ fn decode(folder: &str, numbers: [&str; 3], quantization: Option<Quantization>) 
         world_size: ranks,
         epoch: 0,
         link: link.name(),
-        model: folder.into(),
-        weights: WeightOptions { random: true, quantization, ..WeightOptions::default() },
+        model: model(rank).0.into(),
+        weights: WeightOptions { random: true, quantization: model(rank).1, ..WeightOptions::default() },
         device: DeviceChoice::Cuda(CudaChoice {
             f32: false,
             eager: false,

@@ -60,6 +60,9 @@ Counts& counts() {
 
 bool counting() { return !settings().counts_path.empty(); }
 
+std::mutex last_traffic_lock;
+simt::Traffic last_traffic;
+
 FILE* trace_file() {
     static FILE* file = settings().trace_path.empty() ? nullptr : fopen(settings().trace_path.c_str(), "a");
     return file;
@@ -169,6 +172,10 @@ void count(Counter counter, const char* name, uint64_t by) {
 }
 
 void note_kernel(const char* name, const simt::Traffic& traffic) {
+    {
+        std::lock_guard lock(last_traffic_lock);
+        last_traffic = traffic;
+    }
     if (!counting()) return;
     count(Counter::Kernels, name);
     Counts& all = counts();
@@ -239,6 +246,11 @@ void write_counts_sometimes() {
 }  // namespace stand_in
 
 extern "C" {
+
+simt::Traffic stand_in_last_traffic() {
+    std::lock_guard lock(stand_in::last_traffic_lock);
+    return stand_in::last_traffic;
+}
 
 void stand_in_note_call(const char* function) { stand_in::note_call(function); }
 

@@ -43,6 +43,8 @@ extern "C" {
 // For the companions of the driver, libnccl say.
 __attribute__((visibility("default"))) void stand_in_note_call(const char* function);
 __attribute__((visibility("default"))) void stand_in_count_collective(const char* name, size_t bytes);
+// What the last kernel that ran has read and written.
+__attribute__((visibility("default"))) simt::Traffic stand_in_last_traffic();
 // Whether so many bytes are a device's.
 __attribute__((visibility("default"))) bool stand_in_is_device_memory(const void* address, size_t bytes);
 }
