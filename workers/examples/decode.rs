@@ -1,13 +1,13 @@
-//! Three decode steps of a model that needs no files: random weights of the shape that a `config.json` has, and sequences
-//! whose context is said to be in the KV cache already, as a cached prefix is. On GPUs, which may be simulated; for
-//! `scripts/cuda-cost`. The workers are real ones, so that all that a step asks of the device is as it is in a server.
+//! Three decode steps of a model that needs no files: random weights of the shape that a `config.json` has, and
+//! sequences whose context is said to be in the KV cache already, as a cached prefix is. On GPUs, which may be simulated;
+//! for `scripts/cuda-cost`. The workers are real ones, so that all that a step asks of the device is as in a server.
 //!
 //! The first step is computed kernel by kernel, the second recorded and replayed, the third replayed.
 //!
 //!     decode FOLDER RANKS SEQUENCES CONTEXT none|wint8|wint4 [FOLDER of all ranks but the first]
 //!
-//! Where only the first rank's kernels are computed (`STAND_IN_KERNELS=sample`), the others can do with smaller layers: it
-//! is the hidden size, the vocabulary, the heads and the number of layers that must be the same. They are not quantized.
+//! Where only the first rank's kernels are computed (`STAND_IN_KERNELS=sample`), the others can do with smaller layers:
+//! it is the hidden size, the vocabulary, the heads and the number of layers that must be the same. They aren't quantized.
 
 use std::{
     io::Write,
@@ -158,7 +158,11 @@ fn steps(sequences: usize, context: usize) -> Vec<Step> {
         id: SequenceId(id as u64),
         start: (known + step - 1) as u32,
         count: 1,
-        new_blocks: if step == 0 { (id * blocks..(id + 1) * blocks).map(|block| block as u32).collect() } else { vec![] },
+        new_blocks: if step == 0 {
+            (id * blocks..(id + 1) * blocks).map(|block| block as u32).collect()
+        } else {
+            vec![]
+        },
         samples: true,
         ..Chunk::default()
     };

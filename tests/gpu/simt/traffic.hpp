@@ -13,8 +13,8 @@ constexpr bool COUNTS = true;
 constexpr bool COUNTS = false;
 #endif
 
-// Where all memory of devices is mapped, so that one comparison tells an address of it: a range for each device, and the
-// last one for memory of other processes.
+// Where all memory of devices is mapped, so that one comparison tells an address of it: a range for each device, and
+// the last one for memory of other processes.
 constexpr uintptr_t DEVICE_SPACE = uintptr_t(1) << 44;
 constexpr int DEVICE_BITS = 38;
 constexpr size_t DEVICE_RANGES = 16;
@@ -27,8 +27,8 @@ constexpr size_t SECTOR_BYTES = size_t(1) << SECTOR_BITS;
 struct Traffic {
     int device = 0;
 
-    // Sectors, each once: what a launch moves between memory and a cache that forgets nothing before it ends. What it has
-    // written itself it need not read.
+    // Sectors, each once: what a launch moves between memory and a cache that forgets nothing before it ends. What it
+    // has written itself it need not read.
     uint64_t read_sectors = 0;
     uint64_t written_sectors = 0;
 
