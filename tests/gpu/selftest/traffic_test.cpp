@@ -25,6 +25,15 @@ TEST(a_sector_counts_once_and_what_was_written_is_not_read, Passes, "", Counted)
     }
 }
 
+TEST(each_block_has_to_fetch, Passes, "", Counted) {
+    Gpu gpu;
+    CUdeviceptr x = gpu.put(std::vector<float>(100)), y = gpu.room(32 * 4);
+    gpu.launch("read_twice", {3, 32, 0}, y, x, 100);
+    simt::Traffic traffic = last(gpu);
+    CHECK(traffic.read_sectors == 13 && traffic.written_sectors == 4);
+    CHECK(traffic.block_sectors == 3 * (13 + 4));
+}
+
 TEST(neighbours_across_a_border_are_two_sectors, Passes, "", Counted) {
     Gpu gpu;
     CUdeviceptr x = gpu.put(std::vector<float>(16)), y = gpu.room(4);

@@ -3,6 +3,7 @@
 // Nothing of ThreadSanitizer's own library is here. Only kernels are compiled so, and they run on fibers.
 #include "traffic.hpp"
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <sys/mman.h>
@@ -16,23 +17,30 @@ namespace {
 constexpr size_t SPACE_BYTES = DEVICE_RANGES << DEVICE_BITS;
 constexpr int WORD_BITS = 6;
 
-// A bit for each sector of all devices; nothing is taken from the machine for those that nobody touches.
+constexpr size_t SECTORS = SPACE_BYTES >> SECTOR_BITS;
+
+// Of the sectors of all devices; nothing is taken from the machine for those that nobody touches.
 struct Sectors {
-    uint64_t* read;
+    uint64_t* read;  // a bit for each
     uint64_t* written;
+    uint32_t* block;  // the last one that touched it
 };
 
 Sectors sectors;
 
-uint64_t* reserve_bits() {
-    size_t bytes = SPACE_BYTES >> SECTOR_BITS >> 3;
+void* reserve(size_t bytes) {
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (at == MAP_FAILED) {
         perror("stand-in gpu: no address space to count in");
         abort();
     }
-    return static_cast<uint64_t*>(at);
+    return at;
+}
+
+Sectors reserve_sectors() {
+    auto bits = [] { return static_cast<uint64_t*>(reserve(SECTORS / 8)); };
+    return {bits(), bits(), static_cast<uint32_t*>(reserve(SECTORS * sizeof(uint32_t)))};
 }
 
 void note_sector(Traffic& traffic, size_t sector, bool writes) {
@@ -40,6 +48,10 @@ void note_sector(Traffic& traffic, size_t sector, bool writes) {
     uint64_t bit = uint64_t(1) << (sector & ((1 << WORD_BITS) - 1));
     uint64_t read = sectors.read[word], written = sectors.written[word];
     if (!read && !written) traffic.touched.push_back(word);
+    if (sectors.block[sector] != traffic.block) {
+        sectors.block[sector] = traffic.block;
+        traffic.block_sectors++;
+    }
     if (writes) {
         if (written & bit) return;
         sectors.written[word] = written | bit;
@@ -70,10 +82,15 @@ inline __attribute__((always_inline)) void note(const volatile void* address, si
 }  // namespace
 
 void begin_traffic(Traffic& traffic, int device) {
-    static const Sectors once = sectors = {reserve_bits(), reserve_bits()};
+    static const Sectors once = sectors = reserve_sectors();
     (void)once;
     traffic = {};
     traffic.device = device;
+}
+
+void begin_block_traffic(Traffic& traffic) {
+    static std::atomic<uint32_t> blocks{0};
+    traffic.block = ++blocks;
 }
 
 void end_traffic(Traffic& traffic) {

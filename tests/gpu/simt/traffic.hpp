@@ -32,6 +32,11 @@ struct Traffic {
     uint64_t read_sectors = 0;
     uint64_t written_sectors = 0;
 
+    // The same of each block for itself: what at least has to come out of the cache that all blocks share, were each
+    // block's own to forget nothing before the block ends.
+    uint64_t block_sectors = 0;
+    uint32_t block = 0;  // the running one's number, of all that ever ran
+
     // All that threads ask for, bytes.
     uint64_t asked_to_read = 0;
     uint64_t asked_to_write = 0;
@@ -49,6 +54,7 @@ struct Traffic {
 
 // Begins a launch's count on this device.
 void begin_traffic(Traffic& traffic, int device);
+void begin_block_traffic(Traffic& traffic);
 void end_traffic(Traffic& traffic);
 
 void note_read(const void* from, size_t bytes);
