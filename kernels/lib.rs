@@ -43,7 +43,7 @@ pub mod store_kv;
 pub mod conformance;
 pub(crate) mod samples;
 
-pub use batch::{Batch, Heads, KvShape};
+pub use batch::{Batch, CHOSEN, Heads, KvShape};
 pub use dtype::{DType, KvDType};
 pub use error::DeviceError;
 pub use matrix::Matrix;

@@ -1,9 +1,14 @@
 //! Choosing on a GPU.
 
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
 use super::{Ask, Choose, Chosen, Draw};
 use crate::{
     Result,
-    cuda::{Buffer, Cuda, Element, Grid, Source, Tensor},
+    cuda::{Cuda, Driver, Element, Grid, Pinned, Pointer, Region, Source, Tensor},
 };
 
 const SOURCE: Source = Source { name: "choose", text: include_str!("cuda.cu") };
@@ -20,34 +25,83 @@ const SLICE_BYTES: usize = 24;
 /// … and of a row whose distribution is cut.
 const TALLY_BYTES: usize = 45_200;
 
+/// Most asks of a choice.
+pub(crate) const ASKS_MAX: usize = 1 << 16;
+
+/// What kernels say of an ask: the token, and its logit where that is not finite.
+const CHOSEN_BYTES: usize = 2 * size_of::<u32>();
+
 /// Marks a token whose logit is not finite.
 const NOT_FINITE: u32 = 1 << 31;
 
+/// What was chosen last: where kernels find it, and where the host does.
+pub(crate) struct Choices {
+    /// `(u32, f32) [ASKS_MAX]`
+    words: Region,
+    fetched: Mutex<Pinned>,
+    /// Choices that were asked for.
+    count: AtomicU64,
+}
+
+/// A choice on its way.
+pub struct Choice {
+    asks: usize,
+    number: u64,
+}
+
+impl Choices {
+    pub(crate) fn new(driver: &Driver) -> Result<Self> {
+        let words = Region::zeroed(driver, ASKS_MAX * CHOSEN_BYTES, "chosen tokens")?;
+        Ok(Self { words, fetched: Mutex::new(driver.pinned(ASKS_MAX * CHOSEN_BYTES)?), count: AtomicU64::new(0) })
+    }
+
+    pub(crate) fn pointer(&self) -> Pointer {
+        self.words.pointer()
+    }
+
+    fn fetched(&self) -> MutexGuard<'_, Pinned> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Choose for Cuda {
-    fn choose(&self, logits: &Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Option<Vec<Chosen>>> {
-        if vocabulary > VOCABULARY_MAX {
+    type Choice = Choice;
+
+    fn begin_choice(&self, logits: &Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Option<Choice>> {
+        if vocabulary > VOCABULARY_MAX || asks.len() > ASKS_MAX {
             return Ok(None);
         }
-        if asks.is_empty() {
-            return Ok(Some(Vec::new()));
+        if !asks.is_empty() {
+            self.enqueue_choice(logits, vocabulary, asks)?;
+            // SAFETY: a pair of words for each ask, which was enqueued to be written.
+            unsafe { self.choices().fetched().fetch(self.choices().pointer(), asks.len() * CHOSEN_BYTES) }?;
         }
-        let chosen = self.enqueue_choice(logits, vocabulary, asks)?;
-        let mut words = vec![0; asks.len() * size_of::<u32>()];
-        self.finish()?;
-        // SAFETY: a word for each ask, which was enqueued to be written.
-        unsafe { self.driver().copy_out(&mut words, chosen.pointer()) }?;
-        let words = words.as_chunks().0.iter().copied().map(u32::from_le_bytes);
-        let chosen = words.zip(asks).map(|(word, ask)| match word & NOT_FINITE {
-            0 => Ok(Chosen::Token(word)),
-            _ => self.not_finite(logits, ask.row, word & !NOT_FINITE),
+        Ok(Some(Choice { asks: asks.len(), number: self.choices().count.fetch_add(1, Relaxed) + 1 }))
+    }
+
+    fn is_chosen(&self, choice: &Choice) -> Result<bool> {
+        self.check_others()?;
+        Ok(choice.asks == 0 || self.choices().fetched().is_done()?)
+    }
+
+    fn chosen(&self, choice: Choice) -> Result<Vec<Chosen>> {
+        let is_last = choice.number == self.choices().count.load(Relaxed);
+        assert!(is_last, "tokens are taken before the next choice is asked for");
+        self.wait_until(|| self.is_chosen(&choice))?;
+        let mut fetched = self.choices().fetched();
+        let words = &fetched.contents()?[..choice.asks * CHOSEN_BYTES];
+        let words = words.as_chunks().0.iter().copied().map(u32::from_le_bytes).collect::<Vec<_>>();
+        let chosen = words.as_chunks().0.iter().map(|&[token, value]| match token & NOT_FINITE {
+            0 => Chosen::Token(token),
+            _ => Chosen::NotFinite { token: token & !NOT_FINITE, value: f32::from_bits(value) },
         });
-        chosen.collect::<Result<_>>().map(Some)
+        Ok(chosen.collect())
     }
 }
 
 impl Cuda {
-    /// Enqueues the choice; its tokens, `u32 [asks]`.
-    fn enqueue_choice(&self, logits: &Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Buffer> {
+    /// Enqueues what leaves the choice's words, a pair for each ask.
+    fn enqueue_choice(&self, logits: &Tensor, vocabulary: usize, asks: &[Ask]) -> Result<()> {
         assert_eq!(logits.element(), Element::F32, "logits are f32");
         assert!((1..=logits.columns()).contains(&vocabulary), "tokens that there are");
         assert!(asks.iter().all(|ask| ask.row < logits.rows()), "rows that there are");
@@ -61,9 +115,8 @@ impl Cuda {
         let count = vocabulary.div_ceil(SLICE);
         let slices = self.scratch(asks.len() * count * SLICE_BYTES)?;
         let tallies = self.scratch(cutting.len() * TALLY_BYTES)?;
-        let tokens = self.scratch(asks.len() * size_of::<u32>())?;
-        let [tokens_at, tallies_at, slices_at, asks_at] =
-            [&tokens, &tallies, &slices, &device_asks].map(|buffer| buffer.pointer().into());
+        let chosen_at = self.choices().pointer().into();
+        let [tallies_at, slices_at, asks_at] = [&tallies, &slices, &device_asks].map(|buffer| buffer.pointer().into());
         let [logits_at, stride, columns] = [logits.into(), logits.columns().into(), vocabulary.into()];
         let by_slices = |asks: usize| Grid { blocks: [count as u32, asks as u32, 1], threads: 256, shared_bytes: 0 };
         let by_rows = |asks: usize| Grid { blocks: [asks as u32, 1, 1], threads: 1024, shared_bytes: 0 };
@@ -75,18 +128,10 @@ impl Cuda {
             self.launch(&SOURCE, "tally", by_slices(cutting.len()), arguments)?;
             self.launch(&SOURCE, "bracket", by_rows(cutting.len()), &mut [tallies_at, asks_at])?;
             self.launch(&SOURCE, "gather", by_slices(cutting.len()), arguments)?;
-            let arguments = &mut [tokens_at, tallies_at, slices_at, asks_at, logits_at, stride, columns];
+            let arguments = &mut [chosen_at, tallies_at, slices_at, asks_at, logits_at, stride, columns];
             self.launch(&SOURCE, "settle", by_rows(asks.len()), arguments)?;
         }
-        Ok(tokens)
-    }
-
-    fn not_finite(&self, logits: &Tensor, row: usize, token: u32) -> Result<Chosen> {
-        let element = row * logits.columns() + token as usize;
-        let mut value = [0; size_of::<f32>()];
-        // SAFETY: an element of the tensor.
-        unsafe { self.driver().copy_out(&mut value, logits.pointer().offset(element * size_of::<f32>())) }?;
-        Ok(Chosen::NotFinite { token, value: f32::from_le_bytes(value) })
+        Ok(())
     }
 }
 

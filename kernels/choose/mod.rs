@@ -9,14 +9,38 @@ mod cpu;
 #[allow(unsafe_code, reason = "launches kernels")]
 mod cuda;
 
+pub(crate) use cuda::{ASKS_MAX, Choices};
+
 use crate::samples::{Samples, Tested};
-use crate::{Result, memory::Memory};
+use crate::{CHOSEN, Result, memory::Memory};
 
 /// See the module.
 pub trait Choose: Memory {
-    /// A token for each of `asks`, by `logits [rows, columns]`, of whose columns the first `vocabulary` are tokens; none
-    /// where the host chooses as fast. A choice depends on nothing but its ask and its row.
-    fn choose(&self, logits: &Self::Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Option<Vec<Chosen>>>;
+    /// A choice that was asked for.
+    type Choice;
+
+    /// Asks for a token for each of `asks`, by `logits [rows, columns]`, of whose columns the first `vocabulary` are tokens;
+    /// none where the host chooses as fast. A choice depends on nothing but its ask and its row.
+    ///
+    /// The tokens need not be known to be computed further: until the next choice is asked for, a batch may name them by
+    /// their places ([`CHOSEN`]).
+    ///
+    /// Tokens are taken before the next choice is asked for.
+    fn begin_choice(&self, logits: &Self::Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Option<Self::Choice>>;
+
+    /// Whether the tokens can be taken without waiting. An error says that they never can.
+    fn is_chosen(&self, choice: &Self::Choice) -> Result<bool>;
+
+    /// The tokens, one for each ask; waits for them.
+    ///
+    /// # Panics
+    /// If another choice was asked for meanwhile.
+    fn chosen(&self, choice: Self::Choice) -> Result<Vec<Chosen>>;
+
+    /// Both at once.
+    fn choose(&self, logits: &Self::Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Option<Vec<Chosen>>> {
+        self.begin_choice(logits, vocabulary, asks)?.map(|choice| self.chosen(choice)).transpose()
+    }
 }
 
 /// One token to choose.
@@ -135,6 +159,7 @@ pub(crate) fn check<B: Tested>(device: &B) {
     check_greatest(device);
     check_not_finite(device);
     check_company(device, &[bells(9000), bells(9000), bells(9000)]);
+    check_named(device);
 }
 
 const PLAIN: Draw = Draw { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, uniform: 0.0 };
@@ -230,6 +255,31 @@ fn check_not_finite<B: Tested>(device: &B) {
             }
         }
     }
+}
+
+/// A batch that names chosen tokens by their places is one that has them, known or not.
+fn check_named<B: Tested>(device: &B) {
+    const COLUMNS: usize = 8;
+    let values = Samples::new(8).floats(6 * COLUMNS);
+    let table = device.weight(vec![crate::Matrix::from_f32(&values, 6, COLUMNS)]).expect("a weight");
+    let logits: Vec<f32> =
+        [4, 2].into_iter().flat_map(|best| (0..6).map(move |token| -f32::from(token != best))).collect();
+    let logits = device.residual(2, 6, &logits);
+    let asks = [1, 0].map(|row| Ask { row, draw: None });
+    let Some(choice) = device.begin_choice(&logits, 6, &asks).expect("a choice") else { return };
+    let embedded = || {
+        let batch = crate::Batch { tokens: vec![CHOSEN | 1, 5, CHOSEN, CHOSEN | 1], ..crate::Batch::default() };
+        let batch = device.batch(batch).expect("memory");
+        device.to_host(&device.embed(&table, 0, 1.0, &batch).expect("rows")).expect("a copy")
+    };
+    let expected: Vec<f32> =
+        [4, 5, 2, 4].into_iter().flat_map(|token| &values[token * COLUMNS..][..COLUMNS]).copied().collect();
+    assert_eq!(embedded(), expected, "{}: not known yet", device.name());
+    while !device.is_chosen(&choice).expect("it goes well") {
+        std::thread::yield_now();
+    }
+    assert_eq!(device.chosen(choice).expect("tokens"), [Chosen::Token(2), Chosen::Token(4)]);
+    assert_eq!(embedded(), expected, "{}: known", device.name());
 }
 
 /// What is chosen together is what is chosen alone.

@@ -1,6 +1,10 @@
 //! NCCL: collectives between the GPUs of one group's ranks.
 
-use std::{ffi::c_char, mem::MaybeUninit};
+use std::{
+    ffi::c_char,
+    mem::MaybeUninit,
+    time::{Duration, Instant},
+};
 
 use cudarc::nccl::{result, sys};
 
@@ -12,6 +16,7 @@ use crate::{DeviceError, Result, group::Group};
 /// One rank's membership in its group on the GPUs.
 pub(crate) struct Communicator {
     handle: sys::ncclComm_t,
+    checked: Instant,
 }
 
 // SAFETY: the handle may be used from any thread, one at a time; `Communicator` lends it to none.
@@ -19,6 +24,9 @@ unsafe impl Send for Communicator {}
 
 /// Words of NCCL's unique id.
 const ID_WORDS: usize = 32;
+
+/// How often the other ranks are looked at by who waits for them.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 impl Communicator {
     /// Meets the other ranks of `group`; returns once all have come. The caller's GPU is current.
@@ -40,7 +48,7 @@ impl Communicator {
         unsafe { result::comm_init_rank(handle.as_mut_ptr(), ranks, id, rank) }
             .map_err(nccl_failed("meeting the other ranks with NCCL"))?;
         // SAFETY: it was written.
-        Ok(Self { handle: unsafe { handle.assume_init() } })
+        Ok(Self { handle: unsafe { handle.assume_init() }, checked: Instant::now() })
     }
 
     /// Enqueues: `count` elements at `at` become their sums over the ranks.
@@ -73,6 +81,15 @@ impl Communicator {
         unsafe { result::all_gather(from, to, count, data_type(element), self.handle, driver.stream().cast()) }
             .map_err(nccl_failed("all-gather"))?;
         Ok(())
+    }
+
+    /// Whether it is time to look at the other ranks again; answers yes once for each time.
+    pub(crate) fn is_to_be_checked(&mut self) -> bool {
+        let is_due = self.checked.elapsed() >= PATIENCE;
+        if is_due {
+            self.checked = Instant::now();
+        }
+        is_due
     }
 
     /// An error if a collective can never end.

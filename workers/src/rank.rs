@@ -35,12 +35,28 @@ pub struct Rank<B: Backend> {
     /// Whether this is the rank that chooses tokens and reports.
     reports: bool,
     last_step: u64,
-    /// When the last forward pass began.
-    began: Instant,
+    /// The step whose tokens the device is choosing.
+    choosing: Option<Choosing<B>>,
+}
+
+/// A step of which everything is enqueued, and nothing known yet.
+struct Choosing<B: Backend> {
+    step: u64,
+    /// Who gets a token, in the order of the choice.
+    ids: Vec<SequenceId>,
+    choice: B::Choice,
+}
+
+/// A step whose forward pass was begun.
+pub struct Begun<B: Backend> {
+    step: u64,
+    wanted: Wanted,
+    computed: Computed<B>,
+    at: Instant,
 }
 
 /// What a forward pass has come to.
-pub enum Computed<B: Backend> {
+enum Computed<B: Backend> {
     /// There was nothing to compute.
     Nothing,
     /// The batch's hidden states.
@@ -61,6 +77,16 @@ pub enum RankError {
     /// The mask ring.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// Ranks that chose by the same logits chose differently: they would go on with different sequences.
+    #[error("sequence {}: this rank chose token {own}, and rank 0 chose {first}", .id.0)]
+    Disagreed {
+        /// Which sequence.
+        id: SequenceId,
+        /// This rank's token.
+        own: u32,
+        /// Rank 0's.
+        first: u32,
+    },
     /// A sequence's logits make no sense.
     #[error("sequence {}: {source}", .id.0)]
     Sampler {
@@ -101,7 +127,7 @@ impl<B: Backend> Rank<B> {
             sampler: Sampler::default(),
             reports: config.rank == 0,
             last_step: 0,
-            began: Instant::now(),
+            choosing: None,
         })
     }
 
@@ -122,24 +148,29 @@ impl<B: Backend> Rank<B> {
 
     /// Follows one step, all ranks together. What came of it, as rank 0 reports it; the other ranks know the tokens only.
     pub fn compute(&mut self, step: &Step, masks: &mut Masks) -> Result<StepReport, RankError> {
-        let Plan { batch, wanted } = self.learn(step)?;
-        let computed = self.forward(batch, &wanted)?;
-        self.conclude(&wanted, computed, masks)
+        let begun = self.begin(step)?;
+        match self.conclude(begun, masks)? {
+            Some(report) => Ok(report),
+            None => self.settle(),
+        }
     }
 
-    /// Takes over what the step says.
-    pub fn learn(&mut self, step: &Step) -> Result<Plan, RankError> {
+    /// Takes over what the step says, and has its batch go through the layers, and through the head where nothing but
+    /// tokens is wanted. Devices that run by themselves have only begun when this returns. The tokens of the step before
+    /// need not be known: see [`Rank::is_choosing`].
+    pub fn begin(&mut self, step: &Step) -> Result<Begun<B>, RankError> {
         let expected = self.last_step + 1;
         if step.number != expected {
             return Err(StepError::Number { found: step.number, expected }.into());
         }
         self.last_step = step.number;
-        Ok(Plan::of(step, &mut self.sequences)?)
+        let Plan { batch, wanted } = Plan::of(step, &mut self.sequences)?;
+        let at = Instant::now();
+        let computed = self.forward(batch, &wanted)?;
+        Ok(Begun { step: step.number, wanted, computed, at })
     }
 
-    /// The batch through the layers, and through the head where nothing but tokens is wanted.
-    pub fn forward(&mut self, batch: Batch, wanted: &Wanted) -> Result<Computed<B>, RankError> {
-        self.began = Instant::now();
+    fn forward(&mut self, batch: Batch, wanted: &Wanted) -> Result<Computed<B>, RankError> {
         if batch.tokens.is_empty() {
             return Ok(Computed::Nothing);
         }
@@ -155,14 +186,12 @@ impl<B: Backend> Rank<B> {
         Ok(Computed::Logits(device.repeat(batch, &mut compute)?))
     }
 
-    /// All that is wanted of the hidden states. Tokens come last, so that masks have the longest time to come.
-    pub fn conclude(
-        &mut self,
-        wanted: &Wanted,
-        computed: Computed<B>,
-        masks: &mut Masks,
-    ) -> Result<StepReport, RankError> {
-        let mut report = StepReport { step: self.last_step, ..StepReport::default() };
+    /// All that is wanted of a step that was begun, and no other is [choosing](Rank::is_choosing). Tokens come last, so
+    /// that masks have the longest time to come. None where the device chooses all of them, which [`Rank::settle`] waits
+    /// for.
+    pub fn conclude(&mut self, begun: Begun<B>, masks: &mut Masks) -> Result<Option<StepReport>, RankError> {
+        let Begun { step, wanted, computed, at } = begun;
+        let mut report = StepReport { step, ..StepReport::default() };
         masks.retain(|id| self.sequences.get(id).is_ok());
         masks.receive()?;
         let logits = match computed {
@@ -176,10 +205,23 @@ impl<B: Backend> Rank<B> {
                 logits
             }
         };
-        if let Some(logits) = logits {
-            report.tokens = self.sample(wanted, &logits, masks)?;
+        let Some(logits) = logits else { return Ok(Some(report)) };
+        if wanted.is_tokens_only() && self.begin_choice(step, &wanted, &logits)? {
+            return Ok(None);
         }
-        Ok(report)
+        report.tokens = self.sample(&wanted, &logits, masks, at)?;
+        Ok(Some(report))
+    }
+
+    /// Whether a concluded step's tokens are not known yet: the device is choosing them. The next step may begin, and is
+    /// computed as if they were; they are to be [settled](Rank::settle) before it is concluded.
+    pub fn is_choosing(&self) -> bool {
+        self.choosing.is_some()
+    }
+
+    /// Whether [`Rank::settle`] would not wait long.
+    pub fn is_chosen(&self) -> Result<bool, RankError> {
+        Ok(self.choosing.as_ref().map_or(Ok(true), |choosing| self.device.is_chosen(&choosing.choice))?)
     }
 
     /// `[rows.len(), columns]`, padding behind the vocabulary.
