@@ -110,13 +110,15 @@ fn decode<'a>(numbers: [&str; 3], model: impl Fn(usize) -> (&'a str, Option<Quan
     }
     link.unlink();
     eprintln!("loaded in {:.0?}", started.elapsed());
-    for step in steps(sequences, context) {
-        let started = Instant::now();
-        link.steps.publish(&step, LIMIT).expect("the ranks take");
+    let (steps, started) = (steps(sequences, context), Instant::now());
+    for step in &steps {
+        link.steps.publish(step, LIMIT).expect("the ranks take"); // all at once: the next one waits for no report
+    }
+    for step in &steps {
         while link.reports.take(Duration::from_millis(100)).expect("a good report").is_none() {
             check_alive(&mut workers, started);
         }
-        eprintln!("step {} in {:.1?}", step.number, started.elapsed());
+        eprintln!("step {} after {:.1?}", step.number, started.elapsed());
     }
     for mut worker in workers {
         drop(worker.stdin.take());

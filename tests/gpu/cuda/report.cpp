@@ -31,8 +31,8 @@ struct KernelRun {
     simt::Traffic traffic;
 };
 
-// What happened from one launch of a graph to the next: a replayed step, all that its kernels did, and what the host
-// asked for around it.
+// A replayed step: what the host asks for from one launch of a graph to the next, and what a stream does from one graph's
+// beginning to the next one's. The host may be ahead.
 struct Replay {
     Tally of[COUNTERS];
     std::vector<KernelRun> kernels;
@@ -41,8 +41,9 @@ struct Replay {
 struct Counts {
     std::mutex lock;
     Tally of[COUNTERS];
-    std::atomic<uint64_t> graph_launches{0};
-    Replay replay;        // that goes on
+    std::atomic<uint64_t> graph_launches{0}, graphs_begun{0};
+    Tally calls;          // since the last launch of a graph
+    Replay replay;        // that goes on, without calls
     Replay whole_replay;  // the last one that is over
     uint64_t allocations = 0, allocated_bytes = 0, late_allocations = 0;
     Clock::time_point written{};
@@ -169,7 +170,7 @@ void count(Counter counter, const char* name, uint64_t by) {
     Counts& all = counts();
     std::lock_guard lock(all.lock);
     all.of[int(counter)][name] += by;
-    all.replay.of[int(counter)][name] += by;
+    (counter == Counter::Calls ? all.calls : all.replay.of[int(counter)])[name] += by;
 }
 
 void note_kernel(const char* name, const simt::Traffic& traffic) {
@@ -180,7 +181,7 @@ void note_kernel(const char* name, const simt::Traffic& traffic) {
     if (!counting()) return;
     count(Counter::Kernels, name);
     Counts& all = counts();
-    if (all.graph_launches == 0) return;
+    if (all.graphs_begun == 0) return;
     std::lock_guard lock(all.lock);
     all.replay.kernels.push_back({name, traffic});
 }
@@ -193,22 +194,33 @@ void note_collective(const char* name, size_t bytes) {
     std::lock_guard lock(all.lock);
     simt::Traffic traffic;
     traffic.asked_to_read = bytes;
-    if (all.graph_launches > 0) all.replay.kernels.push_back({name, traffic});
+    if (all.graphs_begun > 0) all.replay.kernels.push_back({name, traffic});
 }
 
 bool shall_run(const simt::Kernel& kernel, int device) {
     if (!settings().sample) return true;
     auto is_of = [&](const char* operation) { return strstr(kernel.space, operation) != nullptr; };
     if (is_of("::choose::")) return true;
-    bool is_everywhere = is_of("::embed::") || is_of("::all_reduce::");
-    return counts().graph_launches == 1 && (device == 0 || is_everywhere);
+    bool is_everywhere = is_of("::embed::") || is_of("::all_reduce::") || is_of("::all_gather::");
+    return counts().graphs_begun == 1 && (device == 0 || is_everywhere);
 }
 
 void note_graph_launch() {
     if (!counting() && !settings().sample) return;
     Counts& all = counts();
     std::lock_guard lock(all.lock);
-    if (all.graph_launches++ > 0) all.whole_replay = std::move(all.replay);
+    if (all.graph_launches++ > 0) all.whole_replay.of[int(Counter::Calls)] = all.calls;
+    all.calls.clear();
+}
+
+void note_graph_begins() {
+    if (!counting() && !settings().sample) return;
+    Counts& all = counts();
+    std::lock_guard lock(all.lock);
+    if (all.graphs_begun++ > 0) {
+        std::swap(all.replay.of[int(Counter::Calls)], all.whole_replay.of[int(Counter::Calls)]);
+        all.whole_replay = std::move(all.replay);
+    }
     all.replay = {};
 }
 

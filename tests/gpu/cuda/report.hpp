@@ -29,8 +29,10 @@ void note_kernel(const char* name, const simt::Traffic& traffic);
 void note_collective(const char* name, size_t bytes);
 // Whether a kernel is to be computed: all are, unless the environment says otherwise.
 bool shall_run(const simt::Kernel& kernel, int device);
-// Allocations from now on are counted as late, and a new list of what happens until the next one is begun.
+// Allocations from now on are counted as late.
 void note_graph_launch();
+// A stream has come to it.
+void note_graph_begins();
 void note_allocation(size_t bytes);
 
 // For a process that is ended by a signal: what waits for the device calls this now and then.

@@ -23,7 +23,7 @@ constexpr size_t SECTORS = SPACE_BYTES >> SECTOR_BITS;
 struct Sectors {
     uint64_t* read;  // a bit for each
     uint64_t* written;
-    uint32_t* block;  // the last one that touched it
+    uint32_t* block;  // the last one that touched it: twice its number, and one if it wrote
 };
 
 Sectors sectors;
@@ -48,8 +48,10 @@ void note_sector(Traffic& traffic, size_t sector, bool writes) {
     uint64_t bit = uint64_t(1) << (sector & ((1 << WORD_BITS) - 1));
     uint64_t read = sectors.read[word], written = sectors.written[word];
     if (!read && !written) traffic.touched.push_back(word);
-    if (sectors.block[sector] != traffic.block) {
-        sectors.block[sector] = traffic.block;
+    uint32_t& block = sectors.block[sector];
+    bool is_first = block >> 1 != traffic.block;
+    if (is_first || (writes && !(block & 1))) {
+        block = traffic.block << 1 | (writes || (!is_first && block & 1));
         traffic.block_sectors++;
     }
     if (writes) {

@@ -35,7 +35,7 @@ struct Traffic {
     // The same of each block for itself: what at least has to come out of the cache that all blocks share, were each
     // block's own to forget nothing before the block ends.
     uint64_t block_sectors = 0;
-    uint32_t block = 0;  // the running one's number, of all that ever ran
+    uint32_t block = 0;  // the running one's number, of all that ever ran; from 1
 
     // All that threads ask for, bytes.
     uint64_t asked_to_read = 0;
