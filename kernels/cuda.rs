@@ -123,7 +123,7 @@ impl Cuda {
         Ok(Self {
             kernels: Kernels::new(compiler, activations),
             arena: Arena::new(driver.clone()),
-            choices: Choices::new(&driver)?,
+            choices: Choices::new(&driver, group.world_size())?,
             driver,
             activations,
             eager,
@@ -331,6 +331,21 @@ pub fn find(wanted: usize) -> Result<Vec<Facts>> {
 
 #[cfg(test)]
 impl Cuda {
+    /// Runs `rank` on so many GPUs, each a rank of one group, if there are as many.
+    pub(crate) fn each_of(config: &CudaConfig, ranks: usize, rank: impl Fn(&Self) + Sync) {
+        if find(ranks).is_err() {
+            return;
+        }
+        crate::group::tests::run_ranks(ranks, crate::group::Waiting::Sleep, |group: Group| {
+            let config = CudaConfig { ordinal: group.rank(), ..config.clone() };
+            let gpu = Self::open(config, group).expect("a GPU");
+            rank(&gpu);
+            // Nobody takes its memory away while others may still read it.
+            gpu.finish().expect("all is done");
+            gpu.group().barrier().expect("all are there");
+        });
+    }
+
     /// The devices that every operation's check runs on: both types of activations. None where there is no GPU and no
     /// stand-in for one, unless `SHARDWIRE_TEST_GPU` says that there must be.
     pub(crate) fn kinds() -> Vec<Self> {

@@ -110,26 +110,10 @@ mod tests {
     use super::*;
     use crate::{
         cuda::{Activations, CudaConfig},
-        group::{Group, Waiting, tests::run_ranks},
         memory::Memory,
         rms_norm,
         samples::{Samples, Tested, assert_close},
     };
-
-    /// Runs `rank` on so many GPUs, if there are as many.
-    fn on_gpus(config: &CudaConfig, ranks: usize, rank: impl Fn(&Cuda) + Sync) {
-        if crate::cuda::find(ranks).is_err() {
-            return;
-        }
-        run_ranks(ranks, Waiting::Sleep, |group: Group| {
-            let config = CudaConfig { ordinal: group.rank(), ..config.clone() };
-            let gpu = Cuda::open(config, group).expect("a GPU");
-            rank(&gpu);
-            // Nobody takes its memory away while others may still read it.
-            gpu.finish().expect("all is done");
-            gpu.group().barrier().expect("all are there");
-        });
-    }
 
     fn parts(gpu: &Cuda, ranks: usize, length: usize) -> Vec<Vec<f32>> {
         (0..ranks).map(|rank| gpu.stored(Samples::new((rank * 7 + length) as u64).floats(length))).collect()
@@ -175,7 +159,7 @@ mod tests {
             let cache = Some(std::env::temp_dir().join("shardwire-test-kernels"));
             let config = CudaConfig { activations, nccl_only, cache, ..CudaConfig::default() };
             for ranks in [2, 3, 4] {
-                on_gpus(&config, ranks, |gpu| {
+                Cuda::each_of(&config, ranks, |gpu| {
                     assert_eq!(gpu.peers().is_some(), !nccl_only, "GPUs that reach each other");
                     for (rows, columns) in [(0, 8), (1, 5), (1, 64), (3, 40), (70, 72), (1, 33_000)] {
                         check(gpu, ranks, rows, columns);
@@ -192,7 +176,7 @@ mod tests {
     fn long_messages_go_by_parts_and_longer_ones_by_nccl() {
         let cache = Some(std::env::temp_dir().join("shardwire-test-kernels"));
         let config = CudaConfig { activations: Activations::F32, cache, ..CudaConfig::default() };
-        on_gpus(&config, 3, |gpu| {
+        Cuda::each_of(&config, 3, |gpu| {
             for elements in [200_003, BLOCKS * AREA_BYTES / 4 + 1] {
                 let parts = parts(gpu, 3, elements);
                 let mut x = gpu.tensor(1, elements, &parts[gpu.group().rank()]).expect("memory");

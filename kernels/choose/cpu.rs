@@ -19,6 +19,10 @@ impl Choose for Cpu {
         match *choice {}
     }
 
+    fn choose(&self, _: &Tensor, _: usize, _: &[Ask]) -> Result<Option<Vec<Chosen>>> {
+        Ok(None)
+    }
+
     fn chosen(&self, choice: Infallible) -> Result<Vec<Chosen>> {
         match choice {}
     }

@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::{Ask, Choose, Chosen, Draw};
 use crate::{
-    Result,
+    Backend, Result,
     cuda::{Cuda, Driver, Element, Grid, Pinned, Pointer, Region, Source, Tensor},
 };
 
@@ -26,7 +26,7 @@ const SLICE_BYTES: usize = 24;
 const TALLY_BYTES: usize = 45_200;
 
 /// Most asks of a choice.
-pub(crate) const ASKS_MAX: usize = 1 << 16;
+pub(crate) const ASKS_MAX: usize = 1 << 15;
 
 /// What kernels say of an ask: the token, and its logit where that is not finite.
 const CHOSEN_BYTES: usize = 2 * size_of::<u32>();
@@ -36,7 +36,7 @@ const NOT_FINITE: u32 = 1 << 31;
 
 /// What was chosen last: where kernels find it, and where the host does.
 pub(crate) struct Choices {
-    /// `(u32, f32) [ASKS_MAX]`
+    /// `(u32, f32) [ASKS_MAX]`, and as many more as shares of ranks are rounded up by.
     words: Region,
     fetched: Mutex<Pinned>,
     /// Choices that were asked for.
@@ -50,13 +50,23 @@ pub struct Choice {
 }
 
 impl Choices {
-    pub(crate) fn new(driver: &Driver) -> Result<Self> {
-        let words = Region::zeroed(driver, ASKS_MAX * CHOSEN_BYTES, "chosen tokens")?;
+    /// For so many ranks.
+    pub(crate) fn new(driver: &Driver, ranks: usize) -> Result<Self> {
+        let words = Region::zeroed(driver, (ASKS_MAX + ranks) * CHOSEN_BYTES, "chosen tokens")?;
         Ok(Self { words, fetched: Mutex::new(driver.pinned(ASKS_MAX * CHOSEN_BYTES)?), count: AtomicU64::new(0) })
     }
 
     pub(crate) fn pointer(&self) -> Pointer {
         self.words.pointer()
+    }
+
+    /// Enqueues that the first words come to the host.
+    fn fetch(&self, asks: usize) -> Result<Choice> {
+        if asks > 0 {
+            // SAFETY: as many were enqueued to be written, and all were zeroed at the start.
+            unsafe { self.fetched().fetch(self.pointer(), asks * CHOSEN_BYTES) }?;
+        }
+        Ok(Choice { asks, number: self.count.fetch_add(1, Relaxed) + 1 })
     }
 
     fn fetched(&self) -> MutexGuard<'_, Pinned> {
@@ -67,16 +77,28 @@ impl Choices {
 impl Choose for Cuda {
     type Choice = Choice;
 
-    fn begin_choice(&self, logits: &Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Option<Choice>> {
+    fn begin_choice(&self, shard: &Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Option<Choice>> {
         if vocabulary > VOCABULARY_MAX || asks.len() > ASKS_MAX {
             return Ok(None);
         }
-        if !asks.is_empty() {
-            self.enqueue_choice(logits, vocabulary, asks)?;
-            // SAFETY: a pair of words for each ask, which was enqueued to be written.
-            unsafe { self.choices().fetched().fetch(self.choices().pointer(), asks.len() * CHOSEN_BYTES) }?;
+        match self.group().world_size() {
+            1 => self.enqueue_choice(shard, vocabulary, asks, 0)?,
+            // Each rank has a row of its own, and they are in order.
+            ranks if asks.len() >= ranks && asks.iter().map(|ask| ask.row).eq(0..asks.len()) => {
+                self.enqueue_spread(shard, vocabulary, asks, ranks)?;
+            }
+            ranks => self.enqueue_choice(&self.gather_columns(shard, ranks)?, vocabulary, asks, 0)?,
         }
-        Ok(Some(Choice { asks: asks.len(), number: self.choices().count.fetch_add(1, Relaxed) + 1 }))
+        self.choices().fetch(asks.len()).map(Some)
+    }
+
+    fn choose(&self, logits: &Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Option<Vec<Chosen>>> {
+        if vocabulary > VOCABULARY_MAX || asks.len() > ASKS_MAX {
+            return Ok(None);
+        }
+        self.enqueue_choice(logits, vocabulary, asks, 0)?;
+        let choice = self.choices().fetch(asks.len())?;
+        self.chosen(choice).map(Some)
     }
 
     fn is_chosen(&self, choice: &Choice) -> Result<bool> {
@@ -100,14 +122,41 @@ impl Choose for Cuda {
 }
 
 impl Cuda {
-    /// Enqueues what leaves the choice's words, a pair for each ask.
-    fn enqueue_choice(&self, logits: &Tensor, vocabulary: usize, asks: &[Ask]) -> Result<()> {
+    /// Enqueues the choice, each rank by its share of the rows: a logit goes to one rank instead of all, and only words
+    /// that say what was chosen go to everybody. The i-th ask is of row i.
+    fn enqueue_spread(&self, shard: &Tensor, vocabulary: usize, asks: &[Ask], ranks: usize) -> Result<()> {
+        let (rank, share) = (self.group().rank(), asks.len().div_ceil(ranks));
+        let rows_of = |rank: usize| (rank * share).min(asks.len())..((rank + 1) * share).min(asks.len());
+        let own = rows_of(rank);
+        let logits = self.alike(shard, own.len(), ranks * shard.columns())?;
+        self.with_communicator(|communicator| {
+            let (to, from) = (logits.pointer(), shard.pointer());
+            // SAFETY: the shard has a row for each ask; there is room for the own rows of all ranks' columns.
+            unsafe { communicator.all_to_all(self.driver(), to, from, shard.columns(), (rank, ranks), rows_of) }
+        })?;
+        let logits = self.side_by_side(logits, ranks)?;
+        let asks: Vec<Ask> = (asks[own.clone()].iter()).map(|ask| Ask { row: ask.row - own.start, ..*ask }).collect();
+        self.enqueue_choice(&logits, vocabulary, &asks, rank * share)?;
+        let words = self.choices().pointer();
+        self.with_communicator(|communicator| {
+            let own = words.offset(rank * share * CHOSEN_BYTES);
+            // SAFETY: there is room for a share of words for each rank, as the asks are no more than there is room for,
+            // rounded up; the own ones lie where they are gathered to.
+            unsafe { communicator.all_gather(self.driver(), words, own, 2 * share, Element::F32) }
+        })
+    }
+
+    /// Enqueues what leaves the choice's words, a pair for each ask, from place `first` on.
+    fn enqueue_choice(&self, logits: &Tensor, vocabulary: usize, asks: &[Ask], first: usize) -> Result<()> {
+        if asks.is_empty() {
+            return Ok(());
+        }
         assert_eq!(logits.element(), Element::F32, "logits are f32");
         assert!((1..=logits.columns()).contains(&vocabulary), "tokens that there are");
         assert!(asks.iter().all(|ask| ask.row < logits.rows()), "rows that there are");
         // Those that cut come first: only they have tallies.
         let (cutting, others): (Vec<_>, Vec<_>) =
-            asks.iter().map(|ask| DeviceAsk::of(ask, vocabulary)).zip(0u32..).partition(|(ask, _)| ask.cuts());
+            asks.iter().map(|ask| DeviceAsk::of(ask, vocabulary)).zip(first as u32..).partition(|(ask, _)| ask.cuts());
         let words: Vec<u8> = cutting.iter().chain(&others).flat_map(|(ask, place)| ask.encode(*place)).collect();
         let device_asks = self.scratch(words.len())?;
         // SAFETY: the buffer was taken for as many bytes.
@@ -182,11 +231,45 @@ impl DeviceAsk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        cuda::CudaConfig,
+        samples::{Samples, Tested},
+    };
 
     #[test]
     fn conforms() {
         for gpu in Cuda::kinds() {
             crate::choose::check(&gpu);
+        }
+    }
+
+    /// With fewer rows than ranks, with as many for each, and with some ranks that have fewer or none.
+    #[test]
+    fn ranks_choose_together_what_one_does_alone() {
+        const COLUMNS: usize = 2100;
+        let draw = |uniform| Draw { temperature: 0.9, top_k: 0, top_p: 0.8, min_p: 0.0, uniform };
+        let config =
+            CudaConfig { cache: Some(std::env::temp_dir().join("shardwire-test-kernels")), ..Default::default() };
+        for ranks in [2, 3, 4] {
+            Cuda::each_of(&config, ranks, |gpu| {
+                let rank = gpu.group().rank();
+                for rows in [1, 2, 4, 5, 8, 9] {
+                    let mut samples = Samples::new(rows as u64);
+                    let logits: Vec<f32> = (0..rows * ranks * COLUMNS).map(|_| 3.0 * samples.bell()).collect();
+                    let all = gpu.residual(rows, ranks * COLUMNS, &logits);
+                    let own: Vec<f32> =
+                        (logits.chunks_exact(COLUMNS).skip(rank).step_by(ranks).flatten().copied()).collect();
+                    let shard = gpu.residual(rows, COLUMNS, &own);
+                    let asks: Vec<Ask> = (0..rows)
+                        .map(|row| Ask { row, draw: (row % 3 != 1).then(|| draw(samples.below(1000) as f64 / 1000.0)) })
+                        .collect();
+                    let vocabulary = ranks * COLUMNS - 7;
+                    let choice = gpu.begin_choice(&shard, vocabulary, &asks).expect("a choice").expect("a GPU chooses");
+                    let together = gpu.chosen(choice).expect("tokens");
+                    let alone = gpu.choose(&all, vocabulary, &asks).expect("a choice").expect("a GPU chooses");
+                    assert_eq!(together, alone, "{rows} rows on rank {rank} of {ranks}");
+                }
+            });
         }
     }
 }

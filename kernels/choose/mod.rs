@@ -19,14 +19,15 @@ pub trait Choose: Memory {
     /// A choice that was asked for.
     type Choice;
 
-    /// Asks for a token for each of `asks`, by `logits [rows, columns]`, of whose columns the first `vocabulary` are tokens;
-    /// none where the host chooses as fast. A choice depends on nothing but its ask and its row.
+    /// All ranks together: asks for a token for each of `asks`, by logits of which each rank has as many columns, `shard
+    /// [rows, columns]`. Of all ranks' columns, side by side, the first `vocabulary` are tokens. None where the host chooses
+    /// as fast. A choice depends on nothing but its ask and its row.
     ///
     /// The tokens need not be known to be computed further: until the next choice is asked for, a batch may name them by
     /// their places ([`CHOSEN`]).
     ///
     /// Tokens are taken before the next choice is asked for.
-    fn begin_choice(&self, logits: &Self::Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Option<Self::Choice>>;
+    fn begin_choice(&self, shard: &Self::Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Option<Self::Choice>>;
 
     /// Whether the tokens can be taken without waiting. An error says that they never can.
     fn is_chosen(&self, choice: &Self::Choice) -> Result<bool>;
@@ -37,10 +38,8 @@ pub trait Choose: Memory {
     /// If another choice was asked for meanwhile.
     fn chosen(&self, choice: Self::Choice) -> Result<Vec<Chosen>>;
 
-    /// Both at once.
-    fn choose(&self, logits: &Self::Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Option<Vec<Chosen>>> {
-        self.begin_choice(logits, vocabulary, asks)?.map(|choice| self.chosen(choice)).transpose()
-    }
+    /// This rank alone: the tokens at once, by logits of which it has all columns.
+    fn choose(&self, logits: &Self::Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Option<Vec<Chosen>>>;
 }
 
 /// One token to choose.

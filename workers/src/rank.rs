@@ -61,7 +61,7 @@ enum Computed<B: Backend> {
     Nothing,
     /// The batch's hidden states.
     HiddenStates(HiddenStates<B>),
-    /// The logits of its rows, and maybe of more that mean nothing.
+    /// This rank's columns of the logits of its rows, and maybe of more that mean nothing.
     Logits(B::Tensor),
 }
 
@@ -194,21 +194,22 @@ impl<B: Backend> Rank<B> {
         let mut report = StepReport { step, ..StepReport::default() };
         masks.retain(|id| self.sequences.get(id).is_ok());
         masks.receive()?;
-        let logits = match computed {
+        let shard = match computed {
             Computed::Nothing => None,
-            Computed::Logits(logits) => Some(logits),
+            Computed::Logits(shard) => Some(shard),
             Computed::HiddenStates(hidden) => {
                 let rows: Vec<u32> = wanted.sampled.iter().map(|&(_, row)| row).collect();
-                let logits = if rows.is_empty() { None } else { Some(self.logits(&hidden, &rows)?) };
+                let shard = if rows.is_empty() { None } else { Some(self.logits(&hidden, &rows)?) };
                 report.prompt_logprobs = self.score(&wanted.scored, &hidden)?;
                 report.embeddings = self.pool(&wanted.pooled, &hidden)?;
-                logits
+                shard
             }
         };
-        let Some(logits) = logits else { return Ok(Some(report)) };
-        if wanted.is_tokens_only() && self.begin_choice(step, &wanted, &logits)? {
+        let Some(shard) = shard else { return Ok(Some(report)) };
+        if wanted.is_tokens_only() && self.begin_choice(step, &wanted, &shard)? {
             return Ok(None);
         }
+        let logits = self.device.all_gather(shard)?;
         report.tokens = self.sample(&wanted, &logits, masks, at)?;
         Ok(Some(report))
     }
@@ -224,7 +225,7 @@ impl<B: Backend> Rank<B> {
         Ok(self.choosing.as_ref().map_or(Ok(true), |choosing| self.device.is_chosen(&choosing.choice))?)
     }
 
-    /// `[rows.len(), columns]`, padding behind the vocabulary.
+    /// `[rows.len(), columns]`: this rank's columns.
     fn logits(&self, hidden: &HiddenStates<B>, rows: &[u32]) -> Result<B::Tensor, RankError> {
         let normed = self.model.normed(&self.device, hidden.select(&self.device, rows)?)?;
         Ok(self.model.logits(&self.device, &normed)?)
@@ -250,6 +251,7 @@ fn warm_up<B: Backend>(
     let mut cache = device.kv_cache(shape)?;
     let hidden = model.forward(device, &device.batch(batch)?, &mut cache)?;
     let logits = model.logits(device, &model.normed(device, hidden.select(device, &rows)?)?)?;
+    let logits = device.all_gather(logits)?;
     if rank == 0 {
         let draw = Draw { temperature: 1.0, top_k: 0, top_p: 0.5, min_p: 0.0, uniform: 0.5 };
         let asks: Vec<Ask> = (0..rows.len()).map(|row| Ask { row, draw: Some(draw) }).collect();

@@ -23,13 +23,13 @@ const DEFERRED: u32 = u32::MAX - 1;
 
 impl<B: Backend> Rank<B> {
     /// Has the device choose, if it can choose all tokens; then the step is [choosing](Rank::is_choosing).
-    pub(super) fn begin_choice(&mut self, step: u64, wanted: &Wanted, logits: &B::Tensor) -> Result<bool, RankError> {
+    pub(super) fn begin_choice(&mut self, step: u64, wanted: &Wanted, shard: &B::Tensor) -> Result<bool, RankError> {
         assert!(self.choosing.is_none(), "the step before was settled");
         let asks = self.asks(wanted)?;
         if asks.len() < wanted.sampled.len() {
             return Ok(false);
         }
-        let Some(choice) = self.device.begin_choice(logits, self.sequences.limits().vocab_size, &asks)? else {
+        let Some(choice) = self.device.begin_choice(shard, self.sequences.limits().vocab_size, &asks)? else {
             return Ok(false);
         };
         let ids: Vec<SequenceId> = wanted.sampled.iter().map(|&(id, _)| id).collect();

@@ -56,6 +56,7 @@ impl Outcomes {
     /// Each step begins before the tokens of the one before are known, wherever the GPU chooses them.
     fn ahead(gpu: Cuda, model: &str, steps: &[Step]) -> (Self, usize) {
         let mut rank = rank(gpu, model);
+        let taken = rank.device().activation_bytes();
         let (mut outcomes, mut begun_early) = (Self::default(), 0);
         for step in steps {
             let begun = rank.begin(step).expect("a good step");
@@ -70,6 +71,7 @@ impl Outcomes {
         if rank.is_choosing() {
             outcomes.add(rank.settle().expect("tokens"));
         }
+        assert_eq!(rank.device().activation_bytes(), taken, "no step takes memory that the start did not");
         (outcomes, begun_early)
     }
 }
