@@ -8,9 +8,9 @@ use std::{
 };
 
 use crate::{
-    Result, attention, choose,
+    Result, all_gather, all_reduce, attention, choose,
     cpu::{Cpu, CpuConfig, Instructions},
-    cuda::{Activations, Cuda, CudaConfig},
+    cuda::{Activations, Cuda, CudaConfig, check_products},
     embed, glu,
     group::Group,
     matmul, mla, moe, repeat, rms_norm, rotary,
@@ -39,17 +39,46 @@ pub fn check_cpu(tell: &mut dyn FnMut(Finding)) {
     }
 }
 
-/// Checks every operation on the GPU of `config`, with both types of activations.
+/// Checks every operation on the GPU of `config`, with both types of activations; and what NVIDIA's library takes over
+/// without it, too.
 pub fn check_gpu(config: &CudaConfig, tell: &mut dyn FnMut(Finding)) -> Result<()> {
     for activations in [Activations::F32, Activations::BF16] {
         check(&Cuda::open(CudaConfig { activations, ..config.clone() }, Group::solo())?, tell);
     }
+    if check_products().is_ok() {
+        let alone = Cuda::open(CudaConfig { own_products: true, ..config.clone() }, Group::solo())?;
+        check_one(&alone, "matmul by own kernels", matmul::check, tell);
+    }
     Ok(())
 }
 
+/// Checks what GPUs do together, on the first `ranks` of them, with both types of activations.
+pub fn check_gpus(config: &CudaConfig, ranks: usize, tell: &mut dyn FnMut(Finding)) -> Result<()> {
+    for activations in [Activations::F32, Activations::BF16] {
+        let of_rank = |gpu: &Cuda| {
+            let mut findings = Vec::new();
+            check_among(gpu, &mut |finding| findings.push(finding));
+            findings
+        };
+        let config = CudaConfig { activations, ..config.clone() };
+        Cuda::each_of(&config, ranks, of_rank)?.into_iter().flatten().for_each(&mut *tell);
+    }
+    Ok(())
+}
+
+type Check<B> = fn(&B);
+
+fn check_among<B: Tested>(device: &B, tell: &mut dyn FnMut(Finding)) {
+    let checks: [(&'static str, Check<B>); 3] = [
+        ("all_reduce", all_reduce::check_among),
+        ("all_gather", all_gather::check_among),
+        ("choose, together", choose::check_among),
+    ];
+    run(device, &checks, tell);
+}
+
 fn check<B: Tested>(device: &B, tell: &mut dyn FnMut(Finding)) {
-    type Check<B> = fn(&B);
-    let checks: [(&str, Check<B>); 11] = [
+    let checks: [(&'static str, Check<B>); 11] = [
         ("embed", embed::check),
         ("matmul", matmul::check),
         ("rms_norm", rms_norm::check),
@@ -62,16 +91,20 @@ fn check<B: Tested>(device: &B, tell: &mut dyn FnMut(Finding)) {
         ("choose", choose::check),
         ("repeat", repeat::check),
     ];
-    for (operation, check) in checks {
-        let started = Instant::now();
-        let fault = catch_unwind(AssertUnwindSafe(|| check(device))).err().map(words);
-        tell(Finding {
-            device: format!("{}{}", device.name(), device.precision()),
-            operation,
-            took: started.elapsed(),
-            fault,
-        });
+    run(device, &checks, tell);
+}
+
+fn run<B: Tested>(device: &B, checks: &[(&'static str, Check<B>)], tell: &mut dyn FnMut(Finding)) {
+    for &(operation, check) in checks {
+        check_one(device, operation, check, tell);
     }
+}
+
+fn check_one<B: Tested>(device: &B, operation: &'static str, check: fn(&B), tell: &mut dyn FnMut(Finding)) {
+    let started = Instant::now();
+    let fault = catch_unwind(AssertUnwindSafe(|| check(device))).err().map(words);
+    let device = format!("{}{}", device.name(), device.precision());
+    tell(Finding { device, operation, took: started.elapsed(), fault });
 }
 
 /// What a check had to say.

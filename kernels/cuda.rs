@@ -8,33 +8,37 @@ mod arena;
 mod batch;
 mod communicator;
 mod compile;
+mod cublaslt;
 mod driver;
 mod error;
 mod kv_cache;
 mod launch;
 mod libraries;
 mod peers;
+mod pinned;
 mod product;
 mod region;
 mod sensors;
+mod staging;
 mod tensor;
 mod weight;
 
 use std::{
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 pub(crate) use arena::Buffer;
 pub use batch::DeviceBatch;
 pub(crate) use batch::NO_SLOT;
 pub(crate) use compile::Source;
+pub(crate) use cublaslt::{CublasLt, Operands, Product};
 pub(crate) use driver::{Driver, Graph, Grid, Pointer};
 pub use driver::{Facts, count};
 pub use kv_cache::KvCache;
 pub(crate) use launch::Argument;
-pub use libraries::search_path;
+pub use libraries::{check_products, search_path};
+pub(crate) use pinned::Pinned;
 pub(crate) use product::{Shape, Skinny};
 pub(crate) use region::Region;
 pub use tensor::Tensor;
@@ -42,7 +46,13 @@ pub(crate) use tensor::{Element, TensorPlace};
 pub(crate) use weight::Part;
 pub use weight::Weight;
 
-use crate::{Backend, Batch, DType, DeviceError, Result, group::Group, repeat::Recordings, sensors::Sensors};
+use crate::{
+    Backend, Batch, DType, DeviceError, Result,
+    choose::Choices,
+    group::{Group, Waiting, run_ranks},
+    repeat::Recordings,
+    sensors::Sensors,
+};
 pub(crate) use peers::{AREA_BYTES, BLOCKS, Peers};
 
 use arena::Arena;
@@ -62,6 +72,8 @@ pub struct CudaConfig {
     pub eager: bool,
     /// Whether all-reduces of every size are NCCL's.
     pub nccl_only: bool,
+    /// Whether own kernels compute all matrix products, though NVIDIA's library may be there.
+    pub own_products: bool,
     /// Where compiled kernels are kept.
     pub cache: Option<PathBuf>,
     /// Where prebuilt kernels lie; they win over compiling.
@@ -83,9 +95,12 @@ pub struct Cuda {
     driver: Driver,
     kernels: Kernels,
     arena: Arena,
+    choices: Choices,
     activations: Activations,
     eager: bool,
     recordings: Mutex<Recordings>,
+    /// None where own kernels compute all products.
+    cublaslt: Option<CublasLt>,
     group: Group,
     /// None where the rank is alone.
     communicator: Option<Mutex<Communicator>>,
@@ -105,9 +120,13 @@ impl Activations {
 impl Cuda {
     /// The GPU of `config`, which meets those of the other ranks of `group`.
     pub fn open(config: CudaConfig, group: Group) -> Result<Self> {
-        let CudaConfig { ordinal, activations, eager, nccl_only, cache, prebuilt } = config;
+        let CudaConfig { ordinal, activations, eager, nccl_only, own_products, cache, prebuilt } = config;
         let driver = Driver::open(ordinal)?;
         let compiler = Compiler::new(driver.facts().capability, cache, prebuilt)?;
+        let cublaslt = match activations {
+            Activations::BF16 if !own_products => CublasLt::find(&driver)?,
+            _ => None,
+        };
         let (communicator, peers) = match group.world_size() {
             1 => (None, None),
             _ => (
@@ -118,10 +137,12 @@ impl Cuda {
         Ok(Self {
             kernels: Kernels::new(compiler, activations),
             arena: Arena::new(driver.clone()),
+            choices: Choices::new(&driver, group.world_size())?,
             driver,
             activations,
             eager,
             recordings: Mutex::default(),
+            cublaslt,
             group,
             communicator,
             peers,
@@ -168,6 +189,11 @@ impl Cuda {
     /// A tensor of the same type as another, with left-over contents.
     pub(crate) fn alike(&self, other: &Tensor, rows: usize, columns: usize) -> Result<Tensor> {
         Tensor::take(&self.arena, rows, columns, other.element())
+    }
+
+    /// What was chosen last.
+    pub(crate) fn choices(&self) -> &Choices {
+        &self.choices
     }
 
     /// Copies a step's batch to the GPU.
@@ -249,6 +275,11 @@ impl Cuda {
         unsafe { self.kernels.launch(&self.driver, (source, Some(format)), entry, grid, arguments) }
     }
 
+    /// NVIDIA's library of matrix products; none where own kernels compute all of them.
+    pub(crate) fn cublaslt(&self) -> Option<&CublasLt> {
+        self.cublaslt.as_ref()
+    }
+
     /// The ranks' common memory.
     pub(crate) fn peers(&self) -> Option<&Peers> {
         self.peers.as_ref()
@@ -262,26 +293,36 @@ impl Cuda {
         }
     }
 
-    /// Waits until all that was enqueued is done. Where other ranks take part in it, they are watched: a rank that is
-    /// gone ends the wait, for its part of a collective never comes.
+    /// Waits until all that was enqueued is done. Where other ranks take part in it, they are watched.
     pub(crate) fn finish(&self) -> Result<()> {
-        /// How often the other ranks are looked at.
-        const PATIENCE: Duration = Duration::from_millis(1);
-        let Some(communicator) = &self.communicator else { return self.driver.synchronize() };
-        let mut looked = std::time::Instant::now();
-        while !self.driver.is_idle()? {
+        match self.communicator {
+            None => self.driver.synchronize(),
+            Some(_) => self.wait_until(|| self.check_others().and_then(|()| self.driver.is_idle())),
+        }
+    }
+
+    /// Asks again and again.
+    pub(crate) fn wait_until(&self, is_done: impl Fn() -> Result<bool>) -> Result<()> {
+        while !is_done()? {
             std::thread::yield_now();
-            if looked.elapsed() >= PATIENCE {
-                let mut communicator = communicator.lock().unwrap_or_else(PoisonError::into_inner);
-                let lost = self.group.gone().map_or(Ok(()), Err);
-                if let Err(error) = lost.and_then(|()| communicator.check()) {
-                    communicator.abort();
-                    return Err(error);
-                }
-                looked = std::time::Instant::now();
-            }
         }
         Ok(())
+    }
+
+    /// An error if another rank is gone: its part of a collective never comes, and the wait for it is ended. They are
+    /// looked at now and then, however often this is called.
+    pub(crate) fn check_others(&self) -> Result<()> {
+        let Some(communicator) = &self.communicator else { return Ok(()) };
+        let mut communicator = communicator.lock().unwrap_or_else(PoisonError::into_inner);
+        if !communicator.is_to_be_checked() {
+            return Ok(());
+        }
+        let lost = self.group.gone().map_or(Ok(()), Err);
+        let checked = lost.and_then(|()| communicator.check());
+        if checked.is_err() {
+            communicator.abort();
+        }
+        checked
     }
 }
 
@@ -308,16 +349,50 @@ pub fn find(wanted: usize) -> Result<Vec<Facts>> {
     (0..wanted).map(Facts::of).collect()
 }
 
+impl Cuda {
+    /// Runs `rank` on so many GPUs, each a rank of one group, on a thread of its own; what each returned. An error if there
+    /// are not as many.
+    pub(crate) fn each_of<T: Send>(
+        config: &CudaConfig,
+        ranks: usize,
+        rank: impl Fn(&Self) -> T + Sync,
+    ) -> Result<Vec<T>> {
+        find(ranks)?;
+        let on_one = |group: Group| {
+            let gpu = Self::open(CudaConfig { ordinal: group.rank(), ..config.clone() }, group)?;
+            let result = rank(&gpu);
+            // Nobody takes its memory away while others may still read it.
+            gpu.finish()?;
+            gpu.group.barrier()?;
+            Ok(result)
+        };
+        run_ranks(ranks, Waiting::Sleep, on_one).into_iter().collect()
+    }
+}
+
 #[cfg(test)]
 impl Cuda {
     /// The devices that every operation's check runs on: both types of activations. None where there is no GPU and no
     /// stand-in for one, unless `SHARDWIRE_TEST_GPU` says that there must be.
     pub(crate) fn kinds() -> Vec<Self> {
-        let open = |activations| {
-            let cache = Some(std::env::temp_dir().join("shardwire-test-kernels"));
-            Self::open(CudaConfig { activations, cache, ..CudaConfig::default() }, Group::solo())
-        };
-        let kinds: Result<Vec<Self>> = [Activations::F32, Activations::BF16].into_iter().map(open).collect();
+        Self::tested(
+            [Activations::F32, Activations::BF16]
+                .map(|activations| CudaConfig { activations, ..CudaConfig::default() }),
+        )
+    }
+
+    /// One that computes all matrix products itself; none where the others do so, too.
+    pub(crate) fn without_cublaslt() -> Vec<Self> {
+        match libraries::check_products() {
+            Ok(()) => Self::tested([CudaConfig { own_products: true, ..CudaConfig::default() }]),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn tested<const N: usize>(configs: [CudaConfig; N]) -> Vec<Self> {
+        let cache = Some(std::env::temp_dir().join("shardwire-test-kernels"));
+        let open = |config| Self::open(CudaConfig { cache: cache.clone(), ..config }, Group::solo());
+        let kinds: Result<Vec<Self>> = configs.into_iter().map(open).collect();
         match kinds {
             Ok(kinds) => kinds,
             Err(error) if std::env::var_os("SHARDWIRE_TEST_GPU").is_some() => panic!("no GPU to test: {error}"),

@@ -1,5 +1,5 @@
-//! The real binary on GPUs: on stand-ins for the driver, NCCL and NVML that run the kernels' own text on the processor
-//! (`tests/gpu/`, built by `scripts/stand-in-gpu`), or on GPUs where there are some.
+//! The real binary on GPUs: on stand-ins for the driver, NCCL, cuBLASLt and NVML that run the kernels' own text on
+//! the processor (`tests/gpu/`, built by `scripts/stand-in-gpu`), or on GPUs where there are some.
 //!
 //! `SHARDWIRE_TEST_GPU` names the folders of the libraries (for `LD_LIBRARY_PATH`); without it, only what needs no GPU is
 //! tested here: that its absence is told well.
@@ -79,6 +79,17 @@ fn only(folders: &str, names: &[&str]) -> tempfile::TempDir {
     for name in names {
         let found = std::env::split_paths(folders).map(|path| path.join(name)).find(|path| path.exists());
         symlink(found.unwrap_or_else(|| panic!("{name} in {folders}")), folder.path().join(name)).expect("a link");
+    }
+    folder
+}
+
+/// A folder with links to all files of other folders but for those of one library.
+fn without(folders: &str, library: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let files = std::env::split_paths(folders).flat_map(|path| std::fs::read_dir(path).expect("a folder").flatten());
+    for file in files.filter(|file| !file.file_name().to_string_lossy().starts_with(library)) {
+        // Of two of a name the loader takes the first.
+        let _ = symlink(file.path(), folder.path().join(file.file_name()));
     }
     folder
 }
@@ -220,6 +231,47 @@ fn every_family_with_bf16_activations() {
     }
 }
 
+/// How often the ranks called a function of a stand-in, as they tell in files of this folder.
+fn calls(counts: &Path, function: &str) -> u64 {
+    let files = std::fs::read_dir(counts).expect("a folder").flatten();
+    let counted = files.filter_map(|file| serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok());
+    counted.filter_map(|counted: Value| counted["calls"][function].as_u64()).sum()
+}
+
+/// Prompts are left to NVIDIA's library where it is there; where it is not, knows nothing, or isn't wanted, own kernels
+/// compute them, and only of the first that is told.
+#[test]
+fn products_with_and_without_nvidias_library() {
+    let Some(libraries) = libraries() else { return };
+    let absent = without(&libraries, "libcublasLt");
+    let absent = absent.path().to_str().expect("UTF-8 path");
+    let empty = absent.to_owned() + "/none";
+    let cases = [
+        (&libraries[..], vec![], true),
+        // Wheels of the machine are not looked for.
+        (absent, vec![("HOME", &empty[..]), ("VIRTUAL_ENV", "")], false),
+        (&libraries, vec![("STAND_IN_CUBLASLT", "none")], false),
+        (&libraries, vec![("SHARDWIRE_OWN_PRODUCTS", "1")], false),
+    ];
+    let prompt: Vec<u32> = (1..=48).collect();
+    let long = json!({"prompt": prompt, "max_tokens": 1, "temperature": 0});
+    for (folders, variables, is_called) in cases {
+        let counts = tempfile::tempdir().expect("a temporary folder");
+        let file = counts.path().join("%p.json");
+        let variables = [variables, vec![("STAND_IN_COUNT", file.to_str().expect("UTF-8 path"))]].concat();
+        let server = serve(folders, "models/qwen3", &[&SMALL[..], &["-tp", "2"]].concat(), &variables);
+        server.ok("/v1/completions", &long);
+        check_together(&server, &short_cases("models/qwen3"), BF16, &format!("{variables:?}"));
+        let told = "own kernels compute all matrix products: libcublasLt.so is not there; to leave products of many \
+                    rows to NVIDIA's library, install cuBLAS 12 (PyPI: nvidia-cublas-cu12)";
+        assert_eq!(server.log("stderr").contains(told), folders == absent, "{}", server.log("stderr"));
+        if server.get_json("/ranks")["ranks"][0]["device"].as_str().is_some_and(|name| name.contains("Stand-in")) {
+            wait_for("the ranks' counts", || (calls(counts.path(), "cuLaunchKernel") > 0).then_some(()));
+            assert_eq!(calls(counts.path(), "cublasLtMatmul") > 0, is_called, "{variables:?}");
+        }
+    }
+}
+
 /// Recorded steps give what steps that are computed kernel by kernel give.
 #[test]
 fn graphs_change_nothing() {
@@ -231,6 +283,44 @@ fn graphs_change_nothing() {
     let recorded = serve(&libraries, "models/qwen3_moe", &[&SMALL[..], &["-tp", "2"]].concat(), &[]);
     let eager = serve(&libraries, "models/qwen3_moe", &[&SMALL[..], &["-tp", "2", "--enforce-eager"]].concat(), &[]);
     assert_eq!(ids(&recorded), ids(&eager));
+}
+
+/// A step that begins before the tokens of the last are known computes what it would have afterwards. The company changes:
+/// sequences end by stop tokens that nobody could foresee, and with some the host chooses, or a guide.
+#[test]
+fn steps_that_overlap_change_nothing() {
+    let Some(libraries) = libraries() else { return };
+    let draw = json!({"max_tokens": 20, "temperature": 0.9, "seed": 3, "prompt": [3, 5, 7]});
+    let with = |fields: Value| {
+        let fields = fields.as_object().expect("fields").clone();
+        draw.as_object().expect("fields").clone().into_iter().chain(fields).collect::<serde_json::Map<_, _>>()
+    };
+    let bodies = [
+        with(json!({"temperature": 0, "ignore_eos": true})),
+        with(json!({"top_p": 0.9})),
+        with(json!({"seed": 4, "max_tokens": 9})),
+        with(json!({"stop_token_ids": (0..200).collect::<Vec<_>>(), "seed": 5})),
+        with(json!({"stop_token_ids": (0..200).collect::<Vec<_>>(), "seed": 5, "min_tokens": 4})),
+        with(json!({"logprobs": 2, "max_tokens": 6})),
+        with(json!({"repetition_penalty": 1.3, "max_tokens": 12})),
+        with(json!({"guided_choice": ["a", "bb"]})),
+    ];
+    let answers = |flags: &[&str]| {
+        let server =
+            serve(&libraries, "models/qwen3_moe", &[&SMALL[..], &["-tp", "2", "--dtype", "f32"], flags].concat(), &[]);
+        std::thread::scope(|scope| {
+            let ask = |body| {
+                let server = &server;
+                scope.spawn(move || {
+                    let choice = server.ok("/v1/completions", &Value::Object(body))["choices"][0].clone();
+                    [choice["text"].clone(), choice["finish_reason"].clone()]
+                })
+            };
+            let asked: Vec<_> = bodies.clone().into_iter().map(ask).collect();
+            asked.into_iter().map(|thread| thread.join().expect("an answer")).collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(answers(&[]), answers(&["--disable-overlap-schedule"]));
 }
 
 /// Work that is late shows what does not wait for it.
@@ -308,13 +398,7 @@ fn what_gpus_measure_is_told_to_programs_and_people() {
 #[test]
 fn sensors_that_fail_cost_their_figures_and_nothing_else() {
     let Some(libraries) = libraries() else { return };
-    let folders: Vec<PathBuf> = std::env::split_paths(&libraries).collect();
-    let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).expect("a folder").flatten());
-    let without_nvml = tempfile::tempdir().expect("a temporary folder");
-    for file in files.filter(|file| !file.file_name().to_string_lossy().starts_with("libnvidia-ml")) {
-        // Of two of a name the loader takes the first.
-        let _ = symlink(file.path(), without_nvml.path().join(file.file_name()));
-    }
+    let without_nvml = without(&libraries, "libnvidia-ml");
     let without_nvml = without_nvml.path().to_str().expect("UTF-8 path").to_owned();
     let silent: fn(&Value) -> bool = |gpu| gpu.as_object().is_some_and(|gpu| gpu.values().all(Value::is_null));
     type IsExpected = fn(&Value) -> bool;

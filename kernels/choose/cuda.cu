@@ -503,9 +503,15 @@ __device__ uint32_t draw_from_all(const Ask& ask, Row& row, Extremes ends, const
     return drawn;
 }
 
-// Writes the tokens; a token's place is the ask's.
+// What is said of an ask.
+struct Chosen {
+    uint32_t token;
+    float value;  // its logit, where that is not finite
+};
+
+// Writes what was chosen; its place is the ask's.
 KERNEL(settle, 1024)
-(uint32_t* tokens, const Tally* tallies, const Slice* slices, const Ask* asks, const float* logits, int stride,
+(Chosen* chosen, const Tally* tallies, const Slice* slices, const Ask* asks, const float* logits, int stride,
  int columns) {
     __shared__ uint32_t order_rooms[3][32];
     __shared__ uint64_t rooms[2][32];
@@ -518,10 +524,14 @@ KERNEL(settle, 1024)
     Extremes ends = extremes(slices, count, order_rooms);
     Row row(ask, logits, stride, columns);
     uint32_t token;
+    float value = 0.0f;
     if (!ask.draws() || !ends.are_finite()) {
         bool has_it = int(threadIdx.x) < count && slices[threadIdx.x].greatest == ends.greatest;
         token = ~block_max(has_it ? ~slices[threadIdx.x].first : 0, order_rooms[2]);
-        if (!ends.are_finite()) token |= NOT_FINITE_TOKEN;
+        if (!ends.are_finite()) {
+            value = row.logits[token];
+            token |= NOT_FINITE_TOKEN;
+        }
     } else if (!ask.cuts()) {
         token = draw_from_all(ask, row, ends, slices, count, rooms);
     } else {
@@ -534,5 +544,5 @@ KERNEL(settle, 1024)
             token = draw_from_cut(ask, tally, find);
         }
     }
-    if (threadIdx.x == 0) tokens[ask.place] = token;
+    if (threadIdx.x == 0) chosen[ask.place] = {token, value};
 }

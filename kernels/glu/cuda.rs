@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn conforms() {
-        for gpu in Cuda::kinds() {
+        for gpu in Cuda::kinds().into_iter().chain(Cuda::without_cublaslt()) {
             crate::glu::check(&gpu);
         }
     }
@@ -69,7 +69,7 @@ mod tests {
     /// What the check has no room for: many steps, several tiles, full blocks.
     #[test]
     fn large_products_conform() {
-        for gpu in Cuda::kinds() {
+        for gpu in Cuda::kinds().into_iter().chain(Cuda::without_cublaslt()) {
             let mut samples = Samples::new(2);
             for dtype in [DType::F32, DType::BF16, DType::Q6_K, DType::WInt4] {
                 for (activation, (rows, width)) in ACTIVATIONS.into_iter().zip([(1, 600), (12, 130), (130, 140)]) {

@@ -2,8 +2,11 @@
 
 use super::MatMul;
 use crate::{
-    Result,
-    cuda::{Argument, Cuda, Element, Grid, Part, Pointer, Shape, Skinny, Source, Tensor, Weight},
+    DType, Result,
+    cuda::{
+        Argument, CublasLt, Cuda, Element, Grid, Operands, Part, Pointer, Product, Shape, Skinny, Source, Tensor,
+        Weight,
+    },
     glu::{self, Activation},
 };
 
@@ -29,21 +32,30 @@ impl Cuda {
         self.check(x, weight, bias);
         let results = if y.element() == Element::F32 { Results::Floats } else { Results::Activations };
         for (first, part) in weight.parts() {
-            let columns = Columns {
-                y: y.pointer().offset(first * y.element().bytes()),
-                stride: weight.outputs,
-                bias: bias.map(|bias| bias.pointer().offset(first * Element::F32.bytes())),
-                results,
-            };
-            // SAFETY: `y` has a row of `weight.outputs` columns for each of x, of which the part's are written, and the
-            // bias an element per output.
-            unsafe { self.product_of_part(x, part, columns) }?;
+            if x.rows() == 0 || part.rows == 0 {
+                continue;
+            }
+            let y_at = y.pointer().offset(first * y.element().bytes());
+            let bias_at = bias.map(|bias| bias.pointer().offset(first * Element::F32.bytes()));
+            match self.plan(x.rows(), weight, (first, part), y.element(), bias.is_some())? {
+                Plan::Library(library, product) => {
+                    let operands = Operands { y: y_at, x: x.pointer(), weight: part.pointer(), bias: bias_at };
+                    // SAFETY: as below.
+                    unsafe { library.enqueue(&product, operands) }?;
+                }
+                Plan::Kernel(kernel) => {
+                    let columns = Columns { y: y_at, stride: weight.outputs, bias: bias_at, results };
+                    // SAFETY: `y` has a row of `weight.outputs` columns for each of x, of which the part's are written;
+                    // x has `weight.inputs` columns, the part so many rows, and the bias an element per output.
+                    unsafe { self.product_of_part(x, part, columns, kernel) }?;
+                }
+            }
         }
         Ok(y)
     }
 
     /// Gates times ups, `[rows, outputs / 2]`, where the first half of the outputs are the gates. None where both are not
-    /// stored in one format.
+    /// stored in one format, or NVIDIA's library multiplies.
     pub(crate) fn product_of_pairs(
         &self,
         x: &Tensor,
@@ -51,15 +63,21 @@ impl Cuda {
         bias: Option<&Tensor>,
         activation: Activation,
     ) -> Result<Option<Tensor>> {
+        self.check(x, weight, bias);
         assert!(weight.outputs.is_multiple_of(2), "as many gates as ups");
         let mut parts = weight.parts();
-        let (Some((_, part)), None) = (parts.next(), parts.next()) else { return Ok(None) };
+        let (Some((first, part)), None) = (parts.next(), parts.next()) else { return Ok(None) };
+        if x.rows() == 0 || part.rows == 0 {
+            return Ok(None);
+        }
+        let plan = self.plan(x.rows(), weight, (first, part), self.act(), bias.is_some())?;
+        let Plan::Kernel(kernel) = plan else { return Ok(None) };
         let y = self.activations(x.rows(), weight.outputs / 2)?;
-        let (bias_pointer, results) = (bias.map(Tensor::pointer), Results::Gated(activation));
-        let columns = Columns { y: y.pointer(), stride: y.columns(), bias: bias_pointer, results };
-        self.check(x, weight, bias);
-        // SAFETY: the part has all outputs, `y` a column for each two of them, and the bias an element per output.
-        unsafe { self.product_of_part(x, part, columns) }?;
+        let (bias, results) = (bias.map(Tensor::pointer), Results::Gated(activation));
+        let columns = Columns { y: y.pointer(), stride: y.columns(), bias, results };
+        // SAFETY: x has `weight.inputs` columns, the part all outputs, `y` a column for each two of them, and the bias an
+        // element per output.
+        unsafe { self.product_of_part(x, part, columns, kernel) }?;
         Ok(Some(y))
     }
 
@@ -72,11 +90,7 @@ impl Cuda {
     /// # Safety
     /// There is room for the results of each row of `x`, which has as many columns as the part; and a bias for each of
     /// the part's outputs.
-    unsafe fn product_of_part(&self, x: &Tensor, part: &Part, columns: Columns) -> Result<()> {
-        if x.rows() == 0 || part.rows == 0 {
-            return Ok(());
-        }
-        let plan = self.plan(x.rows(), x.columns(), part);
+    unsafe fn product_of_part(&self, x: &Tensor, part: &Part, columns: Columns, kernel: Kernel) -> Result<()> {
         let Columns { y, stride, bias, results } = columns;
         let (kind, activation) = match results {
             Results::Activations => (0usize, Activation::Silu),
@@ -96,13 +110,31 @@ impl Cuda {
             kind.into(),
         ];
         arguments.extend(glu::arguments(activation));
-        arguments.extend(plan.tiles.map(Argument::from));
+        arguments.extend(kernel.tiles.map(Argument::from));
         // SAFETY: the caller's promise; the part has so many rows, `stride` bytes apart.
-        unsafe { self.launch_for((&SOURCE, part.dtype), plan.entry, plan.grid, &mut arguments) }
+        unsafe { self.launch_for((&SOURCE, part.dtype), kernel.entry, kernel.grid, &mut arguments) }
+    }
+
+    /// What multiplies a part of a weight, which begins at output `first`: NVIDIA's library where it can, or a kernel.
+    fn plan(
+        &self,
+        rows: usize,
+        weight: &Weight,
+        (first, part): (usize, &Part),
+        y: Element,
+        has_bias: bool,
+    ) -> Result<Plan<'_>> {
+        if let Some(library) = self.cublaslt()
+            && let Some(product) = library_product(rows, weight, (first, part), y, has_bias)
+            && library.knows(&product)?
+        {
+            return Ok(Plan::Library(library, product));
+        }
+        Ok(Plan::Kernel(self.kernel(rows, weight.inputs, part)))
     }
 
     /// Which kernel multiplies a part.
-    fn plan(&self, rows: usize, inputs: usize, part: &Part) -> Plan {
+    fn kernel(&self, rows: usize, inputs: usize, part: &Part) -> Kernel {
         let multiprocessors = self.facts().multiprocessors as usize;
         if rows <= SKINNY_ROWS_MAX {
             // Two blocks, or nearly, hide each other's latencies on a multiprocessor.
@@ -110,7 +142,7 @@ impl Cuda {
             let (entry, at_once) = if rows <= 8 { ("skinny_8", 8) } else { ("skinny_16", 16) };
             let blocks = [rows.div_ceil(at_once) as u32, skinny.blocks(part.rows) as u32, 1];
             let (threads, shared_bytes) = (skinny.threads() as u32, skinny.shared_bytes as u32);
-            return Plan { entry, grid: Grid { blocks, threads, shared_bytes }, tiles: Some(skinny.tiles) };
+            return Kernel { entry, grid: Grid { blocks, threads, shared_bytes }, tiles: Some(skinny.tiles) };
         }
         let blocks = |shape: Shape| [rows.div_ceil(shape.rows) as u32, part.rows.div_ceil(shape.outputs) as u32, 1];
         let shared_bytes = |shape: Shape| shape.shared_bytes(part.dtype, self.act()) as u32;
@@ -119,8 +151,22 @@ impl Cuda {
         let fits = shared_bytes(Shape::LARGE) <= self.facts().shared_bytes_max;
         let (entry, shape) = if fills && fits { ("tiled_128", Shape::LARGE) } else { ("tiled_64", Shape::SMALL) };
         let (threads, shared_bytes) = (shape.threads as u32, shared_bytes(shape));
-        Plan { entry, grid: Grid { blocks: blocks(shape), threads, shared_bytes }, tiles: None }
+        Kernel { entry, grid: Grid { blocks: blocks(shape), threads, shared_bytes }, tiles: None }
     }
+}
+
+/// Who multiplies.
+enum Plan<'a> {
+    Library(&'a CublasLt, Product),
+    Kernel(Kernel),
+}
+
+/// A kernel's launch.
+struct Kernel {
+    entry: &'static str,
+    grid: Grid,
+    /// What a skinny kernel is told.
+    tiles: Option<usize>,
 }
 
 /// Where the results of a part go, and what they are.
@@ -145,38 +191,117 @@ enum Results {
     Gated(Activation),
 }
 
-/// A kernel's launch.
-struct Plan {
-    entry: &'static str,
-    grid: Grid,
-    /// What a skinny kernel is told.
-    tiles: Option<usize>,
+/// A product as NVIDIA's library is told of it; none if it stays with our kernels. With those stay: few rows, for which
+/// memory is the limit, and whose results must not depend on how many they are; formats that are decoded where they are
+/// multiplied; a bias of another type than the result, which the library can't add; and matrices whose rows don't begin
+/// where the widest load can read.
+fn library_product(
+    rows: usize,
+    weight: &Weight,
+    (first, part): (usize, &Part),
+    y: Element,
+    has_bias: bool,
+) -> Option<Product> {
+    const WIDEST_LOAD: usize = 16;
+    let (x, outputs_before) = (Element::BF16, first * y.bytes());
+    let is_aligned = |bytes: usize| bytes.is_multiple_of(WIDEST_LOAD);
+    let is_dense = part.dtype == DType::BF16 && (!has_bias || y == Element::F32);
+    let begins_well =
+        [weight.inputs * x.bytes(), weight.outputs * y.bytes(), outputs_before].into_iter().all(is_aligned);
+    (rows > SKINNY_ROWS_MAX && is_dense && begins_well).then(|| Product {
+        rows,
+        inputs: weight.inputs,
+        outputs: part.rows,
+        weight_stride: part.stride / x.bytes(),
+        y_stride: weight.outputs,
+        y,
+        has_bias,
+        y_alignment: 1 << outputs_before.trailing_zeros().min(MEMORY_ALIGNMENT.trailing_zeros()),
+    })
 }
+
+/// What a tensor's address is a multiple of, bytes.
+const MEMORY_ALIGNMENT: usize = 256;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        DType,
         matmul::{ROUNDED, check_parts, tolerance},
         memory::Memory,
         samples::{Samples, Tested},
     };
 
+    /// With NVIDIA's library, where it is there, and without.
     #[test]
     fn conforms() {
-        for gpu in Cuda::kinds() {
+        for gpu in Cuda::kinds().into_iter().chain(Cuda::without_cublaslt()) {
             crate::matmul::check(&gpu);
+        }
+    }
+
+    /// What the library takes, and what it leaves: each is computed rightly by `check`.
+    #[test]
+    fn many_rows_of_dense_weights_are_left_to_the_library() {
+        for gpu in Cuda::kinds() {
+            let mut samples = Samples::new(4);
+            let mut taken =
+                |dtypes: &[DType], outputs: usize, inputs: usize, rows: usize, y: Element, has_bias: bool| {
+                    let parts = dtypes.iter().map(|dtype| samples.matrix(*dtype, outputs, inputs)).collect();
+                    let weight = gpu.weight(parts).expect("a weight");
+                    let plan = |at| gpu.plan(rows, &weight, at, y, has_bias).expect("a plan");
+                    weight.parts().map(|at| matches!(plan(at), Plan::Library(..))).collect::<Vec<bool>>()
+                };
+            let is_there = gpu.act() == Element::BF16 && libraries_are_there();
+            let (dense, narrow) = (&[DType::BF16][..], Element::BF16);
+            assert_eq!(taken(dense, 40, 64, 33, narrow, false), [is_there]);
+            assert_eq!(taken(dense, 40, 64, 33, Element::F32, true), [is_there]);
+            assert_eq!(taken(&[DType::F16, DType::BF16], 40, 64, 33, narrow, false), [false, is_there]);
+            assert_eq!(taken(dense, 40, 64, 32, narrow, false), [false], "few rows");
+            assert_eq!(taken(dense, 40, 64, 33, narrow, true), [false], "a bias that it can't add");
+            assert_eq!(taken(dense, 42, 64, 33, narrow, false), [false], "results that begin anywhere");
+            assert_eq!(taken(dense, 40, 60, 33, narrow, false), [false], "rows that begin anywhere");
+            assert_eq!(taken(&[DType::Q8_0], 40, 64, 33, narrow, false), [false], "a format to decode");
+        }
+    }
+
+    fn libraries_are_there() -> bool {
+        crate::cuda::check_products().is_ok()
+    }
+
+    /// A step is recorded with what was chosen before; meanwhile nothing is, and what is new is left to kernels.
+    #[test]
+    fn the_library_multiplies_in_recorded_steps() {
+        for gpu in Cuda::kinds().into_iter().filter(|gpu| gpu.act() == Element::BF16) {
+            let mut samples = Samples::new(5);
+            let (inputs, outputs) = (64, 40);
+            let matrix = samples.matrix(DType::BF16, outputs, inputs);
+            let weight = gpu.weight(vec![matrix.clone()]).expect("a weight");
+            let values = gpu.stored(samples.floats(49 * inputs));
+            let [few, seen, new] =
+                [1, 48, 49].map(|rows| gpu.tensor(rows, inputs, &values[..rows * inputs]).expect("memory"));
+            // Room for both results, and kernels for what the library leaves.
+            let both = [&few, &seen].map(|x| gpu.scores(x, &weight, None).expect("a product"));
+            drop((both, gpu.floats(new.rows(), outputs).expect("memory")));
+            let recorded = gpu.record(|| {
+                drop(gpu.scores(&new, &weight, None)?);
+                gpu.scores(&seen, &weight, None)
+            });
+            let (graph, place) = recorded.expect("no error").expect("it can be recorded");
+            gpu.replay(&graph).expect("a run");
+            let actual = gpu.to_host(&gpu.tensor_at(place)).expect("a copy");
+            let expected = crate::matmul::reference(&values[..48 * inputs], &[matrix], None);
+            crate::matmul::assert_near(&actual, &expected, gpu.tolerance(tolerance(inputs)).min(ROUNDED), "recorded");
         }
     }
 
     /// What formats differ by, and what the check has no room for: many steps, several tiles, full blocks.
     #[test]
     fn large_products_conform() {
-        for gpu in Cuda::kinds() {
+        for gpu in Cuda::kinds().into_iter().chain(Cuda::without_cublaslt()) {
             let mut samples = Samples::new(2);
             for dtype in [DType::F32, DType::BF16, DType::Q4_0, DType::Q6_K, DType::WInt8] {
-                for (rows, outputs, columns) in [(1, 600, 1024), (130, 140, 256)] {
+                for (rows, outputs, columns) in [(1, 600, 1024), (130, 140, 256), (67, 144, 512)] {
                     let parts = vec![samples.matrix(dtype, outputs, columns)];
                     check_parts(&gpu, &mut samples, parts, rows, gpu.tolerance(tolerance(columns)).min(ROUNDED));
                 }

@@ -332,6 +332,8 @@ fn collectives() -> Vec<String> {
         fn ncclReduceScatter(
             *const c_void, *mut c_void, usize, ncclDataType_t, ncclRedOp_t, ncclComm_t, cudaStream_t
         ) -> ncclResult_t;
+        fn ncclSend(*const c_void, usize, ncclDataType_t, c_int, ncclComm_t, cudaStream_t) -> ncclResult_t;
+        fn ncclRecv(*mut c_void, usize, ncclDataType_t, c_int, ncclComm_t, cudaStream_t) -> ncclResult_t;
     };
     [values, sizes, fields, functions].concat()
 }
@@ -416,7 +418,14 @@ fn matrix_products() -> Vec<String> {
             CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
         }
     };
-    let sizes = sizes![cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulHeuristicResult_t];
+    // Of these enumerations, values are set by their address.
+    let sizes = sizes![
+        cublasLtHandle_t,
+        cublasLtMatmulAlgo_t,
+        cublasLtMatmulHeuristicResult_t,
+        cublasLtEpilogue_t,
+        cublasOperation_t,
+    ];
     let fields = fields! {
         cublasLtMatmulHeuristicResult_t { algo, workspaceSize, state, wavesCount }
     };

@@ -41,6 +41,7 @@ Settings read() {
     read.multiprocessors = atoi(text("STAND_IN_MULTIPROCESSORS", "4").c_str());
     read.driver_version = atoi(text("STAND_IN_DRIVER", "12090").c_str());
     read.trace_path = path("STAND_IN_TRACE");
+    read.sample = text("STAND_IN_KERNELS", "") == "sample";
     read.counts_path = path("STAND_IN_COUNT");
     read.capability_minor = 0;
     sscanf(text("STAND_IN_CAPABILITY", "9.0").c_str(), "%d.%d", &read.capability_major, &read.capability_minor);

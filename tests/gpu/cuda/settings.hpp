@@ -16,6 +16,7 @@ struct Settings {
     int multiprocessors;      // STAND_IN_MULTIPROCESSORS
     int driver_version;       // STAND_IN_DRIVER: 12040 is CUDA 12.4, and reads no later PTX
     std::string trace_path;   // STAND_IN_TRACE: every call is appended there
+    bool sample;              // STAND_IN_KERNELS=sample: most do nothing
     std::string counts_path;  // STAND_IN_COUNT: what was called how often, as JSON; %p is the process
 };
 
