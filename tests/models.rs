@@ -110,7 +110,9 @@ fn what_a_models_makers_advise_is_followed() {
 fn eight_bits_of_keys_and_values_are_served() {
     for dtype in ["int8", "fp8"] {
         let server = Server::of_golden("models/deepseek_v3", &["--kv-cache-dtype", dtype, "-tp", "2"]);
-        let answer = server.ok("/v1/completions", &json!({"prompt": [5, 6, 7], "max_tokens": 8, "temperature": 0}));
+        // Rounded keys may well lead to a token that ends.
+        let asked = json!({"prompt": [5, 6, 7], "max_tokens": 8, "temperature": 0, "ignore_eos": true});
+        let answer = server.ok("/v1/completions", &asked);
         assert_eq!(answer["usage"]["completion_tokens"], 8, "{dtype}: {answer}");
     }
 }
