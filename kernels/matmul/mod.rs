@@ -37,7 +37,7 @@ pub trait MatMul: Memory {
 }
 
 /// What [`MatMul::matmul`] means, plainly and in f64: each sum, and that of its terms' magnitudes.
-fn reference(x: &[f32], parts: &[Matrix], bias: Option<&[f32]>) -> Vec<[f64; 2]> {
+pub(crate) fn reference(x: &[f32], parts: &[Matrix], bias: Option<&[f32]>) -> Vec<[f64; 2]> {
     let columns = parts[0].columns();
     let weights: Vec<Vec<f32>> = parts.iter().flat_map(|part| (0..part.rows()).map(|row| values(part, row))).collect();
     let mut output = Vec::new();
@@ -82,11 +82,11 @@ pub(crate) fn check<B: Tested>(device: &B) {
 
 /// Where activations are rounded to the 8 bits of bf16, so may be a weight, and so is the result: each is off by half a
 /// unit of the last place, 2⁻⁹ of the value.
-const ROUNDED: f32 = 2.0 / 512.0;
+pub(crate) const ROUNDED: f32 = 2.0 / 512.0;
 
 /// What sums in f32 may be off by, relative to the magnitudes of their terms: errors of 2⁻²⁴ add up like steps of a
 /// random walk, with some room.
-fn tolerance(columns: usize) -> f32 {
+pub(crate) fn tolerance(columns: usize) -> f32 {
     2e-7 * (columns as f32).sqrt()
 }
 
