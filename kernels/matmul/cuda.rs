@@ -229,7 +229,7 @@ mod tests {
     use crate::{
         matmul::{ROUNDED, check_parts, tolerance},
         memory::Memory,
-        samples::{Samples, Tested},
+        samples::{Samples, Tested, formats},
     };
 
     /// With NVIDIA's library, where it is there, and without.
@@ -314,7 +314,7 @@ mod tests {
     fn few_rows_are_exact_and_alike() {
         for gpu in Cuda::kinds() {
             let mut samples = Samples::new(3);
-            for dtype in DType::ALL {
+            for dtype in formats() {
                 let columns = 256;
                 let matrix = samples.matrix(dtype, 20, columns);
                 let weight = gpu.weight(vec![matrix.clone()]).expect("a weight");

@@ -85,7 +85,7 @@ CUresult make_kernel_operation(const KernelNode& of, void** values, Operation& o
         simt::Launch counted = launch;
         simt::Traffic traffic;
         if (simt::COUNTS) {
-            simt::begin_traffic(traffic, device);
+            simt::begin_traffic(traffic, device, settings().cache);
             counted.traffic = &traffic;
         }
         simt::run(counted);

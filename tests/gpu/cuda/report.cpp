@@ -100,6 +100,7 @@ void write_kernels(FILE* file, const std::vector<KernelRun>& kernels) {
         };
         field("read", of.read_sectors * simt::SECTOR_BYTES);
         field("written", of.written_sectors * simt::SECTOR_BYTES);
+        field("kept", of.kept_sectors * simt::SECTOR_BYTES);
         field("by_block", of.block_sectors * simt::SECTOR_BYTES);
         field("asked_to_read", of.asked_to_read);
         field("asked_to_write", of.asked_to_write);

@@ -11,6 +11,7 @@ struct Settings {
     unsigned seed;         // STAND_IN_SEED: the order of blocks, warps, lanes and of a graph's nodes
     int delay_us;          // STAND_IN_DELAY_US: at most so long does an operation wait before it begins
     size_t memory;         // STAND_IN_MEMORY: bytes of a device; K, M and G may follow the number
+    size_t cache;          // STAND_IN_CACHE: bytes of what was touched last, where that is counted
     int capability_major;  // STAND_IN_CAPABILITY
     int capability_minor;
     int multiprocessors;      // STAND_IN_MULTIPROCESSORS

@@ -25,6 +25,22 @@ TEST(a_sector_counts_once_and_what_was_written_is_not_read, Passes, "", Counted)
     }
 }
 
+TEST(a_cache_keeps_what_was_touched_last, Passes, "", Counted) {
+    setenv("STAND_IN_CACHE", "640", 1);  // 20 sectors
+    Gpu gpu;
+    CUdeviceptr x = gpu.put(std::vector<float>(100)), y = gpu.room(32 * 4), z = gpu.room(32 * 4);
+    auto kept = [&](CUdeviceptr y) {
+        gpu.launch("read_twice", {}, y, x, 100);
+        return last(gpu).kept_sectors;
+    };
+    CHECK(kept(y) == 0);
+    CHECK(kept(y) == 13 + 4);
+    CHECK(kept(z) == 13);
+    CHECK(kept(z) == 13 + 4);
+    // Since y was touched, so were x and z: 17 sectors; x was touched for the last time before z.
+    CHECK(kept(y) == 13);
+}
+
 TEST(each_block_has_to_fetch, Passes, "", Counted) {
     Gpu gpu;
     CUdeviceptr x = gpu.put(std::vector<float>(100)), y = gpu.room(32 * 4);

@@ -24,9 +24,13 @@ struct Sectors {
     uint64_t* read;  // a bit for each
     uint64_t* written;
     uint32_t* block;  // the last one that touched it: twice its number, and one if it wrote
+    uint32_t* cached;  // when it was last touched by another launch: twice the time, and one if memory has it differently
 };
 
 Sectors sectors;
+
+// How many sectors were touched, each once in a launch.
+uint32_t now = 0;
 
 void* reserve(size_t bytes) {
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
@@ -40,7 +44,20 @@ void* reserve(size_t bytes) {
 
 Sectors reserve_sectors() {
     auto bits = [] { return static_cast<uint64_t*>(reserve(SECTORS / 8)); };
-    return {bits(), bits(), static_cast<uint32_t*>(reserve(SECTORS * sizeof(uint32_t)))};
+    auto words = [] { return static_cast<uint32_t*>(reserve(SECTORS * sizeof(uint32_t))); };
+    return {bits(), bits(), words(), words()};
+}
+
+// The first access of a launch to a sector: it is in the cache from now on. What was touched longest ago made room.
+void note_cached(Traffic& traffic, uint32_t& cached, bool writes) {
+    bool has_it = cached && now - (cached >> 1) < traffic.cache_sectors;
+    if (has_it && !writes) traffic.kept_sectors++;
+    cached = ++now << 1 | (has_it && cached & 1);
+}
+
+void note_cached_write(Traffic& traffic, uint32_t& cached) {
+    if (cached & 1) traffic.kept_sectors++;
+    cached |= 1;
 }
 
 void note_sector(Traffic& traffic, size_t sector, bool writes) {
@@ -54,8 +71,11 @@ void note_sector(Traffic& traffic, size_t sector, bool writes) {
         block = traffic.block << 1 | (writes || (!is_first && block & 1));
         traffic.block_sectors++;
     }
+    uint32_t& cached = sectors.cached[sector];
+    if (!((read | written) & bit)) note_cached(traffic, cached, writes);
     if (writes) {
         if (written & bit) return;
+        note_cached_write(traffic, cached);
         sectors.written[word] = written | bit;
         traffic.written_sectors++;
     } else {
@@ -83,11 +103,12 @@ inline __attribute__((always_inline)) void note(const volatile void* address, si
 
 }  // namespace
 
-void begin_traffic(Traffic& traffic, int device) {
+void begin_traffic(Traffic& traffic, int device, size_t cache_bytes) {
     static const Sectors once = sectors = reserve_sectors();
     (void)once;
     traffic = {};
     traffic.device = device;
+    traffic.cache_sectors = cache_bytes >> SECTOR_BITS;
 }
 
 void begin_block_traffic(Traffic& traffic) {

@@ -32,10 +32,16 @@ struct Traffic {
     uint64_t read_sectors = 0;
     uint64_t written_sectors = 0;
 
+    // Of those, what a device's cache still had from the launches before: read without asking memory, or written where
+    // what was written before had not gone to memory yet.
+    uint64_t kept_sectors = 0;
+
     // The same of each block for itself: what at least has to come out of the cache that all blocks share, were each
     // block's own to forget nothing before the block ends.
     uint64_t block_sectors = 0;
     uint32_t block = 0;  // the running one's number, of all that ever ran; from 1
+
+    size_t cache_sectors = 0;
 
     // All that threads ask for, bytes.
     uint64_t asked_to_read = 0;
@@ -52,8 +58,8 @@ struct Traffic {
     std::vector<size_t> touched;
 };
 
-// Begins a launch's count on this device.
-void begin_traffic(Traffic& traffic, int device);
+// Begins a launch's count on this device, whose cache holds so many bytes: those that were touched last.
+void begin_traffic(Traffic& traffic, int device, size_t cache_bytes);
 void begin_block_traffic(Traffic& traffic);
 void end_traffic(Traffic& traffic);
 
