@@ -188,6 +188,7 @@ fn driver() -> Vec<String> {
         CUuuid,
         CUipcMemHandle,
         CUipcMem_flags,
+        CUevent_flags,
         CUgraphInstantiate_flags,
         CUlaunchConfig,
         CUlaunchAttribute,
