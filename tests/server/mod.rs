@@ -17,7 +17,7 @@ use serde_json::Value;
 pub use fixtures::{golden, smollm2};
 
 /// How long a test waits for a condition before it fails.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// Waits until `condition` gives something; fails the test after [`LIMIT`].
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
