@@ -88,7 +88,7 @@ fn decode<'a>(numbers: [&str; 3], model: impl Fn(usize) -> (&'a str, Option<Quan
             f32: false,
             eager: false,
             nccl_only: false,
-            own_products: false,
+            own_products: true, // they tell what they read
             memory_share: 0.9,
             kernel_cache: Some(std::env::temp_dir().join("shardwire-test-kernels")),
             kernels: None,
