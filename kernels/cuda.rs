@@ -371,6 +371,14 @@ impl Cuda {
 }
 
 #[cfg(test)]
+impl CudaConfig {
+    /// Keeps kernels where all tests do.
+    pub(crate) fn with_test_cache(self) -> Self {
+        Self { cache: Some(std::env::temp_dir().join("shardwire-test-kernels")), ..self }
+    }
+}
+
+#[cfg(test)]
 impl Cuda {
     /// The devices that every operation's check runs on: both types of activations. None where there is no GPU and no
     /// stand-in for one, unless `SHARDWIRE_TEST_GPU` says that there must be.
@@ -389,9 +397,15 @@ impl Cuda {
         }
     }
 
+    /// Runs `check` on every rank of groups of two, three and four GPUs, as far as there are as many.
+    pub(crate) fn in_groups(config: CudaConfig, check: impl Fn(&Self) + Sync) {
+        for ranks in (2..=4).filter(|&ranks| find(ranks).is_ok()) {
+            Self::each_of(&config.clone().with_test_cache(), ranks, &check).expect("GPUs");
+        }
+    }
+
     fn tested<const N: usize>(configs: [CudaConfig; N]) -> Vec<Self> {
-        let cache = Some(std::env::temp_dir().join("shardwire-test-kernels"));
-        let open = |config| Self::open(CudaConfig { cache: cache.clone(), ..config }, Group::solo());
+        let open = |config: CudaConfig| Self::open(config.with_test_cache(), Group::solo());
         let kinds: Result<Vec<Self>> = configs.into_iter().map(open).collect();
         match kinds {
             Ok(kinds) => kinds,

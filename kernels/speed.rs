@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    Batch, DType, Heads, KvDType, KvShape, Matrix, Result,
+    Backend, Batch, DType, Heads, KvDType, KvShape, Matrix, Result,
     all_reduce::AllReduce,
     attention::{Attention, Scoring},
     choose::{Ask, Choose, Draw},
@@ -137,10 +137,7 @@ impl Bench<'_> {
         let batch = Batch {
             tokens: vec![0; sequences],
             positions: vec![last; sequences],
-            slot_mapping: (1..=blocks as u32)
-                .filter(|end| (*end as usize).is_multiple_of(own))
-                .map(|end| end * 64 - 1)
-                .collect(),
+            slot_mapping: (1..=sequences).map(|end| (end * context) as u32 - 1).collect(),
             query_starts: (0..=sequences as u32).collect(),
             context_lengths: vec![context as u32; sequences],
             block_tables: (0..blocks as u32).collect::<Vec<_>>().chunks(own).map(<[u32]>::to_vec).collect(),
@@ -182,7 +179,7 @@ impl Bench<'_> {
     fn all_reduce(&self, rows: usize) -> Result<Speed> {
         let columns = self.pick(8192, 64);
         let mut x = self.gpu.upload(self.gpu.activations(rows, columns)?, &vec![0.0; rows * columns])?;
-        let shape = format!("{rows} × {columns}, {} ranks", crate::Backend::group(self.gpu).world_size());
+        let shape = format!("{rows} × {columns}, {} ranks", self.gpu.group().world_size());
         let bytes = x.bytes();
         self.time("all_reduce", shape, [bytes, 0], || self.gpu.all_reduce(&mut x))
     }

@@ -114,22 +114,15 @@ mod tests {
         samples::{Samples, Tested, assert_close},
     };
 
-    fn config() -> CudaConfig {
-        CudaConfig { cache: Some(std::env::temp_dir().join("shardwire-test-kernels")), ..CudaConfig::default() }
-    }
-
     #[test]
     fn conforms() {
         for (activations, nccl_only) in
             [(Activations::F32, false), (Activations::BF16, false), (Activations::BF16, true)]
         {
-            for ranks in (2..=4).filter(|&ranks| crate::cuda::find(ranks).is_ok()) {
-                let check = |gpu: &Cuda| {
-                    assert_eq!(gpu.peers().is_some(), !nccl_only, "GPUs that reach each other");
-                    crate::all_reduce::check_among(gpu);
-                };
-                Cuda::each_of(&CudaConfig { activations, nccl_only, ..config() }, ranks, check).expect("GPUs");
-            }
+            Cuda::in_groups(CudaConfig { activations, nccl_only, ..CudaConfig::default() }, |gpu| {
+                assert_eq!(gpu.peers().is_some(), !nccl_only, "GPUs that reach each other");
+                crate::all_reduce::check_among(gpu);
+            });
         }
     }
 
@@ -149,6 +142,7 @@ mod tests {
                 assert_close(&gpu.to_host(&x).expect("a copy"), &super::super::reference(&parts), 1e-6, &what);
             }
         };
-        Cuda::each_of(&CudaConfig { activations: Activations::F32, ..config() }, 3, check).expect("GPUs");
+        let config = CudaConfig { activations: Activations::F32, ..CudaConfig::default() }.with_test_cache();
+        Cuda::each_of(&config, 3, check).expect("GPUs");
     }
 }

@@ -242,10 +242,6 @@ mod tests {
 
     #[test]
     fn ranks_conform() {
-        let config =
-            CudaConfig { cache: Some(std::env::temp_dir().join("shardwire-test-kernels")), ..Default::default() };
-        for ranks in (2..=4).filter(|&ranks| crate::cuda::find(ranks).is_ok()) {
-            Cuda::each_of(&config, ranks, crate::choose::check_among).expect("GPUs");
-        }
+        Cuda::in_groups(CudaConfig::default(), crate::choose::check_among);
     }
 }

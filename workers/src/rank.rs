@@ -252,11 +252,9 @@ fn warm_up<B: Backend>(
     let hidden = model.forward(device, &device.batch(batch)?, &mut cache)?;
     let logits = model.logits(device, &model.normed(device, hidden.select(device, &rows)?)?)?;
     let logits = device.all_gather(logits)?;
-    if rank == 0 {
-        let draw = Draw { temperature: 1.0, top_k: 0, top_p: 0.5, min_p: 0.0, uniform: 0.5 };
-        let asks: Vec<Ask> = (0..rows.len()).map(|row| Ask { row, draw: Some(draw) }).collect();
-        device.choose(&logits, checkpoint.config().vocab_size, &asks)?;
-    }
+    let draw = Draw { temperature: 1.0, top_k: 0, top_p: 0.5, min_p: 0.0, uniform: 0.5 };
+    let asks: Vec<Ask> = (0..rows.len()).map(|row| Ask { row, draw: Some(draw) }).collect();
+    device.choose(&logits, checkpoint.config().vocab_size, &asks)?;
     device.to_host(&logits)?;
     drop((cache, hidden, logits));
     Ok(device.room(memory_share)?)
