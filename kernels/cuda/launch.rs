@@ -157,22 +157,20 @@ impl Kernels {
             Entry::Occupied(loaded) => loaded.into_mut(),
             Entry::Vacant(missing) => missing.insert(self.load(driver, &variant)?),
         };
-        let kernel = kernels.get_mut(&variant.name(entry));
-        let kernel = kernel.unwrap_or_else(|| panic!("{} has no kernel {entry}", source.name));
+        let name = variant.name(entry);
+        let kernel = kernels.get_mut(&name).unwrap_or_else(|| panic!("{} has no kernel {entry}", source.name));
         let kinds: Vec<Kind> = arguments.iter().map(Argument::kind).collect();
-        assert_eq!(kinds, kernel.parameters, "the arguments of {}", variant.name(entry));
+        assert_eq!(kinds, kernel.parameters, "the arguments of {name}");
         if grid.shared_bytes > kernel.shared_bytes {
             driver.allow_shared(kernel.function, grid.shared_bytes)?;
             kernel.shared_bytes = grid.shared_bytes;
         }
         let mut addresses: Vec<*mut c_void> = arguments.iter_mut().map(Argument::address).collect();
         // SAFETY: the kinds are those that the kernel's text declares; what they say is the caller's promise.
-        unsafe { driver.launch(kernel.function, grid, &mut addresses) }
+        unsafe { driver.launch((kernel.function, &name), grid, &mut addresses) }
     }
 
     fn load(&self, driver: &Driver, variant: &Variant) -> Result<HashMap<String, Kernel>> {
-        /// What a block may have without asking.
-        const USUAL_SHARED_BYTES: u32 = 48 * 1024;
         let module = self.compiler.module(variant)?;
         let entries = entries(&module.text).ok_or_else(|| DeviceError::Failed {
             doing: format!("reading the kernels of {}", variant.name(variant.source.name)),
@@ -181,9 +179,9 @@ impl Kernels {
         let names: Vec<String> = entries.iter().map(|(name, _)| name.clone()).collect();
         let functions = driver.load(&module.image, &names)?;
         let kernels = entries.into_iter().zip(functions).map(|((name, parameters), function)| {
-            (name, Kernel { function, parameters, shared_bytes: USUAL_SHARED_BYTES })
+            Ok((name, Kernel { function, parameters, shared_bytes: driver.allowed_shared(function)? }))
         });
-        Ok(kernels.collect())
+        kernels.collect()
     }
 }
 
