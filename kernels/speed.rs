@@ -73,7 +73,9 @@ pub fn measure_gpu(config: &CudaConfig, sizes: Sizes, tell: &mut dyn FnMut(Speed
     }
     let many = bench.pick(4096, 64);
     for dtype in [DType::BF16, DType::F8_E4M3, DType::WInt4] {
-        tell(bench.product("matmul", dtype, many)?);
+        for rows in [bench.pick(128, 40), bench.pick(512, 48), many] {
+            tell(bench.product("matmul", dtype, rows)?);
+        }
     }
     for dtype in [DType::BF16, DType::WInt4] {
         for rows in [1, 32, 128, many] {
@@ -92,7 +94,9 @@ pub fn measure_gpu(config: &CudaConfig, sizes: Sizes, tell: &mut dyn FnMut(Speed
         drop(gpu);
         let gpu = Cuda::open(CudaConfig { own_products: true, ..config.clone() }, Group::solo())?;
         let bench = Bench { gpu: &gpu, sizes };
-        tell(bench.product("matmul by own kernels", DType::BF16, many)?);
+        for (dtype, rows) in [(DType::BF16, 32), (DType::BF16, 128), (DType::WInt4, 512), (DType::BF16, many)] {
+            tell(bench.product("matmul by own kernels", dtype, rows.min(many))?);
+        }
     }
     Ok(())
 }
@@ -255,7 +259,9 @@ impl Bench<'_> {
     /// Not recorded, as it is in no step: its asks come from the host.
     fn choice(&self) -> Result<Speed> {
         let (rows, tokens) = (self.pick(32, 2), self.pick(128_000, 5000));
-        let logits = self.gpu.upload(self.gpu.floats(rows, tokens)?, &vec![0.0; rows * tokens])?;
+        let mut samples = Samples::new(3);
+        let logits: Vec<f32> = (0..rows * tokens).map(|_| 3.0 * samples.bell()).collect();
+        let logits = self.gpu.upload(self.gpu.floats(rows, tokens)?, &logits)?;
         let draw = Draw { temperature: 0.8, top_k: 0, top_p: 0.95, min_p: 0.0, uniform: 0.5 };
         let asks: Vec<Ask> = (0..rows).map(|row| Ask { row, draw: Some(draw) }).collect();
         let mut took = Duration::MAX;

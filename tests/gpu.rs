@@ -292,7 +292,7 @@ fn products_with_and_without_nvidias_library() {
                     rows to NVIDIA's library, install cuBLAS 12 (PyPI: nvidia-cublas-cu12)";
         assert_eq!(server.log("stderr").contains(told), folders == absent, "{}", server.log("stderr"));
         if server.get_json("/ranks")["ranks"][0]["device"].as_str().is_some_and(|name| name.contains("Stand-in")) {
-            wait_for("the ranks' counts", || (calls(counts.path(), "cuLaunchKernel") > 0).then_some(()));
+            wait_for("the ranks' counts", || (calls(counts.path(), "cuLaunchKernelEx") > 0).then_some(()));
             assert_eq!(calls(counts.path(), "cublasLtMatmul") > 0, is_called, "{variables:?}");
         }
     }

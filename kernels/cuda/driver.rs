@@ -384,23 +384,43 @@ impl Driver {
             .map_err(failed("giving a kernel shared memory"))
     }
 
-    /// Enqueues the kernel `name`.
+    /// Enqueues the kernel `name`, which may begin `early`: while the one before it ends, and not before this has run or
+    /// ended in all of its blocks. Kernels that do wait themselves (`wait_for_last` in device.cuh).
     ///
     /// # Safety
     /// `arguments` point at values of the kinds that the kernel takes, and what they say (addresses, sizes) is true.
     pub(crate) unsafe fn launch(
         &self,
         (function, name): (Function, &str),
+        early: bool,
         grid: Grid,
         arguments: &mut [*mut c_void],
     ) -> Result<()> {
         let Grid { blocks: [x, y, z], threads, shared_bytes } = grid;
-        // SAFETY: the caller's promise; the module of the function is never unloaded.
-        unsafe { result::launch_kernel(function.0, (x, y, z), (threads, 1, 1), shared_bytes, self.stream(), arguments) }
-            .map_err(|error| {
-                let asked = format!("{x} × {y} × {z} blocks of {threads} threads, {shared_bytes} bytes");
-                failed(&format!("starting {name} ({asked})"))(error)
-            })
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: Default::default(),
+            value: sys::CUlaunchAttributeValue_union { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared_bytes,
+            hStream: self.stream(),
+            attrs: &raw mut attribute,
+            numAttrs: early.into(),
+        };
+        let (values, none) = (arguments.as_mut_ptr(), std::ptr::null_mut());
+        // SAFETY: the caller's promise; the module of the function is never unloaded, and the rest outlives the call.
+        let launched = unsafe { sys::cuLaunchKernelEx(&raw const config, function.0, values, none) };
+        launched.result().map_err(|error| {
+            let asked = format!("{x} × {y} × {z} blocks of {threads} threads, {shared_bytes} bytes");
+            failed(&format!("starting {name} ({asked})"))(error)
+        })
     }
 
     /// Copies within the device.

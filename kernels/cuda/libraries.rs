@@ -54,7 +54,7 @@ const DRIVER: Needed = Needed {
         "cuModuleGetFunction",
         "cuFuncGetAttribute",
         "cuFuncSetAttribute",
-        "cuLaunchKernel",
+        "cuLaunchKernelEx",
         "cuDeviceCanAccessPeer",
         "cuIpcGetMemHandle",
         "cuIpcOpenMemHandle_v2",
