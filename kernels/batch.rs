@@ -41,6 +41,19 @@ impl Batch {
         }
         batch
     }
+
+    /// `sequences` sequences of one token each, all in the same slot: what a decoding step looks like to kernels, for
+    /// trials of which nobody looks at the result.
+    pub fn alike(sequences: usize) -> Self {
+        Self {
+            tokens: vec![0; sequences],
+            positions: vec![0; sequences],
+            slot_mapping: vec![0; sequences],
+            query_starts: (0..=sequences as u32).collect(),
+            context_lengths: vec![1; sequences],
+            block_tables: vec![vec![0]; sequences],
+        }
+    }
 }
 
 /// The heads of one rank. Query heads are a contiguous range of the model's; so are the KV heads they read.

@@ -107,9 +107,6 @@ KERNEL(skinny_8, 256)
               Gate{activation, limit, alpha}, tiles);
 }
 
-#undef BLOCKS_AT_LEAST
-#define BLOCKS_AT_LEAST 1
-
 KERNEL(skinny_16, 256)
 (void* y, const act* x, const uint8_t* weight, const float* bias, int rows, int outputs, int inputs, int weight_stride,
  int y_stride, int results, int activation, float limit, float alpha, int tiles) {

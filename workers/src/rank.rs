@@ -3,7 +3,7 @@
 mod choose;
 mod prompts;
 
-use std::time::Instant;
+use std::{iter, time::Instant};
 
 use kernels::choose::{Ask, Draw};
 use kernels::{Backend, Batch, DeviceError, KvShape};
@@ -232,8 +232,8 @@ impl<B: Backend> Rank<B> {
     }
 }
 
-/// The largest step that there can be, with nothing in it, so that kernels are compiled and the memory for activations
-/// is taken before the rest of it is given to the KV cache; that rest, bytes.
+/// The largest step that there can be, with nothing in it, and then decoding steps, the largest first: so that kernels are
+/// compiled and the memory for activations is taken before the rest of it is given to the KV cache; that rest, bytes.
 fn warm_up<B: Backend>(
     device: &B,
     model: &dyn Model<B>,
@@ -256,7 +256,17 @@ fn warm_up<B: Backend>(
     let asks: Vec<Ask> = (0..rows.len()).map(|row| Ask { row, draw: Some(draw) }).collect();
     device.choose(&logits, checkpoint.config().vocab_size, &asks)?;
     device.to_host(&logits)?;
-    drop((cache, hidden, logits));
+    drop((hidden, logits));
+    let sequences_max = batch_tokens_max.min(sequences_max);
+    // Kernels differ by how many rows they take.
+    let further = [16, 1].into_iter().filter(|&sequences| sequences < sequences_max);
+    for sequences in iter::once(sequences_max).chain(further) {
+        let batch = device.batch(Batch::alike(sequences))?;
+        let hidden = model.forward(device, &batch, &mut cache)?;
+        let rows: Vec<u32> = (0..sequences as u32).collect();
+        model.logits(device, &model.normed(device, hidden.select(device, &rows)?)?)?;
+    }
+    drop(cache);
     Ok(device.room(memory_share)?)
 }
 
