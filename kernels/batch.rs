@@ -2,10 +2,14 @@
 
 use crate::KvDType;
 
+/// In a batch's [tokens](Batch::tokens): not an id, but the place of an ask in the choice before, whose token it is. Only
+/// devices that choose ([`crate::choose`]) take such a batch.
+pub const CHOSEN: u32 = 1 << 31;
+
 /// One step's tokens, all sequences end to end. Every rank builds the same one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// Token ids, `[tokens]`.
+    /// Token ids, `[tokens]`; or [`CHOSEN`] with a place, where the host has perhaps not seen the token yet.
     pub tokens: Vec<u32>,
     /// Index of each token in its own sequence, `[tokens]`.
     pub positions: Vec<u32>,

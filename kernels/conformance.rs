@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Result, attention, choose,
+    Result, all_gather, all_reduce, attention, choose,
     cpu::{Cpu, CpuConfig, Instructions},
     cuda::{Activations, Cuda, CudaConfig},
     embed, glu,
@@ -47,8 +47,33 @@ pub fn check_gpu(config: &CudaConfig, tell: &mut dyn FnMut(Finding)) -> Result<(
     Ok(())
 }
 
+/// Checks what GPUs do together, on the first `ranks` of them, with both types of activations.
+pub fn check_gpus(config: &CudaConfig, ranks: usize, tell: &mut dyn FnMut(Finding)) -> Result<()> {
+    for activations in [Activations::F32, Activations::BF16] {
+        let of_rank = |gpu: &Cuda| {
+            let mut findings = Vec::new();
+            check_among(gpu, &mut |finding| findings.push(finding));
+            findings
+        };
+        let config = CudaConfig { activations, ..config.clone() };
+        Cuda::each_of(&config, ranks, of_rank)?.into_iter().flatten().for_each(&mut *tell);
+    }
+    Ok(())
+}
+
+type Check<B> = fn(&B);
+
+fn check_among<B: Tested>(device: &B, tell: &mut dyn FnMut(Finding)) {
+    let checks: [(&'static str, Check<B>); 3] = [
+        ("all_reduce", all_reduce::check_among),
+        ("all_gather", all_gather::check_among),
+        ("choose, together", choose::check_among),
+    ];
+    run(device, &checks, tell);
+}
+
 fn check<B: Tested>(device: &B, tell: &mut dyn FnMut(Finding)) {
-    let checks: [(&str, fn(&B)); 11] = [
+    let checks: [(&'static str, Check<B>); 11] = [
         ("embed", embed::check),
         ("matmul", matmul::check),
         ("rms_norm", rms_norm::check),
@@ -61,7 +86,11 @@ fn check<B: Tested>(device: &B, tell: &mut dyn FnMut(Finding)) {
         ("choose", choose::check),
         ("repeat", repeat::check),
     ];
-    for (operation, check) in checks {
+    run(device, &checks, tell);
+}
+
+fn run<B: Tested>(device: &B, checks: &[(&'static str, Check<B>)], tell: &mut dyn FnMut(Finding)) {
+    for &(operation, check) in checks {
         let started = Instant::now();
         let fault = catch_unwind(AssertUnwindSafe(|| check(device))).err().map(words);
         tell(Finding {

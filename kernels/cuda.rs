@@ -14,16 +14,17 @@ mod kv_cache;
 mod launch;
 mod libraries;
 mod peers;
+mod pinned;
 mod product;
 mod region;
 mod sensors;
+mod staging;
 mod tensor;
 mod weight;
 
 use std::{
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 pub(crate) use arena::Buffer;
@@ -35,6 +36,7 @@ pub use driver::{Facts, count};
 pub use kv_cache::KvCache;
 pub(crate) use launch::Argument;
 pub use libraries::search_path;
+pub(crate) use pinned::Pinned;
 pub(crate) use product::{Shape, Skinny};
 pub(crate) use region::Region;
 pub use tensor::Tensor;
@@ -42,7 +44,13 @@ pub(crate) use tensor::{Element, TensorPlace};
 pub(crate) use weight::Part;
 pub use weight::Weight;
 
-use crate::{Backend, Batch, DType, DeviceError, Result, group::Group, repeat::Recordings, sensors::Sensors};
+use crate::{
+    Backend, Batch, DType, DeviceError, Result,
+    choose::Choices,
+    group::{Group, Waiting, run_ranks},
+    repeat::Recordings,
+    sensors::Sensors,
+};
 pub(crate) use peers::{AREA_BYTES, BLOCKS, Peers};
 
 use arena::Arena;
@@ -83,6 +91,7 @@ pub struct Cuda {
     driver: Driver,
     kernels: Kernels,
     arena: Arena,
+    choices: Choices,
     activations: Activations,
     eager: bool,
     recordings: Mutex<Recordings>,
@@ -118,6 +127,7 @@ impl Cuda {
         Ok(Self {
             kernels: Kernels::new(compiler, activations),
             arena: Arena::new(driver.clone()),
+            choices: Choices::new(&driver, group.world_size())?,
             driver,
             activations,
             eager,
@@ -168,6 +178,11 @@ impl Cuda {
     /// A tensor of the same type as another, with left-over contents.
     pub(crate) fn alike(&self, other: &Tensor, rows: usize, columns: usize) -> Result<Tensor> {
         Tensor::take(&self.arena, rows, columns, other.element())
+    }
+
+    /// What was chosen last.
+    pub(crate) fn choices(&self) -> &Choices {
+        &self.choices
     }
 
     /// Copies a step's batch to the GPU.
@@ -262,26 +277,36 @@ impl Cuda {
         }
     }
 
-    /// Waits until all that was enqueued is done. Where other ranks take part in it, they are watched: a rank that is
-    /// gone ends the wait, for its part of a collective never comes.
+    /// Waits until all that was enqueued is done. Where other ranks take part in it, they are watched.
     pub(crate) fn finish(&self) -> Result<()> {
-        /// How often the other ranks are looked at.
-        const PATIENCE: Duration = Duration::from_millis(1);
-        let Some(communicator) = &self.communicator else { return self.driver.synchronize() };
-        let mut looked = std::time::Instant::now();
-        while !self.driver.is_idle()? {
+        match self.communicator {
+            None => self.driver.synchronize(),
+            Some(_) => self.wait_until(|| self.check_others().and_then(|()| self.driver.is_idle())),
+        }
+    }
+
+    /// Asks again and again.
+    pub(crate) fn wait_until(&self, is_done: impl Fn() -> Result<bool>) -> Result<()> {
+        while !is_done()? {
             std::thread::yield_now();
-            if looked.elapsed() >= PATIENCE {
-                let mut communicator = communicator.lock().unwrap_or_else(PoisonError::into_inner);
-                let lost = self.group.gone().map_or(Ok(()), Err);
-                if let Err(error) = lost.and_then(|()| communicator.check()) {
-                    communicator.abort();
-                    return Err(error);
-                }
-                looked = std::time::Instant::now();
-            }
         }
         Ok(())
+    }
+
+    /// An error if another rank is gone: its part of a collective never comes, and the wait for it is ended. They are
+    /// looked at now and then, however often this is called.
+    pub(crate) fn check_others(&self) -> Result<()> {
+        let Some(communicator) = &self.communicator else { return Ok(()) };
+        let mut communicator = communicator.lock().unwrap_or_else(PoisonError::into_inner);
+        if !communicator.is_to_be_checked() {
+            return Ok(());
+        }
+        let lost = self.group.gone().map_or(Ok(()), Err);
+        let checked = lost.and_then(|()| communicator.check());
+        if checked.is_err() {
+            communicator.abort();
+        }
+        checked
     }
 }
 
@@ -306,6 +331,27 @@ pub fn find(wanted: usize) -> Result<Vec<Facts>> {
         libraries::check_collectives()?;
     }
     (0..wanted).map(Facts::of).collect()
+}
+
+impl Cuda {
+    /// Runs `rank` on so many GPUs, each a rank of one group, on a thread of its own; what each returned. An error if there
+    /// are not as many.
+    pub(crate) fn each_of<T: Send>(
+        config: &CudaConfig,
+        ranks: usize,
+        rank: impl Fn(&Self) -> T + Sync,
+    ) -> Result<Vec<T>> {
+        find(ranks)?;
+        let on_one = |group: Group| {
+            let gpu = Self::open(CudaConfig { ordinal: group.rank(), ..config.clone() }, group)?;
+            let result = rank(&gpu);
+            // Nobody takes its memory away while others may still read it.
+            gpu.finish()?;
+            gpu.group.barrier()?;
+            Ok(result)
+        };
+        run_ranks(ranks, Waiting::Sleep, on_one).into_iter().collect()
+    }
 }
 
 #[cfg(test)]

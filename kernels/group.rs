@@ -15,6 +15,7 @@
 mod error;
 mod memory;
 mod peer;
+mod threads;
 mod turn;
 mod wait;
 
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 pub use error::JoinError;
 pub use memory::GroupMemory;
+pub(crate) use threads::run_ranks;
 pub(crate) use turn::{Collective, Slots, Turn};
 
 use crate::{DeviceError, Result};

@@ -42,8 +42,9 @@ pub mod store_kv;
 
 pub mod conformance;
 pub(crate) mod samples;
+pub mod speed;
 
-pub use batch::{Batch, Heads, KvShape};
+pub use batch::{Batch, CHOSEN, Heads, KvShape};
 pub use dtype::{DType, KvDType};
 pub use error::DeviceError;
 pub use matrix::Matrix;

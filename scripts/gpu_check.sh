@@ -6,17 +6,20 @@
 #   SHARDWIRE=PATH   the binary to check (default: target/release/shardwire, built if cargo is there)
 #   MODEL=…          what to serve (default: the default model, fetched once)
 #   TOKENS=256       how many tokens to have made
+#   SPEED=real       how large what is measured is: real, or small to try this script
 #   CUDA_VISIBLE_DEVICES chooses GPUs; every visible one is checked, and with several a model is served on two as well.
 #
-# What it does: every operation against its plain reference on every GPU, with f32 and bf16 activations
-# (`shardwire selftest`); a model served over HTTP, with steps recorded as graphs and without, on one GPU and on two, whose
-# greedy tokens must be the same; and NVIDIA's compute-sanitizer over the selftest, where it is installed.
+# What it does: every operation against its plain reference on every GPU, with f32 and bf16 activations, and with several
+# GPUs what they do together; how fast each of them is (`shardwire selftest --speed`); a model served over HTTP, with steps
+# recorded as graphs and without, on one GPU and on two, whose greedy tokens must be the same; and NVIDIA's compute-sanitizer
+# over the selftest, where it is installed.
 set -euo pipefail
 
 repository=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 report=${1:-gpu-check.json}
 binary=${SHARDWIRE:-$repository/target/release/shardwire}
 tokens=${TOKENS:-256}
+speed=${SPEED:-real}
 work=$(mktemp -d)
 server=
 trap '[[ -z $server ]] || kill "$server" 2>/dev/null || true; rm -rf "$work"' EXIT
@@ -99,7 +102,7 @@ build
 model=()
 [[ -z ${MODEL:-} ]] || model=(--model "$MODEL")
 step "machine" "$binary" collect-env
-step "every operation on every GPU" "$binary" selftest --device cuda
+step "every operation on every GPU, and how fast" "$binary" selftest --device cuda --speed="$speed"
 gpus=$(grep -o 'cuda:[0-9]*' "$work/said" | sort -u | wc -l)
 step "a model served, steps recorded" serve recorded
 step "a model served, kernel by kernel" serve eager --enforce-eager

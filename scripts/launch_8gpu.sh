@@ -85,7 +85,7 @@ main() {
     read_flags "$@"
     local ranks host port
     ranks=$(value_of --tensor-parallel-size "${GPUS:-8}")
-    [[ $ranks =~ ^[1-9][0-9]?$ ]] || fail "GPUS=$ranks: it must be a number from 1 to 64"
+    [[ $ranks =~ ^([1-9]|[1-5][0-9]|6[0-4])$ ]] || fail "GPUS=$ranks: it must be a number from 1 to 64"
     host=$(value_of --host "${HOST:-0.0.0.0}")
     port=$(value_of --port "${PORT:-8188}")
     choose_device "$(value_of --device "${DEVICE:-auto}")"

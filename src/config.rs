@@ -16,7 +16,7 @@ use workers::link::sampling::LOGPROBS_MAX;
 
 pub use self::commands::{
     ChatFlags, CollectEnvFlags, FetchFlags, HubFlags, InspectFlags, RunBatchFlags, SamplingFlags, SelftestFlags,
-    ServerFlags,
+    ServerFlags, SpeedSizes,
 };
 pub use self::loading::{LoadingFlags, PlainName};
 use self::values::{byte_count, early_stop, fraction, parser_name};
@@ -242,6 +242,9 @@ pub struct ServeFlags {
     /// On GPUs, leave small all-reduces to NCCL as well, rather than do them in memory that all GPUs have mapped.
     #[arg(long, help_heading = "Ranks")]
     pub disable_custom_all_reduce: bool,
+    /// On GPUs, begin a step only when the tokens of the one before are known to the server.
+    #[arg(long, help_heading = "Ranks")]
+    pub disable_overlap_schedule: bool,
     /// CPU threads of a rank; absent: cores ÷ ranks.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Ranks")]
     pub threads_per_rank: Option<u32>,

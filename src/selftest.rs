@@ -1,5 +1,5 @@
 //! `shardwire selftest`: whether this machine's devices compute as they should. Every operation is computed on small
-//! inputs of many shapes and formats, and compared with what it means.
+//! inputs of many shapes and formats, and compared with what it means. With `--speed` GPUs are measured, too.
 
 use std::{
     env, iter,
@@ -11,11 +11,11 @@ use std::{
 use serde_json::{Value, json};
 use workers::{
     gpus,
-    selftest::{self, Finding},
+    selftest::{self, Finding, GpuKernels, Sizes, Speed},
 };
 
 use crate::{
-    config::{Device, SelftestFlags},
+    config::{Device, SelftestFlags, SpeedSizes},
     default_model::cache_folder,
 };
 
@@ -40,15 +40,27 @@ pub fn run(flags: &SelftestFlags) -> ExitCode {
     if flags.device != Device::Cuda {
         selftest::on_cpu(&mut tell);
     }
-    let (cache, prebuilt) = (cache_folder().ok().map(|folder| folder.join("kernels")), prebuilt());
-    for ordinal in 0..devices {
-        if let Err(error) = selftest::on_gpu(ordinal, cache.clone(), prebuilt.clone(), &mut tell) {
+    let cache = cache_folder().ok().map(|folder| folder.join("kernels"));
+    let kernels = GpuKernels { cache, prebuilt: env::var_os("SHARDWIRE_KERNELS").map(PathBuf::from) };
+    if let Err(error) = selftest::on_gpus(devices, &kernels, &mut tell) {
+        return refuse(&error.to_string());
+    }
+    let mut speeds = Vec::new();
+    let mut tell = |speed: Speed| {
+        if !flags.json {
+            println!("{}", speed_line(&speed, copy_bandwidth(&speeds, &speed)));
+        }
+        speeds.push(speed);
+    };
+    if let Some(sizes) = flags.speed {
+        let sizes = if sizes == SpeedSizes::Real { Sizes::Real } else { Sizes::Small };
+        if let Err(error) = selftest::measure_gpus(devices, &kernels, sizes, &mut tell) {
             return refuse(&error.to_string());
         }
     }
     let faulty = findings.iter().filter(|finding| finding.fault.is_some()).count();
     if flags.json {
-        println!("{:#}", report(&findings));
+        println!("{:#}", report(&findings, &speeds));
     } else {
         println!("{} checks, {faulty} of them failed", findings.len());
     }
@@ -86,10 +98,6 @@ fn with_libraries() -> Result<(), String> {
     Err(format!("the command can't be started again: {error}"))
 }
 
-fn prebuilt() -> Option<PathBuf> {
-    env::var_os("SHARDWIRE_KERNELS").map(PathBuf::from)
-}
-
 /// `ok    cuda:0 (NVIDIA H100) in bf16: matmul, 1.20 s`
 fn line(finding: &Finding) -> String {
     let Finding { device, operation, took, fault } = finding;
@@ -99,21 +107,47 @@ fn line(finding: &Finding) -> String {
     iter::once(line).chain(fault).collect()
 }
 
+/// What a copy on the same device has reached, bytes per second.
+fn copy_bandwidth(before: &[Speed], of: &Speed) -> Option<f64> {
+    before.iter().find(|speed| (speed.operation, &speed.device) == ("copy", &of.device)).map(Speed::bandwidth)
+}
+
+/// `cuda:0 (NVIDIA H100): matmul, 1 × 8192 → 28672, BF16: 160.0 µs, 2937.0 GB/s (98 % of a copy's)`
+fn speed_line(speed: &Speed, copy: Option<f64>) -> String {
+    let Speed { device, operation, shape, took, operations, .. } = speed;
+    let bandwidth = speed.bandwidth();
+    let share = copy.map(|copy| format!(" ({:.0} % of a copy's)", 100.0 * bandwidth / copy)).unwrap_or_default();
+    let rate = match operations {
+        0 => String::new(),
+        _ => format!(", {:.1} TFLOP/s", *operations as f64 / took.as_secs_f64() / 1e12),
+    };
+    let micros = took.as_secs_f64() * 1e6;
+    format!("{device}: {operation}, {shape}: {micros:.1} µs, {:.1} GB/s{share}{rate}", bandwidth / 1e9)
+}
+
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
 
-fn report(findings: &[Finding]) -> Value {
+fn report(findings: &[Finding], speeds: &[Speed]) -> Value {
     let finding = |finding: &Finding| {
         json!({
             "device": finding.device, "operation": finding.operation, "seconds": finding.took.as_secs_f64(),
             "fault": finding.fault,
         })
     };
+    let speed = |speed: &Speed| {
+        json!({
+            "device": speed.device, "operation": speed.operation, "shape": speed.shape,
+            "microseconds": speed.took.as_secs_f64() * 1e6, "bytes": speed.bytes, "flop": speed.operations,
+            "share_of_copy": copy_bandwidth(speeds, speed).map(|copy| speed.bandwidth() / copy),
+        })
+    };
     let is_well = findings.iter().all(|finding| finding.fault.is_none());
     json!({
         "version": env!("CARGO_PKG_VERSION"), "ok": is_well,
         "checks": findings.iter().map(finding).collect::<Vec<_>>(),
+        "speeds": speeds.iter().map(speed).collect::<Vec<_>>(),
     })
 }
 
@@ -134,8 +168,38 @@ mod tests {
         let bad = Finding { operation: "moe", fault: Some("element 3 is off\nand more".into()), ..good.clone() };
         assert_eq!(line(&good), "ok    cpu: glu, 1.20 s");
         assert_eq!(line(&bad), "WRONG cpu: moe, 1.20 s\n      element 3 is off");
-        let report = report(&[good, bad]);
+        let report = report(&[good, bad], &[]);
         assert_eq!((&report["ok"], &report["checks"][0]["fault"]), (&json!(false), &Value::Null));
         assert_eq!(report["checks"][1]["operation"], "moe");
+    }
+
+    #[test]
+    fn speeds_are_told_beside_what_a_copy_reaches() {
+        let copy = Speed {
+            device: "cuda:0".into(),
+            operation: "copy",
+            shape: "512 MiB".into(),
+            took: Duration::from_micros(400),
+            bytes: 1_200_000_000,
+            operations: 0,
+        };
+        let product = Speed {
+            operation: "matmul",
+            shape: "1 × 8 → 9, BF16".into(),
+            took: Duration::from_micros(200),
+            bytes: 450_000_000,
+            operations: 900_000_000,
+            ..copy.clone()
+        };
+        let other = Speed { device: "cuda:1".into(), ..product.clone() };
+        let all = [copy, product, other];
+        let lines = all.each_ref().map(|speed| speed_line(speed, copy_bandwidth(&all[..1], speed)));
+        assert_eq!(lines[1], "cuda:0: matmul, 1 × 8 → 9, BF16: 200.0 µs, 2250.0 GB/s (75 % of a copy's), 4.5 TFLOP/s");
+        assert_eq!(lines[2], "cuda:1: matmul, 1 × 8 → 9, BF16: 200.0 µs, 2250.0 GB/s, 4.5 TFLOP/s");
+        let report = report(&[], &all);
+        assert_eq!(
+            (&report["speeds"][1]["share_of_copy"], &report["speeds"][2]["share_of_copy"]),
+            (&json!(0.75), &Value::Null)
+        );
     }
 }

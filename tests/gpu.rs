@@ -233,6 +233,44 @@ fn graphs_change_nothing() {
     assert_eq!(ids(&recorded), ids(&eager));
 }
 
+/// A step that begins before the tokens of the last are known computes what it would have afterwards. The company changes:
+/// sequences end by stop tokens that nobody could foresee, and with some the host chooses, or a guide.
+#[test]
+fn steps_that_overlap_change_nothing() {
+    let Some(libraries) = libraries() else { return };
+    let draw = json!({"max_tokens": 20, "temperature": 0.9, "seed": 3, "prompt": [3, 5, 7]});
+    let with = |fields: Value| {
+        let fields = fields.as_object().expect("fields").clone();
+        draw.as_object().expect("fields").clone().into_iter().chain(fields).collect::<serde_json::Map<_, _>>()
+    };
+    let bodies = [
+        with(json!({"temperature": 0, "ignore_eos": true})),
+        with(json!({"top_p": 0.9})),
+        with(json!({"seed": 4, "max_tokens": 9})),
+        with(json!({"stop_token_ids": (0..200).collect::<Vec<_>>(), "seed": 5})),
+        with(json!({"stop_token_ids": (0..200).collect::<Vec<_>>(), "seed": 5, "min_tokens": 4})),
+        with(json!({"logprobs": 2, "max_tokens": 6})),
+        with(json!({"repetition_penalty": 1.3, "max_tokens": 12})),
+        with(json!({"guided_choice": ["a", "bb"]})),
+    ];
+    let answers = |flags: &[&str]| {
+        let server =
+            serve(&libraries, "models/qwen3_moe", &[&SMALL[..], &["-tp", "2", "--dtype", "f32"], flags].concat(), &[]);
+        std::thread::scope(|scope| {
+            let ask = |body| {
+                let server = &server;
+                scope.spawn(move || {
+                    let choice = server.ok("/v1/completions", &Value::Object(body))["choices"][0].clone();
+                    [choice["text"].clone(), choice["finish_reason"].clone()]
+                })
+            };
+            let asked: Vec<_> = bodies.clone().into_iter().map(ask).collect();
+            asked.into_iter().map(|thread| thread.join().expect("an answer")).collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(answers(&[]), answers(&["--disable-overlap-schedule"]));
+}
+
 /// Work that is late shows what does not wait for it.
 #[test]
 fn delays_change_nothing() {

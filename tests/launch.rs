@@ -255,6 +255,9 @@ fn gpus_that_will_not_do_are_refused() {
 fn gpus_that_will_do_badly_are_warned_of() {
     let check = |machine: &Machine, says| machine.check_goes(&[], &[], &[says], &["--device cuda"]);
     let machine = |what, from, to| Machine::with_gpus(8).tells_otherwise(what, from, to);
+    let untold = machine("gpus", "81559", "[N/A]");
+    untold.tells("topology", "");
+    check(&untold, "warning: nvidia-smi topo -m does not say how the GPUs are joined");
     check(&machine("topology", "NV18", "SYS"), "warning: no NVLink: each layer's all-reduce goes over PCIe (SYS;");
     let pairs = machine("topology", "GPU1\tNV18\t X \tNV18", "GPU1\tNV18\t X \tPHB");
     check(&pairs, "warning: NVLink joins only 27 of 28 pairs of GPUs (NV18 PHB)");

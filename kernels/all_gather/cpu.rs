@@ -58,7 +58,8 @@ impl Place {
 mod tests {
     use super::*;
     use crate::all_gather::reference;
-    use crate::group::{Waiting, tests::run_ranks};
+    use crate::cpu::CpuConfig;
+    use crate::group::{Waiting, run_ranks};
 
     fn contribution(rank: usize, length: usize) -> Vec<f32> {
         (0..length).map(|i| (rank * 10_000_000 + i) as f32).collect()
@@ -73,6 +74,15 @@ mod tests {
         let parts: Vec<_> = (0..world_size).map(|rank| contribution(rank, rows * columns)).collect();
         for (rank, all) in gathered.iter().enumerate() {
             assert!(*all == reference(&parts, columns), "{rows} × {columns} on rank {rank} of {world_size}");
+        }
+    }
+
+    #[test]
+    fn conforms() {
+        for ranks in [2, 3] {
+            run_ranks(ranks, Waiting::Sleep, |group| {
+                crate::all_gather::check_among(&Cpu::new(CpuConfig::default(), group))
+            });
         }
     }
 

@@ -76,7 +76,8 @@ fn sum(slots: &Slots<'_, f32>, ranks: usize, range: Range<usize>, out: &mut [f32
 mod tests {
     use super::*;
     use crate::all_reduce::reference;
-    use crate::group::{Waiting, tests::run_ranks};
+    use crate::cpu::CpuConfig;
+    use crate::group::{Waiting, run_ranks};
 
     /// What rank `rank` brings: values whose sum depends on the order of adding.
     fn contribution(rank: usize, length: usize) -> Vec<f32> {
@@ -98,6 +99,15 @@ mod tests {
             for (rank, sum) in sums.iter().enumerate() {
                 assert_eq!(sum[index], expected, "{length} elements on rank {rank} of {world_size}");
             }
+        }
+    }
+
+    #[test]
+    fn conforms() {
+        for ranks in [2, 3] {
+            run_ranks(ranks, Waiting::Sleep, |group| {
+                crate::all_reduce::check_among(&Cpu::new(CpuConfig::default(), group))
+            });
         }
     }
 

@@ -110,79 +110,25 @@ mod tests {
     use super::*;
     use crate::{
         cuda::{Activations, CudaConfig},
-        group::{Group, Waiting, tests::run_ranks},
         memory::Memory,
-        rms_norm,
         samples::{Samples, Tested, assert_close},
     };
 
-    /// Runs `rank` on so many GPUs, if there are as many.
-    fn on_gpus(config: &CudaConfig, ranks: usize, rank: impl Fn(&Cuda) + Sync) {
-        if crate::cuda::find(ranks).is_err() {
-            return;
-        }
-        run_ranks(ranks, Waiting::Sleep, |group: Group| {
-            let config = CudaConfig { ordinal: group.rank(), ..config.clone() };
-            let gpu = Cuda::open(config, group).expect("a GPU");
-            rank(&gpu);
-            // Nobody takes its memory away while others may still read it.
-            gpu.finish().expect("all is done");
-            gpu.group().barrier().expect("all are there");
-        });
-    }
-
-    fn parts(gpu: &Cuda, ranks: usize, length: usize) -> Vec<Vec<f32>> {
-        (0..ranks).map(|rank| gpu.stored(Samples::new((rank * 7 + length) as u64).floats(length))).collect()
-    }
-
-    fn check(gpu: &Cuda, ranks: usize, rows: usize, columns: usize) {
-        let what = format!("{}: {rows} × {columns} on {ranks} ranks", gpu.name());
-        // NCCL rounds after each addition.
-        let tolerance = ranks as f32 * gpu.tolerance(1e-6);
-        let parts = parts(gpu, ranks, rows * columns);
-        let own = &parts[gpu.group().rank()];
-        let sums = super::super::reference(&parts);
-        let mut x = gpu.tensor(rows, columns, own).expect("memory");
-        gpu.all_reduce(&mut x).expect("all are there");
-        assert_close(&gpu.to_host(&x).expect("a copy"), &sums, tolerance, &what);
-        let mut floats = gpu.residual(rows, columns, own);
-        gpu.all_reduce(&mut floats).expect("all are there");
-        assert_close(&gpu.to_host(&floats).expect("a copy"), &sums, 1e-6, &what);
-        check_norm(gpu, (rows, columns), own, &sums, tolerance, &what);
-    }
-
-    fn check_norm(gpu: &Cuda, (rows, columns): (usize, usize), own: &[f32], sums: &[f32], tolerance: f32, what: &str) {
-        const EPS: f32 = 1e-5;
-        let mut samples = Samples::new(5);
-        let (base, weight) = (samples.floats(rows * columns), samples.floats(columns));
-        let expected: Vec<f32> = base.iter().zip(sums).map(|(base, sum)| base + 0.5 * sum).collect();
-        let normed = expected.chunks_exact(columns.max(1)).flat_map(|row| rms_norm::reference(row, &weight, EPS));
-        let mut residual = gpu.residual(rows, columns, &base);
-        let x = gpu.tensor(rows, columns, own).expect("memory");
-        let weight = gpu.vector(&weight).expect("memory");
-        let norm = NormAfter { scale: 0.5, weight: &weight, eps: EPS };
-        let y = gpu.all_reduce_add_rms_norm(&mut residual, x, norm).expect("all are there");
-        assert_close(&gpu.to_host(&residual).expect("a copy"), &expected, tolerance, what);
-        // The norm of a row of small sums is as inexact as they are.
-        assert_close(&gpu.to_host(&y).expect("a copy"), &normed.collect::<Vec<_>>(), 4.0 * tolerance, what);
+    fn config() -> CudaConfig {
+        CudaConfig { cache: Some(std::env::temp_dir().join("shardwire-test-kernels")), ..CudaConfig::default() }
     }
 
     #[test]
-    fn every_rank_gets_the_sum_and_its_norm() {
+    fn conforms() {
         for (activations, nccl_only) in
             [(Activations::F32, false), (Activations::BF16, false), (Activations::BF16, true)]
         {
-            let cache = Some(std::env::temp_dir().join("shardwire-test-kernels"));
-            let config = CudaConfig { activations, nccl_only, cache, ..CudaConfig::default() };
-            for ranks in [2, 3, 4] {
-                on_gpus(&config, ranks, |gpu| {
+            for ranks in (2..=4).filter(|&ranks| crate::cuda::find(ranks).is_ok()) {
+                let check = |gpu: &Cuda| {
                     assert_eq!(gpu.peers().is_some(), !nccl_only, "GPUs that reach each other");
-                    for (rows, columns) in [(0, 8), (1, 5), (1, 64), (3, 40), (70, 72), (1, 33_000)] {
-                        check(gpu, ranks, rows, columns);
-                    }
-                    // Many in a row, so that one that is early meets one that is late.
-                    (0..20).for_each(|round| check(gpu, ranks, 1 + round % 3, 16));
-                });
+                    crate::all_reduce::check_among(gpu);
+                };
+                Cuda::each_of(&CudaConfig { activations, nccl_only, ..config() }, ranks, check).expect("GPUs");
             }
         }
     }
@@ -190,16 +136,19 @@ mod tests {
     /// Beyond what is read directly, and beyond what areas hold.
     #[test]
     fn long_messages_go_by_parts_and_longer_ones_by_nccl() {
-        let cache = Some(std::env::temp_dir().join("shardwire-test-kernels"));
-        let config = CudaConfig { activations: Activations::F32, cache, ..CudaConfig::default() };
-        on_gpus(&config, 3, |gpu| {
+        if crate::cuda::find(3).is_err() {
+            return;
+        }
+        let check = |gpu: &Cuda| {
             for elements in [200_003, BLOCKS * AREA_BYTES / 4 + 1] {
-                let parts = parts(gpu, 3, elements);
+                let part = |rank: usize| gpu.stored(Samples::new((rank + elements) as u64).floats(elements));
+                let parts: Vec<Vec<f32>> = (0..3).map(part).collect();
                 let mut x = gpu.tensor(1, elements, &parts[gpu.group().rank()]).expect("memory");
                 gpu.all_reduce(&mut x).expect("all are there");
                 let what = format!("{elements} elements");
                 assert_close(&gpu.to_host(&x).expect("a copy"), &super::super::reference(&parts), 1e-6, &what);
             }
-        });
+        };
+        Cuda::each_of(&CudaConfig { activations: Activations::F32, ..config() }, 3, check).expect("GPUs");
     }
 }

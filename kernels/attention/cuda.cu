@@ -6,6 +6,7 @@
 //
 // variants: FORMAT f32 f16 bf16 wint8
 
+#define BLOCKS_AT_LEAST 8
 #include "attention.cuh"
 
 // Rows of a tile. As in attention/cuda/plain.rs.

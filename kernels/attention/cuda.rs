@@ -38,6 +38,9 @@ impl Attention for Cuda {
             Some(Form::Heads(dim)) => (Kernel::decode(&view, dim), Kernel::prefill(&view, dim)),
             Some(Form::Latents) => (Kernel::latent(&view, self.facts()), Kernel::latent_tiles(&view, self.facts())),
         };
+        if !few.fits(self.facts()) {
+            return self.attend_tiles(&view, &many, 1).map(|()| output);
+        }
         let few_queries = few.queries_of_tile(&view);
         if batch.queries_max > few_queries {
             self.attend_tiles(&view, &many, few_queries + 1)?;

@@ -1,7 +1,9 @@
 //! Causal attention of the step's queries over the paged KV cache, softmax in f32.
 //!
-//! The keys of a query are visited in one fixed order (its blocks, from the first), so the result has the same bits
-//! whether the query came alone, in a chunk, or after a cached prefix.
+//! On the CPU, the keys of a query are visited in one fixed order (its blocks, from the first), so the result has the
+//! same bits whether the query came alone, in a chunk, or after a cached prefix. On a GPU, few queries of a sequence are
+//! seen to by another kernel than many, and how a context is shared among blocks depends on the others of the batch:
+//! the same batch has the same bits.
 
 #[allow(unsafe_code, reason = "threads write disjoint parts")]
 mod cpu;

@@ -28,7 +28,7 @@ pub(crate) fn broadcast(group: &Group, values: &mut [u32]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::group::{Waiting, tests::run_ranks};
+    use crate::group::{Waiting, run_ranks};
 
     #[test]
     fn every_rank_gets_what_rank_0_has() {

@@ -12,8 +12,8 @@
 //   settle  → these sorted, and the token
 //
 // Weights are whole numbers, masses: exp((logit − greatest) / temperature) in units of 2⁻⁴⁴. Their sums are exact in any
-// order, so that a choice depends neither on which block was first nor on the rows beside it. What is too small to count
-// (a share of 10⁻⁸ of the row at most) is never drawn.
+// order, so that a choice depends neither on which block was first nor on the rows beside it. Tokens too unlikely for a
+// mass are never drawn; they are less than 10⁻⁷ of a row together.
 
 #include "device.cuh"
 
@@ -38,10 +38,10 @@ struct Ask {
     uint64_t uniform;
     uint64_t top_p;   // 0: all
     float steepness;  // octaves that a weight falls by where its logit falls by 1; 0: the greatest is chosen
-    float min_p;
+    float min_p;      // 0: all
     uint32_t top_k;   // 0: all
     int row;
-    int place;  // of the token among those chosen
+    int place;        // of the token among those chosen
 
     __device__ bool draws() const { return steepness > 0.0f; }
     __device__ bool cuts() const { return top_p > 0 || top_k > 0 || min_p > 0.0f; }
@@ -102,7 +102,7 @@ __device__ uint64_t mass_of(float weight) {
     return (fraction << (OCTAVES - 23)) >> min(127 - int(bits >> 23), 63);
 }
 
-// Sorts tokens by likelihood, equal ones by their ids.
+// By its order tokens are sorted: by likelihood, equal ones by their ids.
 __device__ uint64_t key_of(float below, int column) {
     return uint64_t(__float_as_uint(below)) << 32 | uint32_t(column);
 }
@@ -216,6 +216,7 @@ __device__ void load_slice(float values[COLUMNS_PER_THREAD], const Row& row) {
     for (int i = 0; i < COLUMNS_PER_THREAD; i++) values[i] = row.logits[min(column_of(i), row.columns - 1)];
 }
 
+// What each slice is; and empty tallies for what follows.
 KERNEL(survey, 256)
 (Slice* slices, Tally* tallies, const Ask* asks, const float* logits, int stride, int columns) {
     __shared__ uint32_t rooms[3][32];
@@ -260,6 +261,7 @@ __device__ void add_shared(uint32_t* low, uint32_t* high, uint64_t mass) {
     if (upper != 0) atomicAdd(high, upper);
 }
 
+// How many tokens there are in each bin, and their mass.
 KERNEL(tally, 256)
 (Tally* tallies, const Slice* slices, const Ask* asks, const float* logits, int stride, int columns) {
     __shared__ uint32_t rooms[2][32];
@@ -289,7 +291,7 @@ KERNEL(tally, 256)
     }
 }
 
-// Which tokens are wanted: those of marked bins, as sorted keys – how far below the greatest, then the id.
+// The tokens of marked bins, in any order.
 KERNEL(gather, 256)
 (Tally* tallies, const Slice* slices, const Ask* asks, const float* logits, int stride, int columns) {
     __shared__ uint32_t rooms[2][32];
@@ -501,9 +503,15 @@ __device__ uint32_t draw_from_all(const Ask& ask, Row& row, Extremes ends, const
     return drawn;
 }
 
-// Writes the tokens; a token's place is the ask's.
+// What is said of an ask.
+struct Chosen {
+    uint32_t token;
+    float value;  // its logit, where that is not finite
+};
+
+// Writes what was chosen; its place is the ask's.
 KERNEL(settle, 1024)
-(uint32_t* tokens, const Tally* tallies, const Slice* slices, const Ask* asks, const float* logits, int stride,
+(Chosen* chosen, const Tally* tallies, const Slice* slices, const Ask* asks, const float* logits, int stride,
  int columns) {
     __shared__ uint32_t order_rooms[3][32];
     __shared__ uint64_t rooms[2][32];
@@ -516,10 +524,14 @@ KERNEL(settle, 1024)
     Extremes ends = extremes(slices, count, order_rooms);
     Row row(ask, logits, stride, columns);
     uint32_t token;
+    float value = 0.0f;
     if (!ask.draws() || !ends.are_finite()) {
         bool has_it = int(threadIdx.x) < count && slices[threadIdx.x].greatest == ends.greatest;
         token = ~block_max(has_it ? ~slices[threadIdx.x].first : 0, order_rooms[2]);
-        if (!ends.are_finite()) token |= NOT_FINITE_TOKEN;
+        if (!ends.are_finite()) {
+            value = row.logits[token];
+            token |= NOT_FINITE_TOKEN;
+        }
     } else if (!ask.cuts()) {
         token = draw_from_all(ask, row, ends, slices, count, rooms);
     } else {
@@ -532,5 +544,5 @@ KERNEL(settle, 1024)
             token = draw_from_cut(ask, tally, find);
         }
     }
-    if (threadIdx.x == 0) tokens[ask.place] = token;
+    if (threadIdx.x == 0) chosen[ask.place] = {token, value};
 }

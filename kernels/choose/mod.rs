@@ -9,13 +9,36 @@ mod cpu;
 #[allow(unsafe_code, reason = "launches kernels")]
 mod cuda;
 
+pub(crate) use cuda::{ASKS_MAX, Choices};
+
 use crate::samples::{Samples, Tested};
-use crate::{Result, memory::Memory};
+use crate::{CHOSEN, Result, memory::Memory};
 
 /// See the module.
 pub trait Choose: Memory {
-    /// A token for each of `asks`, by `logits [rows, columns]`, of whose columns the first `vocabulary` are tokens; none
-    /// where the host chooses as fast. A choice depends on nothing but its ask and its row.
+    /// A choice that was asked for.
+    type Choice;
+
+    /// All ranks together: asks for a token for each of `asks`, by logits of which each rank has as many columns, `shard
+    /// [rows, columns]`. Of all ranks' columns, side by side, the first `vocabulary` are tokens. None where the host chooses
+    /// as fast. A choice depends on nothing but its ask and its row.
+    ///
+    /// The tokens need not be known to be computed further: until the next choice is asked for, a batch may name them by
+    /// their places ([`CHOSEN`]).
+    ///
+    /// Tokens are taken before the next choice is asked for.
+    fn begin_choice(&self, shard: &Self::Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Option<Self::Choice>>;
+
+    /// Whether the tokens can be taken without waiting. An error says that they never can.
+    fn is_chosen(&self, choice: &Self::Choice) -> Result<bool>;
+
+    /// The tokens, one for each ask; waits for them.
+    ///
+    /// # Panics
+    /// If another choice was asked for meanwhile.
+    fn chosen(&self, choice: Self::Choice) -> Result<Vec<Chosen>>;
+
+    /// This rank alone: the tokens at once, by logits of which it has all columns.
     fn choose(&self, logits: &Self::Tensor, vocabulary: usize, asks: &[Ask]) -> Result<Option<Vec<Chosen>>>;
 }
 
@@ -135,6 +158,7 @@ pub(crate) fn check<B: Tested>(device: &B) {
     check_greatest(device);
     check_not_finite(device);
     check_company(device, &[bells(9000), bells(9000), bells(9000)]);
+    check_named(device);
 }
 
 const PLAIN: Draw = Draw { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, uniform: 0.0 };
@@ -232,6 +256,31 @@ fn check_not_finite<B: Tested>(device: &B) {
     }
 }
 
+/// A batch that names chosen tokens by their places is one that has them, known or not.
+fn check_named<B: Tested>(device: &B) {
+    const COLUMNS: usize = 8;
+    let values = Samples::new(8).floats(6 * COLUMNS);
+    let table = device.weight(vec![crate::Matrix::from_f32(&values, 6, COLUMNS)]).expect("a weight");
+    let logits: Vec<f32> =
+        [4, 2].into_iter().flat_map(|best| (0..6).map(move |token| -f32::from(token != best))).collect();
+    let logits = device.residual(2, 6, &logits);
+    let asks = [1, 0].map(|row| Ask { row, draw: None });
+    let Some(choice) = device.begin_choice(&logits, 6, &asks).expect("a choice") else { return };
+    let embedded = || {
+        let batch = crate::Batch { tokens: vec![CHOSEN | 1, 5, CHOSEN, CHOSEN | 1], ..crate::Batch::default() };
+        let batch = device.batch(batch).expect("memory");
+        device.to_host(&device.embed(&table, 0, 1.0, &batch).expect("rows")).expect("a copy")
+    };
+    let expected: Vec<f32> =
+        [4, 5, 2, 4].into_iter().flat_map(|token| &values[token * COLUMNS..][..COLUMNS]).copied().collect();
+    assert_eq!(embedded(), expected, "{}: not known yet", device.name());
+    while !device.is_chosen(&choice).expect("it goes well") {
+        std::thread::yield_now();
+    }
+    assert_eq!(device.chosen(choice).expect("tokens"), [Chosen::Token(2), Chosen::Token(4)]);
+    assert_eq!(embedded(), expected, "{}: known", device.name());
+}
+
 /// What is chosen together is what is chosen alone.
 fn check_company<B: Tested>(device: &B, rows: &[Vec<f32>]) {
     let asks: Vec<Ask> = (SHAPES.iter().enumerate())
@@ -242,5 +291,27 @@ fn check_company<B: Tested>(device: &B, rows: &[Vec<f32>]) {
     for (ask, together) in asks.iter().zip(together) {
         let alone = choose(device, &rows[ask.row..=ask.row], &[Ask { row: 0, ..*ask }]);
         assert_eq!(alone, Some(vec![together]), "{ask:?}");
+    }
+}
+
+/// All ranks together: they choose what one does that has all logits. With fewer rows than ranks, with as many for each, and
+/// where some have fewer or none.
+pub(crate) fn check_among<B: Tested>(device: &B) {
+    const COLUMNS: usize = 2100;
+    let (rank, ranks) = (device.group().rank(), device.group().world_size());
+    let draw = |uniform| Draw { temperature: 0.9, top_p: 0.8, uniform, ..PLAIN };
+    for rows in [1, 2, 4, 5, 8, 9] {
+        let mut samples = Samples::new(rows as u64);
+        let logits: Vec<f32> = (0..rows * ranks * COLUMNS).map(|_| 3.0 * samples.bell()).collect();
+        let all = device.residual(rows, ranks * COLUMNS, &logits);
+        let own: Vec<f32> = logits.chunks_exact(COLUMNS).skip(rank).step_by(ranks).flatten().copied().collect();
+        let shard = device.residual(rows, COLUMNS, &own);
+        let mut ask = |row| Ask { row, draw: (row % 3 != 1).then(|| draw(samples.below(1000) as f64 / 1000.0)) };
+        let asks: Vec<Ask> = (0..rows).map(&mut ask).collect();
+        let vocabulary = ranks * COLUMNS - 7;
+        let Some(choice) = device.begin_choice(&shard, vocabulary, &asks).expect("a choice") else { return };
+        let together = device.chosen(choice).expect("tokens");
+        let alone = device.choose(&all, vocabulary, &asks).expect("a choice");
+        assert_eq!(Some(together), alone, "{}: {rows} rows on rank {rank} of {ranks}", device.name());
     }
 }

@@ -3,7 +3,7 @@
 use super::arena::{Arena, Buffer};
 use super::driver::{Driver, Pointer};
 use super::region::Region;
-use crate::{Batch, Result};
+use crate::{Batch, CHOSEN, Result, choose::ASKS_MAX};
 
 /// In a slot mapping: the token's key and value are not kept.
 pub(crate) const NO_SLOT: u32 = u32::MAX;
@@ -39,6 +39,8 @@ struct Layout {
 
 impl Layout {
     fn of(batch: &Batch, table_width: usize) -> Self {
+        let is_there = |token: &u32| token & CHOSEN == 0 || ((token ^ CHOSEN) as usize) < ASKS_MAX;
+        assert!(batch.tokens.iter().all(is_there), "places of tokens that can have been chosen");
         let mut table = Vec::with_capacity(batch.block_tables.len() * table_width);
         for blocks in &batch.block_tables {
             table.extend_from_slice(blocks);

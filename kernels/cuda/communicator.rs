@@ -1,6 +1,11 @@
 //! NCCL: collectives between the GPUs of one group's ranks.
 
-use std::{ffi::c_char, mem::MaybeUninit};
+use std::{
+    ffi::c_char,
+    mem::MaybeUninit,
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use cudarc::nccl::{result, sys};
 
@@ -12,6 +17,7 @@ use crate::{DeviceError, Result, group::Group};
 /// One rank's membership in its group on the GPUs.
 pub(crate) struct Communicator {
     handle: sys::ncclComm_t,
+    checked: Instant,
 }
 
 // SAFETY: the handle may be used from any thread, one at a time; `Communicator` lends it to none.
@@ -19,6 +25,9 @@ unsafe impl Send for Communicator {}
 
 /// Words of NCCL's unique id.
 const ID_WORDS: usize = 32;
+
+/// How often the other ranks are looked at by who waits for them.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 impl Communicator {
     /// Meets the other ranks of `group`; returns once all have come. The caller's GPU is current.
@@ -40,7 +49,7 @@ impl Communicator {
         unsafe { result::comm_init_rank(handle.as_mut_ptr(), ranks, id, rank) }
             .map_err(nccl_failed("meeting the other ranks with NCCL"))?;
         // SAFETY: it was written.
-        Ok(Self { handle: unsafe { handle.assume_init() } })
+        Ok(Self { handle: unsafe { handle.assume_init() }, checked: Instant::now() })
     }
 
     /// Enqueues: `count` elements at `at` become their sums over the ranks.
@@ -73,6 +82,63 @@ impl Communicator {
         unsafe { result::all_gather(from, to, count, data_type(element), self.handle, driver.stream().cast()) }
             .map_err(nccl_failed("all-gather"))?;
         Ok(())
+    }
+
+    /// Enqueues: each rank gets its rows of every rank's matrix of `row_elements` f32 a row, which begins at `from`; rank
+    /// r's are `rows_of(r)`. At `to` those of rank 0's matrix come first.
+    ///
+    /// # Safety
+    /// The rows at `from` are initialised; at `to` the caller may write as many as are its own, once for each rank.
+    pub(crate) unsafe fn all_to_all(
+        &self,
+        driver: &Driver,
+        to: Pointer,
+        from: Pointer,
+        row_elements: usize,
+        (rank, ranks): (usize, usize),
+        rows_of: impl Fn(usize) -> Range<usize>,
+    ) -> Result<()> {
+        let elements = |rows: Range<usize>| rows.len() * row_elements;
+        let own = elements(rows_of(rank));
+        let at = |base: Pointer, elements: usize| base.offset(elements * Element::F32.bytes());
+        let stream: sys::cudaStream_t = driver.stream().cast();
+        let f32 = data_type(Element::F32);
+        let enqueue = || {
+            for peer in (0..ranks).filter(|&peer| peer != rank) {
+                let theirs = rows_of(peer);
+                let sent = at(from, theirs.start * row_elements).0 as *const _;
+                let received = at(to, peer * own).0 as *mut _;
+                // SAFETY: the caller's promise; the handle is a communicator that was not destroyed.
+                unsafe {
+                    if !theirs.is_empty() {
+                        result::send(sent, elements(theirs), f32, peer as i32, self.handle, stream)?;
+                    }
+                    if own > 0 {
+                        result::recv(received, own, f32, peer as i32, self.handle, stream)?;
+                    }
+                }
+            }
+            Ok(())
+        };
+        result::group_start().map_err(nccl_failed("all-to-all"))?;
+        let enqueued = enqueue();
+        result::group_end().map_err(nccl_failed("all-to-all"))?;
+        enqueued.map_err(nccl_failed("all-to-all"))?;
+        if own > 0 {
+            let from = at(from, rows_of(rank).start * row_elements);
+            // SAFETY: the caller's promise.
+            unsafe { driver.copy_within(at(to, rank * own), from, own * Element::F32.bytes()) }?;
+        }
+        Ok(())
+    }
+
+    /// Whether it is time to look at the other ranks again; answers yes once for each time.
+    pub(crate) fn is_to_be_checked(&mut self) -> bool {
+        let is_due = self.checked.elapsed() >= PATIENCE;
+        if is_due {
+            self.checked = Instant::now();
+        }
+        is_due
     }
 
     /// An error if a collective can never end.

@@ -3,7 +3,7 @@
 use std::{
     ffi::{CStr, CString, c_char, c_void},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
@@ -11,7 +11,12 @@ use std::{
 use cudarc::driver::{CudaContext, CudaStream, result, sys};
 use sys::{CUdevice_attribute_enum as Attribute, CUfunction_attribute_enum as FunctionAttribute};
 
-use super::{error::failed, libraries};
+use super::{
+    error::failed,
+    libraries,
+    pinned::Pinned,
+    staging::{STAGED_BYTES_MAX, Staging},
+};
 use crate::{DeviceError, Result};
 
 /// One GPU and the stream that everything of it runs on, in order.
@@ -19,6 +24,7 @@ use crate::{DeviceError, Result};
 pub(crate) struct Driver {
     stream: Arc<CudaStream>,
     facts: Facts,
+    staging: Arc<Mutex<Staging>>,
     /// Whether what is enqueued is recorded, and not run.
     is_recording: Arc<AtomicBool>,
 }
@@ -146,7 +152,8 @@ impl Driver {
         // cannot be waited for within a graph.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed(&doing))?;
-        Ok(Self { stream, facts, is_recording: Arc::default() })
+        let staging = Arc::new(Mutex::new(Staging::new(&stream)?));
+        Ok(Self { stream, facts, staging, is_recording: Arc::default() })
     }
 
     /// What it is.
@@ -207,8 +214,18 @@ impl Driver {
             let fault = "it copies from the host, which can't be recorded".into();
             return Err(DeviceError::Failed { doing: "recording a step".into(), fault });
         }
+        if values.len() <= STAGED_BYTES_MAX {
+            let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+            // SAFETY: the caller's promise.
+            return unsafe { staging.send(to, values) };
+        }
         // SAFETY: the caller's promise; pageable memory is staged before the call returns.
         unsafe { result::memcpy_htod_async(to.0, values, self.stream()) }.map_err(failed("copying to the GPU"))
+    }
+
+    /// Takes page-locked memory for copies that the host doesn't wait for.
+    pub(crate) fn pinned(&self, bytes: usize) -> Result<Pinned> {
+        Pinned::new(&self.stream, bytes)
     }
 
     /// Copies to the host, and waits for it and all before it.

@@ -1,5 +1,5 @@
-// The storage formats of weights: how a lane reads its share of a row. Geometry: kernels/dtype.rs; what the numbers mean:
-// kernels/matmul/dequantize.rs, which these match to the bit.
+// The storage formats of weights: how a lane reads its share of a row. Geometry: kernels/dtype.rs; what the numbers
+// mean: kernels/matmul/dequantize.rs, which these match to the bit.
 //
 // A row is read in runs of 32 columns, of which four lanes take eight each, their *share*: two quads of neighbours. In
 // the plain formats a share is eight neighbours. In the quantized ones its first quad lies in the first half of the run
@@ -207,8 +207,8 @@ __device__ __forceinline__ uint32_t masked_or(uint32_t bits) {
 __device__ __forceinline__ uint32_t lower_pair(uint32_t bytes) { return __byte_perm(bytes, 0, 0x4140); }
 __device__ __forceinline__ uint32_t upper_pair(uint32_t bytes) { return __byte_perm(bytes, 0, 0x4342); }
 
-// Two integers of at most 7 bits, the `mask`ed ones of 16 bits each, minus `zero`. In the lowest bits of a bf16's mantissa
-// such an integer is that much above 128.
+// Two integers of at most 7 bits, the `mask`ed ones of 16 bits each, minus `zero`. In the lowest bits of a bf16's
+// mantissa such an integer is that much above 128.
 template <uint32_t mask>
 __device__ __forceinline__ uint32_t pair_minus(uint32_t pair, int zero) {
     uint32_t subtracted = 0xc300u | uint32_t(zero);
@@ -231,7 +231,7 @@ __device__ __forceinline__ void nibbles_minus(uint32_t bytes, int zero, uint32_t
     quads[3] = pair_minus<15>(upper >> 4, zero);
 }
 
-// Four signed bytes. The highest bit of each is worth −128: it goes to what is taken from 128 plus the rest, 128 or 256.
+// Two signed bytes. The highest bit of each is worth −128: from 128 plus the rest, 128 is taken or 256.
 __device__ __forceinline__ uint32_t signed_pair(uint32_t pair) {
     return add_pair(masked_or<0x007f007fu, 0x43004300u>(pair), masked_or<0x00800080u, 0xc300c300u>(pair));
 }
@@ -241,8 +241,8 @@ __device__ __forceinline__ void signed_quad(uint32_t bytes, uint32_t quad[2]) {
     quad[1] = signed_pair(upper_pair(bytes));
 }
 
-// Numbers of FP8 (e4m3). Their exponent and mantissa become the lower ones of bf16's, where they are worth 2⁻¹²⁰ times as
-// much (biases 7 and 127), subnormal numbers too.
+// Numbers of FP8 (e4m3). Their exponent and mantissa become the lower ones of bf16's, where they are worth 2⁻¹²⁰ times
+// as much (biases 7 and 127), subnormal numbers too.
 __device__ __forceinline__ void e4m3_quad(uint32_t bytes, uint32_t quad[2]) {
     uint32_t pairs[2] = {__byte_perm(bytes, 0, 0x1404), __byte_perm(bytes, 0, 0x3424)};
     for (int i = 0; i < 2; i++) {
@@ -261,7 +261,7 @@ __device__ __forceinline__ uint32_t twice_e2m1_pair(uint32_t pair) {
 
 // What nibbles of IQ4_NL and IQ4_XS number: −127, −104, −83, −65, −49, −35, −22, −10, 1, 13, 25, 38, 53, 69, 89, 113.
 __device__ __forceinline__ void iq4_quad(uint32_t nibbles, uint32_t quad[2]) {
-    // The low bits of four nibbles choose a byte of eight, in each half of the table; their highest bits, between those.
+    // The low bits of four nibbles choose a byte of each half of the table, and their highest bits a half.
     uint32_t low_bits = nibbles & 0x07070707u;
     uint32_t neighbours = low_bits | low_bits >> 4;
     uint32_t chosen = (neighbours & 0xffu) | (neighbours >> 8 & 0xff00u);
@@ -414,8 +414,8 @@ struct Stored<Q3_K> {
     }
 };
 
-// The scale and the minimum of one of eight groups, 6 bits each: in the first four bytes are scales 0–3, in the next four
-// minima 0–3, their upper bits being those of scales and minima 4–7, whose lower four bits are the last four.
+// The scale and the minimum of one of eight groups, 6 bits each: in the first four bytes are scales 0–3, in the next
+// four minima 0–3, their upper bits being those of scales and minima 4–7, whose lower four bits are the last four.
 __device__ __forceinline__ void six_bit_scales(Address block, int run, float scales[2], float offsets[2]) {
     uint32_t first = word_at<4>(block + 4), second = word_at<4>(block + 8), last = word_at<4>(block + 12);
     first = byte_of(first, run % 4), second = byte_of(second, run % 4), last = byte_of(last, run % 4);
@@ -513,8 +513,8 @@ struct Stored<MXFP4> {
 
 template <>
 struct Stored<TQ1_0> {
-    // A byte is a fraction of 256 whose digits in base three are the weights: the first 32 bytes hold five rows of 32, the
-    // next 16 five rows of 16, the last four bytes four rows of four.
+    // A byte is a fraction of 256 whose digits in base three are the weights: the first 32 bytes hold five rows of 32,
+    // the next 16 five rows of 16, the last four bytes four rows of four.
     static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
         for (int i = 0; i < 2; i++) {
             int row = 2 * (run - 5) + i;
@@ -602,8 +602,8 @@ __device__ __forceinline__ int run_in_block(int column) {
     return column % block_columns(format) / RUN;
 }
 
-// Eight neighbouring weights of a plain row, from `column` on, a multiple of 8. A row ends at a multiple of 16 bytes with
-// zeros; `columns` is where it ends without them, and nothing is read behind.
+// Eight neighbouring weights of a plain row, from `column` on, a multiple of 8. A row ends at a multiple of 16 bytes
+// with zeros; `columns` is where it ends without them, and nothing is read behind.
 template <Format format>
 __device__ __forceinline__ void plain_8(const uint8_t* row, int columns, int column, float values[8]) {
     const uint8_t* at = row + column * block_bytes(format);

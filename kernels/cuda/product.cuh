@@ -1,11 +1,11 @@
-// Products `x · Wᵀ` as parts of kernels: few rows of x (`skinny_product`), or many (`tiled_product`). Who calls them says
-// by three functors where things are, and what becomes of the sums:
+// Products `x · Wᵀ` as parts of kernels: few rows of x (`skinny_product`), or many (`tiled_product`). Who calls them
+// says by three functors where things are, and what becomes of the sums:
 //
 //     const uint8_t* weight(int output)   the stored row of an output below `outputs`
 //     const act* input(int row)           a row of x below `rows`, of which there is one at least
 //     void output(int row, int column, float first, float second)
-//                                         the sums of outputs `column` (even) and `column + 1`, which is for nothing where
-//                                         it is `outputs`; called once for each row below `rows` and each pair
+//                                         the sums of outputs `column` (even) and `column + 1`, of which the second is for
+//                                         nothing where it is `outputs`; once for each row below `rows` and each pair
 //
 // Rows of a weight begin at multiples of 16 bytes and are filled up to one with zeros. Rows of x may begin anywhere in
 // the plain formats, best at a multiple of 16 bytes; in the quantized ones at a multiple of 16.
@@ -49,17 +49,17 @@ struct Staged {
 //
 // A warp takes 16 outputs and some of the inputs. It streams their bytes through a ring of its own in shared memory, so
 // that nothing waits for another warp before the end; decodes in registers, in the very layout of tensor-core
-// fragments; and multiplies quants by the rows of x, at most 8 or 16, which come from the L1 cache. Scales are applied to
-// the sums of their group. So every weight is as exact as it is stored, and a row's result depends on no other row, nor
-// on how many there are.
+// fragments; and multiplies quants by the rows of x, at most 8 or 16, which come from the L1 cache. Scales are applied
+// to the sums of their group. So every weight is as exact as it is stored, and a row's result depends on no other row,
+// nor on how many there are.
 //
 // The warps of a block are `tiles` neighbouring tiles of outputs times as many slices of the inputs as remain: slice s
 // takes steps s, s + slices, … The sums of a tile's slices are added in their order.
 //
-// The floor is the weight's bytes: 4096 × 4096 of Q4_0 are 9.4 MB, 3.3 µs of an H100's memory (at 85 % of 3.35 TB/s); of
-// bf16 33.6 MB, 11.8 µs. At that rate a multiprocessor gets 12.3 bytes in a cycle, in which its lanes have 128
-// instructions. So a weight has 5.8 of them in Q4_0, 5.5 in WINT4, 10.7 in WINT8, 21 in bf16; the loop takes 3.2, 2.8, 3.9
-// and 2.8 (as compiled for sm_90a, for up to 8 rows; Q4_K 4.5 of 5.8, MXFP4 4.6 of 5.5).
+// The floor is the weight's bytes: 4096 × 4096 of Q4_0 are 9.4 MB, 3.3 µs of an H100's memory (at 85 % of 3.35 TB/s);
+// of bf16 33.6 MB, 11.8 µs. At that rate a multiprocessor gets 12.3 bytes in a cycle, in which its lanes have 128
+// instructions. So a weight has 5.8 of them in Q4_0, 5.5 in WINT4, 10.7 in WINT8, 21 in bf16; the loop takes 3.2, 2.8,
+// 3.9 and 2.8 (as compiled for sm_90a, for up to 8 rows; Q4_K 4.5 of 5.8, MXFP4 4.6 of 5.5).
 
 constexpr int SKINNY_STAGES = 3;
 constexpr int TILE_OUTPUTS = 16;
@@ -76,8 +76,8 @@ struct Skinny : Staged<format, skinny_columns(format)> {
     using Bytes = Staged<format, skinny_columns(format)>;
     static constexpr int COLUMNS = skinny_columns(format);
     static constexpr int RUNS = COLUMNS / RUN;
-    // From a row to the next, in 16-byte words: so that what eight rows' lanes read at once lies in different banks. They
-    // read 4 bytes each, of which four lanes' make a word; but 16 of F16 and BF16, two rows at a time.
+    // From a row to the next, in 16-byte words: so that what eight rows' lanes read at once lies in different banks.
+    // They read 4 bytes each, of which four lanes' make a word; but 16 of F16 and BF16, two rows at a time.
     static constexpr int WORDS = is_plain(format) && format != F32 ? Bytes::CHUNKS + 4 : Bytes::CHUNKS | 1;
     static constexpr int SLOT = 16 * WORDS;
     static constexpr int STAGE = TILE_OUTPUTS * SLOT;
@@ -122,8 +122,8 @@ struct Copies {
 
 #ifdef ACTIVATION_BF16
 
-// The share of a row of x that belongs to a weight's: pairs in the same order. Zeros behind `inputs` in the plain formats;
-// in the others nothing lies there.
+// The share of a row of x that belongs to a weight's: pairs in the same order. Zeros behind `inputs` in the plain
+// formats; in the others nothing lies there.
 template <Format format>
 __device__ __forceinline__ void input_share(const bf16* row, int inputs, int column, int share, uint32_t pairs[4]) {
     if constexpr (is_plain(format)) {
@@ -196,7 +196,8 @@ __device__ __forceinline__ void multiply_runs(const uint8_t* low_row, const uint
         constexpr uint32_t ONES[4] = {0x3f803f80, 0x3f803f80, 0x3f803f80, 0x3f803f80};
 #pragma unroll
         for (int run = 0; run < RUNS; run++) {
-            int column = RUN * (FIRST + run), at = column / BLOCK * block_bytes(format), in_block = column % BLOCK / RUN;
+            int column = RUN * (FIRST + run), in_block = column % BLOCK / RUN;
+            int at = column / BLOCK * block_bytes(format);
             Address low_block(low_row + at, S::GRAIN % 4 == 0 ? at % 4 : -1);
             Address high_block(high_row + at, S::GRAIN % 4 == 0 ? at % 4 : -1);
             uint32_t low[4], high[4];
@@ -366,8 +367,8 @@ struct ExactSums {
 
 #endif
 
-// The sums of up to `ROWS` rows, 8 or 16, with the tiles of outputs from `first_output` on, 16 · `tiles` outputs. A block
-// has whole warps, a multiple of `tiles` of them, and as much shared memory as Skinny<format>::RING for each warp.
+// The sums of up to `ROWS` rows, 8 or 16, with the tiles of outputs from `first_output` on, 16 · `tiles` outputs. A
+// block has a multiple of `tiles` whole warps, and for each of them Skinny<format>::RING bytes of shared memory.
 template <Format format, int ROWS, class Weight, class Input, class Output>
 __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int inputs, Input input, int rows,
                                                Output output, int first_output, int tiles, uint8_t* shared) {
@@ -426,8 +427,13 @@ __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int i
 //
 // A block takes `M` rows and `N` outputs and walks over the inputs, 64 at a time. With bf16 the rows of x come by
 // asynchronous copies, two steps ahead; so do weights in bf16, while quantized ones come as their bytes and are decoded
-// to bf16 one step ahead, so that decoding and tensor cores work side by side. There a weight is rounded to bf16; one in
-// f32 is the sum of two, of 16 bits.
+// to bf16 one step ahead, so that decoding and tensor cores work side by side. There a weight is rounded to bf16; one
+// in f32 is the sum of two, of 16 bits.
+//
+// The floor is 2 · rows · outputs · inputs operations ÷ peak. A step of the large tile is 64 products of tensor cores
+// for each warp, 4 cycles each at their best, and two warps share a scheduler: 512 cycles. Their other instructions,
+// two times 220 in bf16, fit beside; two times about 430 in Q4_0 or WINT4 (as compiled for sm_90a) do not, so that
+// decoding bounds quantized weights at 60 % of that.
 
 // The parts of a tile that warps take are `WARP_M` × `WARP_N`.
 template <int M_, int N_, int WARP_M_, int WARP_N_>
@@ -439,7 +445,7 @@ struct Shape {
     static constexpr int SUMS_BYTES = M * SUMS_STRIDE * int(sizeof(float));
 };
 
-// A tile's sums once they are complete; by way of shared memory, so that neighbouring threads have neighbouring outputs.
+// Hands out a tile's sums. They lie in shared memory, so that neighbouring threads have neighbouring outputs.
 template <class Shape, class Output>
 __device__ __forceinline__ void hand_out(const float* sums, int rows, int outputs, Output output) {
     __syncthreads();
@@ -478,8 +484,8 @@ struct Tiled {
     static_assert(Shape::SUMS_BYTES <= SHARED, "sums lie where tiles were");
 };
 
-// Where column `column` of a row of a tile of bf16 lies. Eight rows' words of 16 bytes lie in different banks, as a tile
-// is written and as matrices are read.
+// Where column `column` of a row of a tile of bf16 lies. Eight rows' words of 16 bytes lie in different banks, as a
+// tile is written and as matrices are read.
 __device__ __forceinline__ int in_tile(int row, int column) {
     return row * DEPTH_BYTES + ((column / 8 ^ row % 8) * 16) + column % 8 * 2;
 }
@@ -615,7 +621,7 @@ __device__ __forceinline__ void tiled_product(Weight weight, int outputs, int in
     int warp_n = warp / (Shape::M / Shape::WARP_M) * Shape::WARP_N;
     float sums[MS][NS][4] = {};
     for (int step = 0; step < steps; step++) {
-        // What is needed now was set on its way two steps ago at the latest; and all are done with the last step's tiles.
+        // What is needed now set out two steps ago at the latest; and all are done with the last step's tiles.
         copy_async_wait<1>();
         __syncthreads();
         copy_tiles(step + 2);

@@ -12,8 +12,8 @@ const WARPS_MAX: usize = 8;
 /// Steps that a warp of it has on their way.
 const STAGES: usize = 3;
 
-/// How `skinny_product` shares the work: each block takes `tiles` tiles of outputs, and cuts the inputs into `slices`. It
-/// depends on a weight's size alone, so that a row's result does not depend on how many rows there are.
+/// How `skinny_product` shares the work: each block takes `tiles` tiles of outputs, and cuts the inputs into `slices`.
+/// It depends on a weight's size alone, so that a row's result does not depend on how many rows there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Skinny {
     pub(crate) tiles: usize,
@@ -84,8 +84,8 @@ impl Shape {
     /// `Shape<128, 128, 64, 32>`
     pub(crate) const LARGE: Self = Self { rows: 128, outputs: 128, threads: 256 };
 
-    /// Dynamic shared memory of a block, bytes: rings of tiles of x and of the weight, and of its stored bytes; at the end
-    /// the sums lie there.
+    /// Dynamic shared memory of a block, bytes: rings of tiles of x and of the weight, and of its stored bytes; at the
+    /// end the sums lie there.
     pub(crate) const fn shared_bytes(self, dtype: DType, activations: Element) -> usize {
         let sums = self.rows * (self.outputs + 8) * 4;
         let tiles = match activations {

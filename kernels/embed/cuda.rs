@@ -22,6 +22,7 @@ impl Embed for Cuda {
                 (&y).into(),
                 part.pointer().into(),
                 batch.token_ids().into(),
+                self.choices().pointer().into(),
                 first_token.wrapping_add(first as u32).into(),
                 part.rows.into(),
                 first_token.into(),
@@ -33,6 +34,7 @@ impl Embed for Cuda {
                 (first == 0).into(),
             ];
             // SAFETY: `y` has a row per token of the table's columns, and the part so many rows, `stride` bytes apart.
+            // Places are of choices that there can be, as was asserted when the batch was uploaded.
             unsafe { self.launch_for((&SOURCE, part.dtype), "embed", grid, arguments) }?;
         }
         Ok(y)

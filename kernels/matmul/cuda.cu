@@ -3,7 +3,7 @@
 // it in tiles (`tiled_…`); how both work stands in product.cuh.
 
 // Two where registers suffice.
-#define BLOCKS_AT_LEAST (FORMAT == Q2_K ? 1 : 2)
+#define BLOCKS_AT_LEAST (has_offsets(FORMAT) ? 1 : 2)
 #include "device.cuh"
 #include "formats.cuh"
 #include "product.cuh"
@@ -41,27 +41,9 @@ struct OutputColumns {
             if (both) second += bias[column + 1];
         }
         if (floats) {
-            store(static_cast<float*>(columns) + at, first, second, both);
+            store_pair(static_cast<float*>(columns) + at, first, second, both);
         } else {
-            store(static_cast<act*>(columns) + at, first, second, both);
-        }
-    }
-
-    static __device__ __forceinline__ void store(float* to, float first, float second, bool both) {
-        if (both && reinterpret_cast<uint64_t>(to) % 8 == 0) {
-            *reinterpret_cast<float2*>(to) = make_float2(first, second);
-        } else {
-            to[0] = first;
-            if (both) to[1] = second;
-        }
-    }
-
-    static __device__ __forceinline__ void store(bf16* to, float first, float second, bool both) {
-        if (both && reinterpret_cast<uint64_t>(to) % 4 == 0) {
-            *reinterpret_cast<uint32_t*>(to) = pack_bf16(first, second);
-        } else {
-            to[0] = from_float<bf16>(first);
-            if (both) to[1] = from_float<bf16>(second);
+            store_pair(static_cast<act*>(columns) + at, first, second, both);
         }
     }
 };

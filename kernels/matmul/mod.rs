@@ -4,8 +4,8 @@
 //! its inputs in one fixed order that depends on nothing else in the batch, so a row's result has the same bits
 //! alone, in a batch or in a chunk.
 //!
-//! On a GPU with bf16 activations sums are f32. Of up to 32 rows each has the same bits however many there are, and weights
-//! are exact; more rows have another order, and weights rounded to bf16.
+//! On a GPU with bf16 activations sums are f32. Of up to 32 rows each has the same bits however many there are, and
+//! weights are exact; more rows have another order, and weights rounded to bf16.
 
 #[allow(unsafe_code, reason = "threads write disjoint outputs")]
 mod cpu;
@@ -77,8 +77,8 @@ pub(crate) fn check<B: Tested>(device: &B) {
 /// unit of the last place, 2⁻⁹ of the value.
 const ROUNDED: f32 = 2.0 / 512.0;
 
-/// What sums in f32 may be off by, relative to the magnitudes of their terms: errors of 2⁻²⁴ add up like steps of a random
-/// walk, with some room.
+/// What sums in f32 may be off by, relative to the magnitudes of their terms: errors of 2⁻²⁴ add up like steps of a
+/// random walk, with some room.
 fn tolerance(columns: usize) -> f32 {
     2e-7 * (columns as f32).sqrt()
 }

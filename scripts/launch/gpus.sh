@@ -161,7 +161,9 @@ wait for the slowest and have the memory of the smallest; CUDA_VISIBLE_DEVICES c
             break
         fi
     done
-    say "GPUs $(list_chosen ' '): ${gpu_name[first]}${gpu_total_mib[first]:+, ${gpu_total_mib[first]} MiB each}"
+    local memory=${gpu_total_mib[first]:-}
+    if [[ $memory =~ ^[0-9]+$ ]]; then memory=", $memory MiB each"; else memory=; fi
+    say "GPUs $(list_chosen ' '): ${gpu_name[first]}$memory"
 }
 
 check_idle() {
@@ -187,7 +189,8 @@ check_health() {
         warn "persistence mode is off: the driver lets go of idle GPUs, so that starts take longer; nvidia-smi -pm 1"
     fi
     # On machines with NVSwitch: until the fabric is there, CUDA answers that the system is not ready.
-    state=$(smi -q | awk -F': *' '/^ *Fabric *$/ { next_is = 1 } next_is && /^ *State *:/ { print $2; next_is = 0 }')
+    state=$(smi -q 2>/dev/null |
+        awk -F': *' '/^ *Fabric *$/ { is_next = 1 } is_next && /^ *State *:/ { print $2; is_next = 0 }') || state=
     if [[ $state == *"In Progress"* || $state == *"Not Started"* ]]; then
         refuse "the NVSwitch fabric is not up (${state%%$'\n'*}); systemctl status nvidia-fabricmanager"
     fi

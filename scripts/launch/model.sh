@@ -25,7 +25,8 @@ check_model() {
         return
     fi
     tell_files "$(figure path <<<"$found")" "$(figure file_bytes <<<"$found")"
-    if [[ $chosen_device == cuda && -n ${gpu_total_mib[*]} ]]; then
+    # A GPU that shares the machine's memory has none to tell of.
+    if [[ $chosen_device == cuda && ${gpu_total_mib[*]} =~ ^[0-9\ ]+$ ]]; then
         check_fit "$model" "$ranks" "$(most_on_a_rank <<<"$found")"
     fi
 }

@@ -3,7 +3,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{Device, LoadingFlags};
 
@@ -147,9 +147,22 @@ pub struct SelftestFlags {
     /// Which devices: the processor, every visible GPU, or both.
     #[arg(long, value_enum, default_value = "auto")]
     pub device: Device,
+    /// Measure the GPUs as well: microseconds and bytes per second of what decoding is made of; `small` only tries the
+    /// measuring.
+    #[arg(long, value_name = "SIZES", num_args = 0..=1, default_missing_value = "real", require_equals = true)]
+    pub speed: Option<SpeedSizes>,
     /// Print JSON, when all is checked.
     #[arg(long)]
     pub json: bool,
+}
+
+/// How large what is measured is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SpeedSizes {
+    /// As in a large model: takes half a gigabyte of a GPU.
+    Real,
+    /// As small as can be.
+    Small,
 }
 
 /// Flags of `shardwire collect-env`.

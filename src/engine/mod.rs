@@ -67,6 +67,8 @@ pub struct EngineConfig {
     pub waiting_max: usize,
     /// Whether the KV of prefixes seen before is used again.
     pub prefix_caching: bool,
+    /// Most steps on their way to the ranks: two are worth while where ranks begin one before they have told of the last.
+    pub steps_at_once: usize,
 }
 
 /// Told that the ranks answered nonsense or not at all, in words for the log. Called on the engine's thread: keep it short.
@@ -193,11 +195,15 @@ impl Engine {
         ControlFlow::Continue(())
     }
 
-    /// Publishes the next step, where there is one to compute and none on its way. Guides are asked first: a mask that is
-    /// there already shall not come too late again.
+    /// Publishes the next step, where there is one to compute; or further ones, where the ranks begin a step before they
+    /// have told of the last. Guides are asked first: a mask that is there already shall not come too late again.
     fn schedule_and_publish(&mut self) -> Result<(), RanksError> {
         let Some(ranks) = &mut self.ranks else { return Ok(()) };
-        if self.scheduler.steps_in_flight() == 0 && self.scheduler.schedule() {
+        let bears_another = |scheduler: &Scheduler| match scheduler.steps_in_flight() {
+            0 => true,
+            steps => steps < self.config.steps_at_once && scheduler.may_run_ahead(),
+        };
+        while bears_another(&self.scheduler) && self.scheduler.schedule() {
             self.scheduler.choosing().for_each(|sequence| self.guides.ask(sequence));
             if let Some(step) = self.scheduler.last_step() {
                 ranks.publish(step)?;

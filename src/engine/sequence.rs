@@ -136,11 +136,19 @@ impl Sequence {
     }
 
     /// Tokens that the next steps have to compute: one while decoding, more in prefill, none where the steps already
-    /// published will reach its last token. None, too, while it waits for its guide or for the token that the guide has to
-    /// see first.
+    /// published will reach its last token. None, too, while it waits for its guide or for its next token.
     pub fn uncomputed(&self) -> usize {
-        let waits = self.held || (self.guide.is_some() && self.sampling_steps > 0);
-        if waits || self.expected_length() >= self.length_max { 0 } else { self.expected_length() - self.scheduled }
+        if self.held || self.waits_for_token() || self.expected_length() >= self.length_max {
+            0
+        } else {
+            self.expected_length() - self.scheduled
+        }
+    }
+
+    /// Whether it can't be computed further before its next token is reported: a guide has to see that first, or there may
+    /// be none.
+    pub fn waits_for_token(&self) -> bool {
+        self.sampling_steps > 0 && self.sampling.may_leave_nothing()
     }
 
     /// Positions from `start` on, before `end`, that are to be scored and were not yet. The prompt's last has no next

@@ -39,6 +39,7 @@ fn config() -> EngineConfig {
         model_len_max: MODEL_LEN_MAX,
         waiting_max: 4,
         prefix_caching: true,
+        steps_at_once: 2,
     }
 }
 

@@ -74,7 +74,7 @@ impl Plan {
         Ok(Self {
             model: served_model(flags, &path, &checkpoint, text, decision),
             settings: settings(flags),
-            engine: engine(flags, decision),
+            engine: engine(flags, decision, &hardware.device),
             supervisor: supervisor(flags, path, checkpoint.config(), decision, hardware),
             labels: labels(flags, decision),
             warnings,
@@ -271,7 +271,8 @@ fn settings(flags: &ServeFlags) -> Settings {
     }
 }
 
-fn engine(flags: &ServeFlags, decision: Decision) -> EngineConfig {
+fn engine(flags: &ServeFlags, decision: Decision, device: &DeviceChoice) -> EngineConfig {
+    let runs_ahead = matches!(device, DeviceChoice::Cuda(_)) && !flags.disable_overlap_schedule;
     EngineConfig {
         block_size: flags.block_size as usize,
         batch_tokens_max: flags.max_num_batched_tokens as usize,
@@ -281,6 +282,7 @@ fn engine(flags: &ServeFlags, decision: Decision) -> EngineConfig {
         waiting_max: usize::try_from(flags.scheduler_max_size)
             .unwrap_or_else(|_| (flags.max_concurrency as usize).max(1024) * 2),
         prefix_caching: flags.prefix_caching(),
+        steps_at_once: if runs_ahead { 2 } else { 1 },
     }
 }
 

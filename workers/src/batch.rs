@@ -91,6 +91,11 @@ impl Wanted {
         self.sampled.len() == rows && self.scored.is_empty() && self.pooled.is_empty()
     }
 
+    /// Whether tokens are wanted, and nothing else.
+    pub fn is_tokens_only(&self) -> bool {
+        !self.sampled.is_empty() && self.scored.is_empty() && self.pooled.is_empty()
+    }
+
     /// `first` is the chunk's first row.
     fn push(&mut self, chunk: &Chunk, sequence: &Sequence, first: u32) {
         let (id, after) = (chunk.id, first + chunk.count);

@@ -35,17 +35,33 @@ pub struct Rank<B: Backend> {
     /// Whether this is the rank that chooses tokens and reports.
     reports: bool,
     last_step: u64,
-    /// When the last forward pass began.
-    began: Instant,
+    /// The step whose tokens the device is choosing.
+    choosing: Option<Choosing<B>>,
+}
+
+/// A step of which everything is enqueued, and nothing known yet.
+struct Choosing<B: Backend> {
+    step: u64,
+    /// Who gets a token, in the order of the choice.
+    ids: Vec<SequenceId>,
+    choice: B::Choice,
+}
+
+/// A step whose forward pass was begun.
+pub struct Begun<B: Backend> {
+    step: u64,
+    wanted: Wanted,
+    computed: Computed<B>,
+    at: Instant,
 }
 
 /// What a forward pass has come to.
-pub enum Computed<B: Backend> {
+enum Computed<B: Backend> {
     /// There was nothing to compute.
     Nothing,
     /// The batch's hidden states.
     HiddenStates(HiddenStates<B>),
-    /// The logits of its rows, and maybe of more that mean nothing.
+    /// This rank's columns of the logits of its rows, and maybe of more that mean nothing.
     Logits(B::Tensor),
 }
 
@@ -61,6 +77,16 @@ pub enum RankError {
     /// The mask ring.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// Ranks that chose by the same logits chose differently: they would go on with different sequences.
+    #[error("sequence {}: this rank chose token {own}, and rank 0 chose {first}", .id.0)]
+    Disagreed {
+        /// Which sequence.
+        id: SequenceId,
+        /// This rank's token.
+        own: u32,
+        /// Rank 0's.
+        first: u32,
+    },
     /// A sequence's logits make no sense.
     #[error("sequence {}: {source}", .id.0)]
     Sampler {
@@ -101,7 +127,7 @@ impl<B: Backend> Rank<B> {
             sampler: Sampler::default(),
             reports: config.rank == 0,
             last_step: 0,
-            began: Instant::now(),
+            choosing: None,
         })
     }
 
@@ -122,24 +148,29 @@ impl<B: Backend> Rank<B> {
 
     /// Follows one step, all ranks together. What came of it, as rank 0 reports it; the other ranks know the tokens only.
     pub fn compute(&mut self, step: &Step, masks: &mut Masks) -> Result<StepReport, RankError> {
-        let Plan { batch, wanted } = self.learn(step)?;
-        let computed = self.forward(batch, &wanted)?;
-        self.conclude(&wanted, computed, masks)
+        let begun = self.begin(step)?;
+        match self.conclude(begun, masks)? {
+            Some(report) => Ok(report),
+            None => self.settle(),
+        }
     }
 
-    /// Takes over what the step says.
-    pub fn learn(&mut self, step: &Step) -> Result<Plan, RankError> {
+    /// Takes over what the step says, and has its batch go through the layers, and through the head where nothing but
+    /// tokens is wanted. Devices that run by themselves have only begun when this returns. The tokens of the step before
+    /// need not be known: see [`Rank::is_choosing`].
+    pub fn begin(&mut self, step: &Step) -> Result<Begun<B>, RankError> {
         let expected = self.last_step + 1;
         if step.number != expected {
             return Err(StepError::Number { found: step.number, expected }.into());
         }
         self.last_step = step.number;
-        Ok(Plan::of(step, &mut self.sequences)?)
+        let Plan { batch, wanted } = Plan::of(step, &mut self.sequences)?;
+        let at = Instant::now();
+        let computed = self.forward(batch, &wanted)?;
+        Ok(Begun { step: step.number, wanted, computed, at })
     }
 
-    /// The batch through the layers, and through the head where nothing but tokens is wanted.
-    pub fn forward(&mut self, batch: Batch, wanted: &Wanted) -> Result<Computed<B>, RankError> {
-        self.began = Instant::now();
+    fn forward(&mut self, batch: Batch, wanted: &Wanted) -> Result<Computed<B>, RankError> {
         if batch.tokens.is_empty() {
             return Ok(Computed::Nothing);
         }
@@ -155,34 +186,46 @@ impl<B: Backend> Rank<B> {
         Ok(Computed::Logits(device.repeat(batch, &mut compute)?))
     }
 
-    /// All that is wanted of the hidden states. Tokens come last, so that masks have the longest time to come.
-    pub fn conclude(
-        &mut self,
-        wanted: &Wanted,
-        computed: Computed<B>,
-        masks: &mut Masks,
-    ) -> Result<StepReport, RankError> {
-        let mut report = StepReport { step: self.last_step, ..StepReport::default() };
+    /// All that is wanted of a step that was begun, and no other is [choosing](Rank::is_choosing). Tokens come last, so
+    /// that masks have the longest time to come. None where the device chooses all of them, which [`Rank::settle`] waits
+    /// for.
+    pub fn conclude(&mut self, begun: Begun<B>, masks: &mut Masks) -> Result<Option<StepReport>, RankError> {
+        let Begun { step, wanted, computed, at } = begun;
+        let mut report = StepReport { step, ..StepReport::default() };
         masks.retain(|id| self.sequences.get(id).is_ok());
         masks.receive()?;
-        let logits = match computed {
+        let shard = match computed {
             Computed::Nothing => None,
-            Computed::Logits(logits) => Some(logits),
+            Computed::Logits(shard) => Some(shard),
             Computed::HiddenStates(hidden) => {
                 let rows: Vec<u32> = wanted.sampled.iter().map(|&(_, row)| row).collect();
-                let logits = if rows.is_empty() { None } else { Some(self.logits(&hidden, &rows)?) };
+                let shard = if rows.is_empty() { None } else { Some(self.logits(&hidden, &rows)?) };
                 report.prompt_logprobs = self.score(&wanted.scored, &hidden)?;
                 report.embeddings = self.pool(&wanted.pooled, &hidden)?;
-                logits
+                shard
             }
         };
-        if let Some(logits) = logits {
-            report.tokens = self.sample(wanted, &logits, masks)?;
+        let Some(shard) = shard else { return Ok(Some(report)) };
+        if wanted.is_tokens_only() && self.begin_choice(step, &wanted, &shard)? {
+            return Ok(None);
         }
-        Ok(report)
+        let logits = self.device.all_gather(shard)?;
+        report.tokens = self.sample(&wanted, &logits, masks, at)?;
+        Ok(Some(report))
     }
 
-    /// `[rows.len(), columns]`, padding behind the vocabulary.
+    /// Whether a concluded step's tokens are not known yet: the device is choosing them. The next step may begin, and is
+    /// computed as if they were; they are to be [settled](Rank::settle) before it is concluded.
+    pub fn is_choosing(&self) -> bool {
+        self.choosing.is_some()
+    }
+
+    /// Whether [`Rank::settle`] would not wait long.
+    pub fn is_chosen(&self) -> Result<bool, RankError> {
+        Ok(self.choosing.as_ref().map_or(Ok(true), |choosing| self.device.is_chosen(&choosing.choice))?)
+    }
+
+    /// `[rows.len(), columns]`: this rank's columns.
     fn logits(&self, hidden: &HiddenStates<B>, rows: &[u32]) -> Result<B::Tensor, RankError> {
         let normed = self.model.normed(&self.device, hidden.select(&self.device, rows)?)?;
         Ok(self.model.logits(&self.device, &normed)?)
@@ -208,6 +251,7 @@ fn warm_up<B: Backend>(
     let mut cache = device.kv_cache(shape)?;
     let hidden = model.forward(device, &device.batch(batch)?, &mut cache)?;
     let logits = model.logits(device, &model.normed(device, hidden.select(device, &rows)?)?)?;
+    let logits = device.all_gather(logits)?;
     if rank == 0 {
         let draw = Draw { temperature: 1.0, top_k: 0, top_p: 0.5, min_p: 0.0, uniform: 0.5 };
         let asks: Vec<Ask> = (0..rows.len()).map(|row| Ask { row, draw: Some(draw) }).collect();

@@ -1,27 +1,55 @@
-//! Whether this machine's devices compute as they should.
+//! Whether this machine's devices compute as they should, and how fast its GPUs are.
 
 use std::panic;
 use std::path::PathBuf;
 
-use kernels::{DeviceError, conformance, cuda::CudaConfig};
+use kernels::{DeviceError, conformance, cuda::CudaConfig, speed};
 
 pub use kernels::conformance::Finding;
+pub use kernels::speed::{Sizes, Speed};
 
 /// Checks every operation on the processor.
 pub fn on_cpu(tell: &mut dyn FnMut(Finding)) {
     quietly(|| conformance::check_cpu(tell));
 }
 
-/// Checks every operation on GPU `ordinal`; an error says why there is none that can be used. `kernel_cache` is where
-/// compiled kernels are kept, `kernels` where prebuilt ones lie.
-pub fn on_gpu(
-    ordinal: usize,
-    kernel_cache: Option<PathBuf>,
-    kernels: Option<PathBuf>,
-    tell: &mut dyn FnMut(Finding),
+/// Where kernels for GPUs come from.
+#[derive(Debug, Clone, Default)]
+pub struct GpuKernels {
+    /// Where compiled ones are kept.
+    pub cache: Option<PathBuf>,
+    /// Where prebuilt ones lie.
+    pub prebuilt: Option<PathBuf>,
+}
+
+impl GpuKernels {
+    fn config(&self, ordinal: usize) -> CudaConfig {
+        CudaConfig { ordinal, cache: self.cache.clone(), prebuilt: self.prebuilt.clone(), ..CudaConfig::default() }
+    }
+}
+
+/// Checks every operation on each of so many GPUs, and with several what they do together; an error says why one can't be
+/// used.
+pub fn on_gpus(count: usize, kernels: &GpuKernels, tell: &mut dyn FnMut(Finding)) -> Result<(), DeviceError> {
+    quietly(|| {
+        for ordinal in 0..count {
+            conformance::check_gpu(&kernels.config(ordinal), tell)?;
+        }
+        if count > 1 { conformance::check_gpus(&kernels.config(0), count, tell) } else { Ok(()) }
+    })
+}
+
+/// Measures each of so many GPUs, and with several what they do together.
+pub fn measure_gpus(
+    count: usize,
+    kernels: &GpuKernels,
+    sizes: Sizes,
+    tell: &mut dyn FnMut(Speed),
 ) -> Result<(), DeviceError> {
-    let config = CudaConfig { ordinal, cache: kernel_cache, prebuilt: kernels, ..CudaConfig::default() };
-    quietly(|| conformance::check_gpu(&config, tell))
+    for ordinal in 0..count {
+        speed::measure_gpu(&kernels.config(ordinal), sizes, tell)?;
+    }
+    if count > 1 { speed::measure_gpus(&kernels.config(0), count, sizes, tell) } else { Ok(()) }
 }
 
 /// A check that fails has its say in its finding, and not on standard error as well.

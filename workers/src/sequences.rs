@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use kernels::CHOSEN;
 use thiserror::Error;
 
 use crate::link::sampling::Sampling;
@@ -156,7 +157,8 @@ pub enum Fault {
 /// One sequence on a rank.
 #[derive(Debug, Clone)]
 pub struct Sequence {
-    /// Prompt and generated tokens.
+    /// Prompt and generated tokens. The last one may still be a [place](CHOSEN) in the device's choice, whose token is
+    /// not known yet.
     pub tokens: Vec<u32>,
     /// How many of them are the prompt.
     pub prompt_length: usize,
@@ -259,6 +261,24 @@ impl Sequences {
                 Ok(())
             }
         }
+    }
+
+    /// Appends the token that the device's choice has at `place`, before it is known.
+    pub fn append_chosen(&mut self, id: SequenceId, place: u32) -> Result<(), StepError> {
+        let sequence = self.known.get_mut(&id).ok_or(StepError::Sequence { id, fault: Fault::Unknown })?;
+        sequence.tokens.push(CHOSEN | place);
+        Ok(())
+    }
+
+    /// Takes in what such a token is. A sequence that was forgotten since needs it no more.
+    pub fn learn(&mut self, id: SequenceId, token: u32) -> Result<(), StepError> {
+        let vocab_size = self.limits.vocab_size;
+        let Some(sequence) = self.known.get_mut(&id) else { return Ok(()) };
+        match sequence.tokens.last_mut().filter(|last| **last & CHOSEN != 0) {
+            Some(last) if (token as usize) < vocab_size => *last = token,
+            _ => return Err(StepError::Sequence { id, fault: Fault::Token { token, vocab_size } }),
+        }
+        Ok(())
     }
 
     /// Counts its last token as not computed: nothing could be chosen after it yet, and a later step tries again.

@@ -8,6 +8,7 @@ use std::fmt::Display;
 use std::io::{BufRead, Read, stdin};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use kernels::cpu::{Cpu, CpuConfig};
@@ -15,8 +16,8 @@ use kernels::cuda::{Activations, Cuda, CudaConfig};
 use kernels::group::{Group, Membership, Waiting};
 use kernels::{Backend, DeviceError};
 
-use crate::batch::Plan;
 use crate::child;
+use crate::link::report::StepReport;
 use crate::link::step::Step;
 use crate::link::vitals::{Phase, RankState};
 use crate::link::{ReportWriter, Seat, Segment, StepReader, VitalsWriter, WorkerLink};
@@ -97,7 +98,7 @@ fn live(config: &WorkerConfig, ends: Ends<'_>, meeting: Arc<Segment>) -> Result<
 }
 
 /// The same on a device of whatever kind.
-fn compute<B: Backend>(device: B, config: &WorkerConfig, mut ends: Ends<'_>) -> Result<Infallible, WorkerError> {
+fn compute<B: Backend>(device: B, config: &WorkerConfig, ends: Ends<'_>) -> Result<Infallible, WorkerError> {
     let vitals = ends.vitals;
     vitals.device(&device.name());
     if let Some(sensors) = device.sensors() {
@@ -113,12 +114,9 @@ fn compute<B: Backend>(device: B, config: &WorkerConfig, mut ends: Ends<'_>) -> 
     vitals.phase(Phase::Idle);
     vitals.state(RankState::Ready);
     let mut measured = Instant::now();
+    let mut steps = Steps { ends, choosing: None, free_since: Instant::now() };
     loop {
-        let Some(step) = ends.steps.take(TAKE_TIMEOUT)? else {
-            ends.masks.receive()?; // of sequences that were cancelled: whoever makes masks must not wait for room
-            continue;
-        };
-        follow(&mut rank, &step, &mut ends)?;
+        steps.follow_next(&mut rank)?;
         if measured.elapsed() >= MEMORY_INTERVAL {
             report_memory(vitals, &rank);
             measured = Instant::now();
@@ -126,23 +124,90 @@ fn compute<B: Backend>(device: B, config: &WorkerConfig, mut ends: Ends<'_>) -> 
     }
 }
 
-/// One step, from the ring to the report.
-fn follow<B: Backend>(rank: &mut Rank<B>, step: &Step, ends: &mut Ends<'_>) -> Result<(), WorkerError> {
-    let (vitals, started) = (ends.vitals, Instant::now());
-    vitals.progress(step.number);
-    vitals.phase(Phase::Forward);
-    let Plan { batch, wanted } = rank.learn(step)?;
-    let batch_tokens = batch.tokens.len();
-    let computed = rank.forward(batch, &wanted)?;
-    vitals.phase(Phase::Sample);
-    let report = rank.conclude(&wanted, computed, &mut ends.masks)?;
-    vitals.phase(Phase::Report);
-    if let Some(reports) = &mut ends.reports {
-        reports.publish(&report, REPORT_TIMEOUT)?;
+/// Steps, from the ring to their reports. A device that chooses tokens itself gets the next step before those of the last
+/// one are known.
+struct Steps<'a> {
+    ends: Ends<'a>,
+    /// The step whose tokens the device is choosing.
+    choosing: Option<Following>,
+    /// When the device had done the last step that is done.
+    free_since: Instant,
+}
+
+/// A step that is being followed.
+#[derive(Clone, Copy)]
+struct Following {
+    began: Instant,
+    batch_tokens: usize,
+}
+
+impl Steps<'_> {
+    /// Begins the next step, and ends one if that is due. Returns without either where no step comes for a while.
+    fn follow_next<B: Backend>(&mut self, rank: &mut Rank<B>) -> Result<(), WorkerError> {
+        let Some(step) = self.next_unless_chosen(rank)? else {
+            if let Some(following) = self.choosing.take() {
+                self.settle(rank, following)?;
+                self.ends.vitals.phase(Phase::Idle);
+            } else {
+                self.ends.masks.receive()?; // of sequences that were cancelled: whoever makes masks must not wait for room
+            }
+            return Ok(());
+        };
+        let vitals = self.ends.vitals;
+        let batch_tokens = step.batch.iter().map(|chunk| chunk.count as usize).sum();
+        let following = Following { began: Instant::now(), batch_tokens };
+        vitals.progress(step.number);
+        vitals.phase(Phase::Forward);
+        let begun = rank.begin(&step)?;
+        if let Some(before) = self.choosing.take() {
+            self.settle(rank, before)?;
+        }
+        vitals.phase(Phase::Sample);
+        match rank.conclude(begun, &mut self.ends.masks)? {
+            None => self.choosing = Some(following),
+            Some(report) => {
+                self.report(&report, following)?;
+                vitals.phase(Phase::Idle);
+            }
+        }
+        Ok(())
     }
-    vitals.step_done(started.elapsed(), batch_tokens);
-    vitals.phase(Phase::Idle);
-    Ok(())
+
+    /// The next step; none once the one that is choosing has chosen, or if none comes for a while.
+    fn next_unless_chosen<B: Backend>(&mut self, rank: &Rank<B>) -> Result<Option<Step>, WorkerError> {
+        if self.choosing.is_none() {
+            return Ok(self.ends.steps.take(TAKE_TIMEOUT)?);
+        }
+        loop {
+            if let Some(step) = self.ends.steps.take(Duration::ZERO)? {
+                return Ok(Some(step));
+            }
+            if rank.is_chosen()? {
+                return Ok(None);
+            }
+            thread::yield_now();
+        }
+    }
+
+    /// Reports the tokens that the device has chosen.
+    fn settle<B: Backend>(&mut self, rank: &mut Rank<B>, following: Following) -> Result<(), WorkerError> {
+        self.ends.vitals.phase(Phase::Sample);
+        let report = rank.settle()?;
+        self.report(&report, following)
+    }
+
+    fn report(&mut self, report: &StepReport, following: Following) -> Result<(), WorkerError> {
+        let vitals = self.ends.vitals;
+        vitals.phase(Phase::Report);
+        if let Some(reports) = &mut self.ends.reports {
+            reports.publish(report, REPORT_TIMEOUT)?;
+        }
+        // One that began while the step before it was computed has taken what came after that.
+        let took = following.began.max(self.free_since).elapsed();
+        self.free_since = Instant::now();
+        vitals.step_done(took, following.batch_tokens);
+        Ok(())
+    }
 }
 
 fn cpu(config: &WorkerConfig, group: Group) -> Cpu {

@@ -90,7 +90,7 @@ impl Kernel {
         if large.fits(facts) {
             return large;
         }
-        Self::of_latents(view, (16, "latent_tiles_16", "latent_tiles_merge_16", 128, 4))
+        Self::of_latents(view, (16, "latent_tiles_16", "latent_tiles_merge_16", 128, 3))
     }
 
     fn of_latents(view: &View, kernel: (usize, &'static str, &'static str, usize, usize)) -> Self {
@@ -104,7 +104,8 @@ impl Kernel {
         Self { source: &SOURCE, entry, merge, rows, threads, shared_bytes, by_registers }
     }
 
-    fn fits(&self, facts: &Facts) -> bool {
+    /// Whether the GPU has the shared memory: some have 99 KiB for a block, too little for few queries of wide heads.
+    pub(super) fn fits(&self, facts: &Facts) -> bool {
         /// Besides these, kernels have some that they declare themselves.
         const DECLARED: usize = 2048;
         self.shared_bytes + DECLARED <= facts.shared_bytes_max as usize

@@ -9,6 +9,8 @@
 //
 // variants: FORMAT f16 bf16 wint8
 
+// How many blocks registers leave room for, as in attention/cuda/kernels.rs.
+#define BLOCKS_AT_LEAST 4
 #include "attention_fragments.cuh"
 #include "attention_shares.cuh"
 
@@ -280,7 +282,12 @@ __device__ __forceinline__ void decode(const Problem& problem) {
 }
 
 KERNEL(decode_64, THREADS)(Problem problem) { decode<64>(problem); }
-KERNEL(decode_128, THREADS)(Problem problem) { decode<128>(problem); }
-KERNEL(decode_256, THREADS)(Problem problem) { decode<256>(problem); }
-
 KERNEL(decode_merge, THREADS)(Problem problem) { merge_shares<ROWS, THREADS>(problem); }
+
+#undef BLOCKS_AT_LEAST
+#define BLOCKS_AT_LEAST 3
+KERNEL(decode_128, THREADS)(Problem problem) { decode<128>(problem); }
+
+#undef BLOCKS_AT_LEAST
+#define BLOCKS_AT_LEAST 2
+KERNEL(decode_256, THREADS)(Problem problem) { decode<256>(problem); }

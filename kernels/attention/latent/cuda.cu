@@ -11,6 +11,8 @@
 //
 // variants: FORMAT f16 bf16 wint8
 
+// How many blocks registers leave room for, as in attention/cuda/kernels.rs.
+#define BLOCKS_AT_LEAST 3
 #include "attention_fragments.cuh"
 #include "attention_shares.cuh"
 
@@ -346,13 +348,15 @@ __device__ __forceinline__ void attend_tile(const Problem& problem) {
 }
 
 KERNEL(latent_16, 128)(Problem problem) { attend_shares<Shape16>(problem); }
-KERNEL(latent_32, 256)(Problem problem) { attend_shares<Shape32>(problem); }
-KERNEL(latent_64, 256)(Problem problem) { attend_shares<Shape64>(problem); }
+KERNEL(latent_tiles_16, 128)(Problem problem) { attend_tile<Shape16>(problem); }
 KERNEL(latent_merge_16, 128)(Problem problem) { merge_shares<16, 128>(problem); }
 KERNEL(latent_merge_32, 128)(Problem problem) { merge_shares<32, 128>(problem); }
 KERNEL(latent_merge_64, 128)(Problem problem) { merge_shares<64, 128>(problem); }
-
-KERNEL(latent_tiles_16, 128)(Problem problem) { attend_tile<Shape16>(problem); }
-KERNEL(latent_tiles_64, 256)(Problem problem) { attend_tile<Shape64>(problem); }
 KERNEL(latent_tiles_merge_16, 128)(Problem problem) { merge_tile(problem, 16, KEYS_AT_ONCE, KEYS_LEAST); }
 KERNEL(latent_tiles_merge_64, 128)(Problem problem) { merge_tile(problem, 64, KEYS_AT_ONCE, KEYS_LEAST); }
+
+#undef BLOCKS_AT_LEAST
+#define BLOCKS_AT_LEAST 1
+KERNEL(latent_32, 256)(Problem problem) { attend_shares<Shape32>(problem); }
+KERNEL(latent_64, 256)(Problem problem) { attend_shares<Shape64>(problem); }
+KERNEL(latent_tiles_64, 256)(Problem problem) { attend_tile<Shape64>(problem); }

@@ -12,6 +12,8 @@
 //
 // variants: FORMAT f16 bf16 wint8
 
+// How many blocks registers leave room for, as in attention/cuda/kernels.rs.
+#define BLOCKS_AT_LEAST 2
 #include "attention_fragments.cuh"
 
 #define WARPS 4

@@ -187,6 +187,11 @@ impl Scheduler {
         true
     }
 
+    /// Whether a step could be made while others are on their way that no running sequence would miss.
+    pub fn may_run_ahead(&self) -> bool {
+        !self.running.iter().any(Sequence::waits_for_token)
+    }
+
     /// The step scheduled last, while it is on its way.
     pub fn last_step(&self) -> Option<&Step> {
         self.in_flight.back().map(|published| &published.step)

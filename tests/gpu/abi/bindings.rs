@@ -332,6 +332,8 @@ fn collectives() -> Vec<String> {
         fn ncclReduceScatter(
             *const c_void, *mut c_void, usize, ncclDataType_t, ncclRedOp_t, ncclComm_t, cudaStream_t
         ) -> ncclResult_t;
+        fn ncclSend(*const c_void, usize, ncclDataType_t, c_int, ncclComm_t, cudaStream_t) -> ncclResult_t;
+        fn ncclRecv(*mut c_void, usize, ncclDataType_t, c_int, ncclComm_t, cudaStream_t) -> ncclResult_t;
     };
     [values, sizes, fields, functions].concat()
 }

@@ -41,12 +41,12 @@ impl<M: Memory> Vocabulary<M> {
         Ok(hidden)
     }
 
-    /// `[rows, world size × own rows]`: the logits of `x [rows, hidden size]`, on all ranks. Columns from the vocabulary's
-    /// size on are padding.
+    /// `[rows, own rows]`: this rank's columns of the logits of `x [rows, hidden size]`. Side by side, those from the
+    /// vocabulary's size on are padding.
     pub(crate) fn logits(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
     where
         M: Backend,
     {
-        device.all_gather(device.scores(x, &self.weight, None)?)
+        device.scores(x, &self.weight, None)
     }
 }

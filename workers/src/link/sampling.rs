@@ -101,6 +101,12 @@ pub struct OutOfBounds {
 }
 
 impl Sampling {
+    /// Whether it may happen that no token is left to choose: then the sequence does not go on.
+    pub fn may_leave_nothing(&self) -> bool {
+        let holds_back_stops = self.min_tokens > 0 && !self.stop_token_ids.is_empty();
+        self.guided || holds_back_stops || !self.bad_words.is_empty() || !self.logit_bias.is_empty()
+    }
+
     /// Refuses parameters outside their bounds, naming the first.
     pub fn check(&self) -> Result<(), OutOfBounds> {
         let within = |parameter, value: f32, ok: bool, bound| {

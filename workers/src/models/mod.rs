@@ -68,9 +68,9 @@ pub trait Model<B: Backend>: Send {
     /// same rows.
     fn normed(&self, device: &B, hidden: HiddenStates<B>) -> kernels::Result<B::Tensor>;
 
-    /// The logits of `normed` rows, the same on all ranks: `[rows, columns]`. The first [`ModelConfig::vocab_size`]
-    /// columns are the tokens'; where ranks do not divide the vocabulary, up to `world_size - 1` columns of padding
-    /// follow, to be ignored. All ranks must be called with the same rows.
+    /// This rank's columns of the logits of `normed` rows, `[rows, columns]`. Of all ranks' columns side by side, the first
+    /// [`ModelConfig::vocab_size`] are the tokens'; where ranks do not divide the vocabulary, up to `world_size - 1` columns
+    /// of padding follow, to be ignored.
     fn logits(&self, device: &B, normed: &B::Tensor) -> kernels::Result<B::Tensor>;
 
     /// Bytes of this rank's matrices, as they are stored.

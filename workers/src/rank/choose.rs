@@ -1,13 +1,16 @@
-//! The next tokens: chosen by rank 0, learned by all.
+//! The next tokens: chosen by rank 0 and learned by all; or, where a choice needs nothing but logits and devices choose,
+//! by every rank's device.
 
 use std::ops::Range;
+use std::time::Instant;
 
-use kernels::{Backend, DeviceError, choose::Chosen};
+use kernels::choose::{Ask, Chosen};
+use kernels::{Backend, DeviceError};
 
-use super::{Rank, RankError};
+use super::{Choosing, Rank, RankError};
 use crate::batch::Wanted;
 use crate::link::mask::Allowed;
-use crate::link::report::{Outcome, SampledToken};
+use crate::link::report::{Outcome, SampledToken, StepReport};
 use crate::link::step::SequenceId;
 use crate::masks::{Awaited, Grace, Masks};
 use crate::sampler::{self, SamplerError};
@@ -19,14 +22,61 @@ const NOTHING_LEFT: u32 = u32::MAX;
 const DEFERRED: u32 = u32::MAX - 1;
 
 impl<B: Backend> Rank<B> {
+    /// Has the device choose, if it can choose all tokens; then the step is [choosing](Rank::is_choosing).
+    pub(super) fn begin_choice(&mut self, step: u64, wanted: &Wanted, shard: &B::Tensor) -> Result<bool, RankError> {
+        assert!(self.choosing.is_none(), "the step before was settled");
+        let asks = self.asks(wanted)?;
+        if asks.len() < wanted.sampled.len() {
+            return Ok(false);
+        }
+        let Some(choice) = self.device.begin_choice(shard, self.sequences.limits().vocab_size, &asks)? else {
+            return Ok(false);
+        };
+        let ids: Vec<SequenceId> = wanted.sampled.iter().map(|&(id, _)| id).collect();
+        for (&id, place) in ids.iter().zip(0..) {
+            self.sequences.append_chosen(id, place)?;
+        }
+        self.choosing = Some(Choosing { step, ids, choice });
+        Ok(true)
+    }
+
+    /// Waits for the tokens that the device is choosing, and reports that step.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn settle(&mut self) -> Result<StepReport, RankError> {
+        let Choosing { step, ids, choice } = self.choosing.take().expect("a step is choosing");
+        let mut tokens = Vec::with_capacity(ids.len());
+        for (&id, chosen) in ids.iter().zip(self.device.chosen(choice)?) {
+            tokens.push(token(id, chosen)?);
+        }
+        self.compare(&ids, &tokens)?;
+        let mut report = StepReport { step, ..StepReport::default() };
+        for (&id, &token) in ids.iter().zip(&tokens) {
+            self.sequences.learn(id, token)?;
+            let outcome = Outcome::Chosen { token, logprobs: None, confident: false };
+            report.tokens.push(SampledToken { id, outcome });
+        }
+        Ok(report)
+    }
+
+    /// All ranks have chosen by the same numbers. The device computes the next step meanwhile, so that this costs nothing.
+    fn compare(&self, ids: &[SequenceId], own: &[u32]) -> Result<(), RankError> {
+        let mut first = own.to_vec();
+        self.device.broadcast(&mut first)?;
+        let differs = ids.iter().zip(own).zip(&first).find(|((_, own), first)| own != first);
+        differs.map_or(Ok(()), |((&id, &own), &first)| Err(RankError::Disagreed { id, own, first }))
+    }
+
     /// Chooses the next tokens on rank 0, by `logits [sampled rows (or more), columns]`, and appends them on every rank.
     pub(super) fn sample(
         &mut self,
         wanted: &Wanted,
         logits: &B::Tensor,
         masks: &mut Masks,
+        began: Instant,
     ) -> Result<Vec<SampledToken>, RankError> {
-        let chosen = if self.reports { self.choose(wanted, logits, masks)? } else { Vec::new() };
+        let chosen = if self.reports { self.choose(wanted, logits, masks, began)? } else { Vec::new() };
         let mut words: Vec<u32> = chosen.iter().map(|sampled| word(&sampled.outcome)).collect();
         words.resize(wanted.sampled.len(), NOTHING_LEFT);
         self.device.broadcast(&mut words)?;
@@ -56,12 +106,13 @@ impl<B: Backend> Rank<B> {
         wanted: &Wanted,
         logits: &B::Tensor,
         masks: &mut Masks,
+        began: Instant,
     ) -> Result<Vec<SampledToken>, RankError> {
         let mut outcomes = self.chosen_by_device(wanted, logits)?;
         // The host waits for masks only when the logits are there.
         let copy = |rows: Range<usize>| Ok((rows.start, rows.len(), self.device.rows_to_host(logits, rows)?));
         let copied = left(&outcomes).into_iter().map(copy).collect::<Result<Vec<_>, DeviceError>>()?;
-        self.await_masks(wanted, masks)?;
+        self.await_masks(wanted, masks, began)?;
         for (first, count, logits) in copied {
             for (row, logits) in (first..).zip(logits.chunks_exact(logits.len() / count)) {
                 outcomes[row] = Some(self.outcome(wanted.sampled[row].0, logits, masks)?);
@@ -74,22 +125,23 @@ impl<B: Backend> Rank<B> {
     /// What the device chooses, so that only the other rows of the logits need to go to the host.
     fn chosen_by_device(&self, wanted: &Wanted, logits: &B::Tensor) -> Result<Vec<Option<Outcome>>, RankError> {
         let mut outcomes = vec![None; wanted.sampled.len()];
+        let asks = self.asks(wanted)?;
+        let chosen = self.device.choose(logits, self.sequences.limits().vocab_size, &asks)?;
+        for (ask, chosen) in asks.iter().zip(chosen.into_iter().flatten()) {
+            let token = token(wanted.sampled[ask.row].0, chosen)?;
+            outcomes[ask.row] = Some(Outcome::Chosen { token, logprobs: None, confident: false });
+        }
+        Ok(outcomes)
+    }
+
+    /// What a device can choose of what is wanted.
+    fn asks(&self, wanted: &Wanted) -> Result<Vec<Ask>, RankError> {
         let mut asks = Vec::new();
         for (row, &(id, _)) in wanted.sampled.iter().enumerate() {
             let sequence = self.sequences.get(id)?;
             asks.extend(sampler::ask(row, &sequence.sampling, sequence.history()));
         }
-        let chosen = self.device.choose(logits, self.sequences.limits().vocab_size, &asks)?;
-        for (ask, chosen) in asks.iter().zip(chosen.into_iter().flatten()) {
-            outcomes[ask.row] = Some(match chosen {
-                Chosen::Token(token) => Outcome::Chosen { token, logprobs: None, confident: false },
-                Chosen::NotFinite { token, value } => {
-                    let source = SamplerError::NotFinite { token: token as usize, value };
-                    return Err(RankError::Sampler { id: wanted.sampled[ask.row].0, source });
-                }
-            });
-        }
-        Ok(outcomes)
+        Ok(asks)
     }
 
     fn outcome(&mut self, id: SequenceId, row: &[f32], masks: &mut Masks) -> Result<Outcome, RankError> {
@@ -109,14 +161,25 @@ impl<B: Backend> Rank<B> {
         })
     }
 
-    fn await_masks(&self, wanted: &Wanted, masks: &mut Masks) -> Result<(), RankError> {
+    fn await_masks(&self, wanted: &Wanted, masks: &mut Masks, began: Instant) -> Result<(), RankError> {
         let sampled = wanted.sampled.iter().filter_map(|&(id, _)| self.sequences.get(id).ok()?.awaited(id));
         let awaited: Vec<Awaited> = sampled.collect();
         let grace = |missing| match missing == wanted.chunks {
             true => Grace::Alone,
-            false => Grace::Shared(self.began.elapsed()),
+            false => Grace::Shared(began.elapsed()),
         };
         Ok(masks.collect(&awaited, grace)?)
+    }
+}
+
+/// The token that a device has chosen for a sequence.
+fn token(id: SequenceId, chosen: Chosen) -> Result<u32, RankError> {
+    match chosen {
+        Chosen::Token(token) => Ok(token),
+        Chosen::NotFinite { token, value } => {
+            let source = SamplerError::NotFinite { token: token as usize, value };
+            Err(RankError::Sampler { id, source })
+        }
     }
 }
 

@@ -32,7 +32,7 @@ impl<B: Backend> Rank<B> {
         let targets: Vec<Target> = scored.iter().flat_map(targets).collect();
         for targets in targets.chunks(ROWS_MAX) {
             let rows: Vec<u32> = targets.iter().map(|target| target.row).collect();
-            let logits = self.logits(hidden, &rows)?;
+            let logits = self.device.all_gather(self.logits(hidden, &rows)?)?;
             if self.reports {
                 self.read_scores(targets, &self.device.to_host(&logits)?, &mut reports)?;
             }

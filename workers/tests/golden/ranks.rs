@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use kernels::{
     Batch, KvDType,
+    all_gather::AllGather,
     cpu::{Cpu, CpuConfig, KvCache},
     group::{Group, GroupMemory, Membership, Waiting},
     memory::Memory,
@@ -119,7 +120,7 @@ impl Rank {
         let batch = self.device.batch(batch).unwrap();
         let hidden = self.model.forward(&self.device, &batch, &mut self.cache).unwrap();
         let normed = self.model.normed(&self.device, hidden.select(&self.device, &selected).unwrap()).unwrap();
-        let logits = self.model.logits(&self.device, &normed).unwrap();
+        let logits = self.device.all_gather(self.model.logits(&self.device, &normed).unwrap()).unwrap();
         let logits = self.device.to_host(&logits).unwrap();
         let rows: usize = chunks.iter().map(|(_, count)| wanted.rows(*count)).sum();
         let mut rows = logits.chunks_exact(logits.len() / rows).map(|row| row[..self.vocab_size].to_vec());

@@ -2,6 +2,7 @@
 
 #[path = "../../../tests/fixtures/mod.rs"]
 mod fixtures;
+mod gpu;
 mod group;
 mod guided;
 mod prompts;
