@@ -10,7 +10,7 @@ use std::{
 use crate::{
     Result, all_gather, all_reduce, attention, choose,
     cpu::{Cpu, CpuConfig, Instructions},
-    cuda::{Activations, Cuda, CudaConfig},
+    cuda::{Activations, Cuda, CudaConfig, check_products},
     embed, glu,
     group::Group,
     matmul, mla, moe, repeat, rms_norm, rotary,
@@ -39,10 +39,15 @@ pub fn check_cpu(tell: &mut dyn FnMut(Finding)) {
     }
 }
 
-/// Checks every operation on the GPU of `config`, with both types of activations.
+/// Checks every operation on the GPU of `config`, with both types of activations; and what NVIDIA's library takes over
+/// without it, too.
 pub fn check_gpu(config: &CudaConfig, tell: &mut dyn FnMut(Finding)) -> Result<()> {
     for activations in [Activations::F32, Activations::BF16] {
         check(&Cuda::open(CudaConfig { activations, ..config.clone() }, Group::solo())?, tell);
+    }
+    if check_products().is_ok() {
+        let alone = Cuda::open(CudaConfig { own_products: true, ..config.clone() }, Group::solo())?;
+        check_one(&alone, "matmul by own kernels", matmul::check, tell);
     }
     Ok(())
 }
@@ -91,15 +96,15 @@ fn check<B: Tested>(device: &B, tell: &mut dyn FnMut(Finding)) {
 
 fn run<B: Tested>(device: &B, checks: &[(&'static str, Check<B>)], tell: &mut dyn FnMut(Finding)) {
     for &(operation, check) in checks {
-        let started = Instant::now();
-        let fault = catch_unwind(AssertUnwindSafe(|| check(device))).err().map(words);
-        tell(Finding {
-            device: format!("{}{}", device.name(), device.precision()),
-            operation,
-            took: started.elapsed(),
-            fault,
-        });
+        check_one(device, operation, check, tell);
     }
+}
+
+fn check_one<B: Tested>(device: &B, operation: &'static str, check: fn(&B), tell: &mut dyn FnMut(Finding)) {
+    let started = Instant::now();
+    let fault = catch_unwind(AssertUnwindSafe(|| check(device))).err().map(words);
+    let device = format!("{}{}", device.name(), device.precision());
+    tell(Finding { device, operation, took: started.elapsed(), fault });
 }
 
 /// What a check had to say.

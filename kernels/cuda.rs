@@ -8,6 +8,7 @@ mod arena;
 mod batch;
 mod communicator;
 mod compile;
+mod cublaslt;
 mod driver;
 mod error;
 mod kv_cache;
@@ -31,11 +32,12 @@ pub(crate) use arena::Buffer;
 pub use batch::DeviceBatch;
 pub(crate) use batch::NO_SLOT;
 pub(crate) use compile::Source;
+pub(crate) use cublaslt::{CublasLt, Operands, Product};
 pub(crate) use driver::{Driver, Graph, Grid, Pointer};
 pub use driver::{Facts, count};
 pub use kv_cache::KvCache;
 pub(crate) use launch::Argument;
-pub use libraries::search_path;
+pub use libraries::{check_products, search_path};
 pub(crate) use pinned::Pinned;
 pub(crate) use product::{Shape, Skinny};
 pub(crate) use region::Region;
@@ -70,6 +72,8 @@ pub struct CudaConfig {
     pub eager: bool,
     /// Whether all-reduces of every size are NCCL's.
     pub nccl_only: bool,
+    /// Whether own kernels compute all matrix products, though NVIDIA's library may be there.
+    pub own_products: bool,
     /// Where compiled kernels are kept.
     pub cache: Option<PathBuf>,
     /// Where prebuilt kernels lie; they win over compiling.
@@ -95,6 +99,8 @@ pub struct Cuda {
     activations: Activations,
     eager: bool,
     recordings: Mutex<Recordings>,
+    /// None where own kernels compute all products.
+    cublaslt: Option<CublasLt>,
     group: Group,
     /// None where the rank is alone.
     communicator: Option<Mutex<Communicator>>,
@@ -114,9 +120,13 @@ impl Activations {
 impl Cuda {
     /// The GPU of `config`, which meets those of the other ranks of `group`.
     pub fn open(config: CudaConfig, group: Group) -> Result<Self> {
-        let CudaConfig { ordinal, activations, eager, nccl_only, cache, prebuilt } = config;
+        let CudaConfig { ordinal, activations, eager, nccl_only, own_products, cache, prebuilt } = config;
         let driver = Driver::open(ordinal)?;
         let compiler = Compiler::new(driver.facts().capability, cache, prebuilt)?;
+        let cublaslt = match activations {
+            Activations::BF16 if !own_products => CublasLt::find(&driver)?,
+            _ => None,
+        };
         let (communicator, peers) = match group.world_size() {
             1 => (None, None),
             _ => (
@@ -132,6 +142,7 @@ impl Cuda {
             activations,
             eager,
             recordings: Mutex::default(),
+            cublaslt,
             group,
             communicator,
             peers,
@@ -264,6 +275,11 @@ impl Cuda {
         unsafe { self.kernels.launch(&self.driver, (source, Some(format)), entry, grid, arguments) }
     }
 
+    /// NVIDIA's library of matrix products; none where own kernels compute all of them.
+    pub(crate) fn cublaslt(&self) -> Option<&CublasLt> {
+        self.cublaslt.as_ref()
+    }
+
     /// The ranks' common memory.
     pub(crate) fn peers(&self) -> Option<&Peers> {
         self.peers.as_ref()
@@ -359,11 +375,24 @@ impl Cuda {
     /// The devices that every operation's check runs on: both types of activations. None where there is no GPU and no
     /// stand-in for one, unless `SHARDWIRE_TEST_GPU` says that there must be.
     pub(crate) fn kinds() -> Vec<Self> {
-        let open = |activations| {
-            let cache = Some(std::env::temp_dir().join("shardwire-test-kernels"));
-            Self::open(CudaConfig { activations, cache, ..CudaConfig::default() }, Group::solo())
-        };
-        let kinds: Result<Vec<Self>> = [Activations::F32, Activations::BF16].into_iter().map(open).collect();
+        Self::tested(
+            [Activations::F32, Activations::BF16]
+                .map(|activations| CudaConfig { activations, ..CudaConfig::default() }),
+        )
+    }
+
+    /// One that computes all matrix products itself; none where the others do so, too.
+    pub(crate) fn without_cublaslt() -> Vec<Self> {
+        match libraries::check_products() {
+            Ok(()) => Self::tested([CudaConfig { own_products: true, ..CudaConfig::default() }]),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn tested<const N: usize>(configs: [CudaConfig; N]) -> Vec<Self> {
+        let cache = Some(std::env::temp_dir().join("shardwire-test-kernels"));
+        let open = |config| Self::open(CudaConfig { cache: cache.clone(), ..config }, Group::solo());
+        let kinds: Result<Vec<Self>> = configs.into_iter().map(open).collect();
         match kinds {
             Ok(kinds) => kinds,
             Err(error) if std::env::var_os("SHARDWIRE_TEST_GPU").is_some() => panic!("no GPU to test: {error}"),

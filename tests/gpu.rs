@@ -1,5 +1,5 @@
-//! The real binary on GPUs: on stand-ins for the driver, NCCL and NVML that run the kernels' own text on the processor
-//! (`tests/gpu/`, built by `scripts/stand-in-gpu`), or on GPUs where there are some.
+//! The real binary on GPUs: on stand-ins for the driver, NCCL, cuBLASLt and NVML that run the kernels' own text on
+//! the processor (`tests/gpu/`, built by `scripts/stand-in-gpu`), or on GPUs where there are some.
 //!
 //! `SHARDWIRE_TEST_GPU` names the folders of the libraries (for `LD_LIBRARY_PATH`); without it, only what needs no GPU is
 //! tested here: that its absence is told well.
@@ -79,6 +79,17 @@ fn only(folders: &str, names: &[&str]) -> tempfile::TempDir {
     for name in names {
         let found = std::env::split_paths(folders).map(|path| path.join(name)).find(|path| path.exists());
         symlink(found.unwrap_or_else(|| panic!("{name} in {folders}")), folder.path().join(name)).expect("a link");
+    }
+    folder
+}
+
+/// A folder with links to all files of other folders but for those of one library.
+fn without(folders: &str, library: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let files = std::env::split_paths(folders).flat_map(|path| std::fs::read_dir(path).expect("a folder").flatten());
+    for file in files.filter(|file| !file.file_name().to_string_lossy().starts_with(library)) {
+        // Of two of a name the loader takes the first.
+        let _ = symlink(file.path(), folder.path().join(file.file_name()));
     }
     folder
 }
@@ -220,6 +231,47 @@ fn every_family_with_bf16_activations() {
     }
 }
 
+/// How often the ranks called a function of a stand-in, as they tell in files of this folder.
+fn calls(counts: &Path, function: &str) -> u64 {
+    let files = std::fs::read_dir(counts).expect("a folder").flatten();
+    let counted = files.filter_map(|file| serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok());
+    counted.filter_map(|counted: Value| counted["calls"][function].as_u64()).sum()
+}
+
+/// Prompts are left to NVIDIA's library where it is there; where it is not, knows nothing, or isn't wanted, own kernels
+/// compute them, and only of the first that is told.
+#[test]
+fn products_with_and_without_nvidias_library() {
+    let Some(libraries) = libraries() else { return };
+    let absent = without(&libraries, "libcublasLt");
+    let absent = absent.path().to_str().expect("UTF-8 path");
+    let empty = absent.to_owned() + "/none";
+    let cases = [
+        (&libraries[..], vec![], true),
+        // Wheels of the machine are not looked for.
+        (absent, vec![("HOME", &empty[..]), ("VIRTUAL_ENV", "")], false),
+        (&libraries, vec![("STAND_IN_CUBLASLT", "none")], false),
+        (&libraries, vec![("SHARDWIRE_OWN_PRODUCTS", "1")], false),
+    ];
+    let prompt: Vec<u32> = (1..=48).collect();
+    let long = json!({"prompt": prompt, "max_tokens": 1, "temperature": 0});
+    for (folders, variables, is_called) in cases {
+        let counts = tempfile::tempdir().expect("a temporary folder");
+        let file = counts.path().join("%p.json");
+        let variables = [variables, vec![("STAND_IN_COUNT", file.to_str().expect("UTF-8 path"))]].concat();
+        let server = serve(folders, "models/qwen3", &[&SMALL[..], &["-tp", "2"]].concat(), &variables);
+        server.ok("/v1/completions", &long);
+        check_together(&server, &short_cases("models/qwen3"), BF16, &format!("{variables:?}"));
+        let told = "own kernels compute all matrix products: libcublasLt.so is not there; to leave products of many \
+                    rows to NVIDIA's library, install cuBLAS 12 (PyPI: nvidia-cublas-cu12)";
+        assert_eq!(server.log("stderr").contains(told), folders == absent, "{}", server.log("stderr"));
+        if server.get_json("/ranks")["ranks"][0]["device"].as_str().is_some_and(|name| name.contains("Stand-in")) {
+            wait_for("the ranks' counts", || (calls(counts.path(), "cuLaunchKernel") > 0).then_some(()));
+            assert_eq!(calls(counts.path(), "cublasLtMatmul") > 0, is_called, "{variables:?}");
+        }
+    }
+}
+
 /// Recorded steps give what steps that are computed kernel by kernel give.
 #[test]
 fn graphs_change_nothing() {
@@ -346,13 +398,7 @@ fn what_gpus_measure_is_told_to_programs_and_people() {
 #[test]
 fn sensors_that_fail_cost_their_figures_and_nothing_else() {
     let Some(libraries) = libraries() else { return };
-    let folders: Vec<PathBuf> = std::env::split_paths(&libraries).collect();
-    let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).expect("a folder").flatten());
-    let without_nvml = tempfile::tempdir().expect("a temporary folder");
-    for file in files.filter(|file| !file.file_name().to_string_lossy().starts_with("libnvidia-ml")) {
-        // Of two of a name the loader takes the first.
-        let _ = symlink(file.path(), without_nvml.path().join(file.file_name()));
-    }
+    let without_nvml = without(&libraries, "libnvidia-ml");
     let without_nvml = without_nvml.path().to_str().expect("UTF-8 path").to_owned();
     let silent: fn(&Value) -> bool = |gpu| gpu.as_object().is_some_and(|gpu| gpu.values().all(Value::is_null));
     type IsExpected = fn(&Value) -> bool;

@@ -210,7 +210,7 @@ impl Driver {
     /// # Safety
     /// As many bytes at `to` are the caller's to write.
     pub(crate) unsafe fn copy_in(&self, to: Pointer, values: &[u8]) -> Result<()> {
-        if self.is_recording.load(Relaxed) {
+        if self.is_recording() {
             let fault = "it copies from the host, which can't be recorded".into();
             return Err(DeviceError::Failed { doing: "recording a step".into(), fault });
         }
@@ -304,6 +304,11 @@ impl Driver {
             sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
             error => Err(failed("computing")(result::DriverError(error))),
         }
+    }
+
+    /// Whether what is enqueued now is recorded, and not run.
+    pub(crate) fn is_recording(&self) -> bool {
+        self.is_recording.load(Relaxed)
     }
 
     /// Records what `enqueue` enqueues; none of it is run. If it fails, or the driver does, nothing was recorded.

@@ -1,6 +1,6 @@
 //! What the driver and its companions answer, as this crate's errors.
 
-use cudarc::{driver::DriverError, nccl::result::NcclError};
+use cudarc::{cublaslt::result::CublasError, driver::DriverError, nccl::result::NcclError};
 
 use crate::DeviceError;
 
@@ -11,6 +11,11 @@ pub(crate) fn failed(doing: &str) -> impl FnOnce(DriverError) -> DeviceError + '
 
 /// The same of a call to NCCL.
 pub(crate) fn nccl_failed(doing: &str) -> impl FnOnce(NcclError) -> DeviceError + '_ {
+    move |error| DeviceError::Failed { doing: doing.into(), fault: format!("{:?}", error.0) }
+}
+
+/// The same of a call to cuBLAS.
+pub(crate) fn cublas_failed(doing: &str) -> impl FnOnce(CublasError) -> DeviceError + '_ {
     move |error| DeviceError::Failed { doing: doing.into(), fault: format!("{:?}", error.0) }
 }
 

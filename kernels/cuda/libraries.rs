@@ -14,7 +14,7 @@ use libloading::Library;
 
 use crate::{DeviceError, Result};
 
-/// A library that the backend needs.
+/// A library that the backend calls.
 struct Needed {
     /// As `cudarc` asks for it.
     name: &'static str,
@@ -93,6 +93,28 @@ const COLLECTIVES: Needed = Needed {
     ],
 };
 
+/// Nothing ends where it is missing: products are computed without it.
+const PRODUCTS: Needed = Needed {
+    name: "cublasLt",
+    files: &["libcublasLt.so.12"],
+    remedy: "to leave products of many rows to NVIDIA's library, install cuBLAS 12 (PyPI: nvidia-cublas-cu12) where \
+             LD_LIBRARY_PATH finds it",
+    functions: &[
+        "cublasLtCreate",
+        "cublasLtDestroy",
+        "cublasLtMatrixLayoutCreate",
+        "cublasLtMatrixLayoutDestroy",
+        "cublasLtMatmulDescCreate",
+        "cublasLtMatmulDescDestroy",
+        "cublasLtMatmulDescSetAttribute",
+        "cublasLtMatmulPreferenceCreate",
+        "cublasLtMatmulPreferenceDestroy",
+        "cublasLtMatmulPreferenceSetAttribute",
+        "cublasLtMatmulAlgoGetHeuristic",
+        "cublasLtMatmul",
+    ],
+};
+
 /// Whether NVIDIA's driver can be called.
 pub(crate) fn check_driver() -> Result<()> {
     DRIVER.check()
@@ -108,11 +130,16 @@ pub(crate) fn check_collectives() -> Result<()> {
     COLLECTIVES.check()
 }
 
+/// Whether matrix products can be left to NVIDIA's library; the error says why not, and what to do.
+pub fn check_products() -> std::result::Result<(), String> {
+    PRODUCTS.find()
+}
+
 /// Folders for the `LD_LIBRARY_PATH` of a process that is to use GPUs, beyond what the loader looks through anyway; with
 /// links in `links` for libraries that are there under another name only.
 pub fn search_path(links: &Path) -> io::Result<Vec<PathBuf>> {
     let mut path = Vec::new();
-    for needed in [COMPILER, COLLECTIVES] {
+    for needed in [COMPILER, COLLECTIVES, PRODUCTS] {
         let Some(found) = needed.elsewhere() else { continue };
         path.extend(found.parent().map(Path::to_path_buf));
         let file = found.file_name().unwrap_or_default();
@@ -133,14 +160,18 @@ pub fn search_path(links: &Path) -> io::Result<Vec<PathBuf>> {
 
 impl Needed {
     fn check(&self) -> Result<()> {
+        self.find().map_err(DeviceError::Unavailable)
+    }
+
+    /// The error says what is missing, and what to do.
+    fn find(&self) -> std::result::Result<(), String> {
         let Self { name, remedy, functions, .. } = self;
-        let unavailable = |fault: String| DeviceError::Unavailable(format!("{fault}; {remedy}"));
         let library = self.load().or_else(|| load(&self.elsewhere()?));
-        let library = library.ok_or_else(|| unavailable(format!("lib{name}.so is not there")))?;
+        let library = library.ok_or_else(|| format!("lib{name}.so is not there; {remedy}"))?;
         // SAFETY: the symbol is only looked for, and never called at this type.
         let lacks = |function: &&&str| unsafe { library.get::<unsafe extern "C" fn()>(function.as_bytes()) }.is_err();
         match functions.iter().find(lacks) {
-            Some(function) => Err(unavailable(format!("lib{name}.so is too old: it has no {function}"))),
+            Some(function) => Err(format!("lib{name}.so is too old: it has no {function}; {remedy}")),
             None => Ok(()),
         }
     }

@@ -7,7 +7,7 @@ use super::driver::Pointer;
 use crate::Result;
 
 /// What a tensor's elements are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Element {
     F32,
     BF16,

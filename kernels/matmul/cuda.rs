@@ -2,8 +2,8 @@
 
 use super::MatMul;
 use crate::{
-    Result,
-    cuda::{Argument, Cuda, Element, Grid, Part, Shape, Skinny, Source, Tensor, Weight},
+    DType, Result,
+    cuda::{Argument, CublasLt, Cuda, Element, Grid, Operands, Part, Product, Shape, Skinny, Source, Tensor, Weight},
 };
 
 const SOURCE: Source = Source { name: "matmul", text: include_str!("cuda.cu") };
@@ -32,29 +32,58 @@ impl Cuda {
             if x.rows() == 0 || part.rows == 0 {
                 continue;
             }
-            let plan = self.plan(x.rows(), weight.inputs, part);
-            let mut arguments = vec![
-                y.pointer().offset(first * y.element().bytes()).into(),
-                x.into(),
-                part.pointer().into(),
-                bias.map(|bias| bias.pointer().offset(first * Element::F32.bytes())).into(),
-                x.rows().into(),
-                part.rows.into(),
-                weight.inputs.into(),
-                part.stride.into(),
-                weight.outputs.into(),
-                (y.element() == Element::F32).into(),
-            ];
-            arguments.extend(plan.tiles.map(Argument::from));
-            // SAFETY: `y` has a row of `weight.outputs` columns for each of x, of which the part's are written; x has
-            // `weight.inputs` columns, the part so many rows, `stride` bytes apart, and the bias an element per output.
-            unsafe { self.launch_for((&SOURCE, part.dtype), plan.entry, plan.grid, &mut arguments) }?;
+            let y_at = y.pointer().offset(first * y.element().bytes());
+            let bias_at = bias.map(|bias| bias.pointer().offset(first * Element::F32.bytes()));
+            match self.plan(x.rows(), weight, (first, part), y.element(), bias.is_some())? {
+                Plan::Library(library, product) => {
+                    let operands = Operands { y: y_at, x: x.pointer(), weight: part.pointer(), bias: bias_at };
+                    // SAFETY: as below.
+                    unsafe { library.enqueue(&product, operands) }?;
+                }
+                Plan::Kernel { entry, grid, tiles } => {
+                    let mut arguments = vec![
+                        y_at.into(),
+                        x.into(),
+                        part.pointer().into(),
+                        bias_at.into(),
+                        x.rows().into(),
+                        part.rows.into(),
+                        weight.inputs.into(),
+                        part.stride.into(),
+                        weight.outputs.into(),
+                        (y.element() == Element::F32).into(),
+                    ];
+                    arguments.extend(tiles.map(Argument::from));
+                    // SAFETY: `y` has a row of `weight.outputs` columns for each of x, of which the part's are written;
+                    // x has `weight.inputs` columns, the part so many rows, `stride` bytes apart, and the bias an
+                    // element per output.
+                    unsafe { self.launch_for((&SOURCE, part.dtype), entry, grid, &mut arguments) }?;
+                }
+            }
         }
         Ok(y)
     }
 
+    /// What multiplies a part of a weight, which begins at output `first`: NVIDIA's library where it can, or a kernel.
+    fn plan(
+        &self,
+        rows: usize,
+        weight: &Weight,
+        (first, part): (usize, &Part),
+        y: Element,
+        has_bias: bool,
+    ) -> Result<Plan<'_>> {
+        if let Some(library) = self.cublaslt()
+            && let Some(product) = library_product(rows, weight, (first, part), y, has_bias)
+            && library.knows(&product)?
+        {
+            return Ok(Plan::Library(library, product));
+        }
+        Ok(self.kernel(rows, weight.inputs, part))
+    }
+
     /// Which kernel multiplies a part.
-    fn plan(&self, rows: usize, inputs: usize, part: &Part) -> Plan {
+    fn kernel(&self, rows: usize, inputs: usize, part: &Part) -> Plan<'_> {
         let multiprocessors = self.facts().multiprocessors as usize;
         if rows <= SKINNY_ROWS_MAX {
             // Two blocks, or nearly, hide each other's latencies on a multiprocessor.
@@ -62,7 +91,7 @@ impl Cuda {
             let (entry, at_once) = if rows <= 8 { ("skinny_8", 8) } else { ("skinny_16", 16) };
             let blocks = [rows.div_ceil(at_once) as u32, skinny.blocks(part.rows) as u32, 1];
             let (threads, shared_bytes) = (skinny.threads() as u32, skinny.shared_bytes as u32);
-            return Plan { entry, grid: Grid { blocks, threads, shared_bytes }, tiles: Some(skinny.tiles) };
+            return Plan::Kernel { entry, grid: Grid { blocks, threads, shared_bytes }, tiles: Some(skinny.tiles) };
         }
         let blocks = |shape: Shape| [rows.div_ceil(shape.rows) as u32, part.rows.div_ceil(shape.outputs) as u32, 1];
         let shared_bytes = |shape: Shape| shape.shared_bytes(part.dtype, self.act()) as u32;
@@ -71,42 +100,132 @@ impl Cuda {
         let fits = shared_bytes(Shape::LARGE) <= self.facts().shared_bytes_max;
         let (entry, shape) = if fills && fits { ("tiled_128", Shape::LARGE) } else { ("tiled_64", Shape::SMALL) };
         let (threads, shared_bytes) = (shape.threads as u32, shared_bytes(shape));
-        Plan { entry, grid: Grid { blocks: blocks(shape), threads, shared_bytes }, tiles: None }
+        Plan::Kernel { entry, grid: Grid { blocks: blocks(shape), threads, shared_bytes }, tiles: None }
     }
 }
 
-/// A kernel's launch.
-struct Plan {
-    entry: &'static str,
-    grid: Grid,
-    /// What a skinny kernel is told.
-    tiles: Option<usize>,
+/// Who multiplies.
+enum Plan<'a> {
+    Library(&'a CublasLt, Product),
+    Kernel {
+        entry: &'static str,
+        grid: Grid,
+        /// What a skinny kernel is told.
+        tiles: Option<usize>,
+    },
 }
+
+/// A product as NVIDIA's library is told of it; none if it stays with our kernels. With those stay: few rows, for which
+/// memory is the limit, and whose results must not depend on how many they are; formats that are decoded where they are
+/// multiplied; a bias of another type than the result, which the library can't add; and matrices whose rows don't begin
+/// where the widest load can read.
+fn library_product(
+    rows: usize,
+    weight: &Weight,
+    (first, part): (usize, &Part),
+    y: Element,
+    has_bias: bool,
+) -> Option<Product> {
+    const WIDEST_LOAD: usize = 16;
+    let (x, outputs_before) = (Element::BF16, first * y.bytes());
+    let is_aligned = |bytes: usize| bytes.is_multiple_of(WIDEST_LOAD);
+    let is_dense = part.dtype == DType::BF16 && (!has_bias || y == Element::F32);
+    let begins_well =
+        [weight.inputs * x.bytes(), weight.outputs * y.bytes(), outputs_before].into_iter().all(is_aligned);
+    (rows > SKINNY_ROWS_MAX && is_dense && begins_well).then(|| Product {
+        rows,
+        inputs: weight.inputs,
+        outputs: part.rows,
+        weight_stride: part.stride / x.bytes(),
+        y_stride: weight.outputs,
+        y,
+        has_bias,
+        y_alignment: 1 << outputs_before.trailing_zeros().min(MEMORY_ALIGNMENT.trailing_zeros()),
+    })
+}
+
+/// What a tensor's address is a multiple of, bytes.
+const MEMORY_ALIGNMENT: usize = 256;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        DType,
         matmul::{ROUNDED, check_parts, tolerance},
         memory::Memory,
         samples::{Samples, Tested},
     };
 
+    /// With NVIDIA's library, where it is there, and without.
     #[test]
     fn conforms() {
-        for gpu in Cuda::kinds() {
+        for gpu in Cuda::kinds().into_iter().chain(Cuda::without_cublaslt()) {
             crate::matmul::check(&gpu);
+        }
+    }
+
+    /// What the library takes, and what it leaves: each is computed rightly by `check`.
+    #[test]
+    fn many_rows_of_dense_weights_are_left_to_the_library() {
+        for gpu in Cuda::kinds() {
+            let mut samples = Samples::new(4);
+            let mut taken =
+                |dtypes: &[DType], outputs: usize, inputs: usize, rows: usize, y: Element, has_bias: bool| {
+                    let parts = dtypes.iter().map(|dtype| samples.matrix(*dtype, outputs, inputs)).collect();
+                    let weight = gpu.weight(parts).expect("a weight");
+                    let plan = |at| gpu.plan(rows, &weight, at, y, has_bias).expect("a plan");
+                    weight.parts().map(|at| matches!(plan(at), Plan::Library(..))).collect::<Vec<bool>>()
+                };
+            let is_there = gpu.act() == Element::BF16 && libraries_are_there();
+            let (dense, narrow) = (&[DType::BF16][..], Element::BF16);
+            assert_eq!(taken(dense, 40, 64, 33, narrow, false), [is_there]);
+            assert_eq!(taken(dense, 40, 64, 33, Element::F32, true), [is_there]);
+            assert_eq!(taken(&[DType::F16, DType::BF16], 40, 64, 33, narrow, false), [false, is_there]);
+            assert_eq!(taken(dense, 40, 64, 32, narrow, false), [false], "few rows");
+            assert_eq!(taken(dense, 40, 64, 33, narrow, true), [false], "a bias that it can't add");
+            assert_eq!(taken(dense, 42, 64, 33, narrow, false), [false], "results that begin anywhere");
+            assert_eq!(taken(dense, 40, 60, 33, narrow, false), [false], "rows that begin anywhere");
+            assert_eq!(taken(&[DType::Q8_0], 40, 64, 33, narrow, false), [false], "a format to decode");
+        }
+    }
+
+    fn libraries_are_there() -> bool {
+        crate::cuda::check_products().is_ok()
+    }
+
+    /// A step is recorded with what was chosen before; meanwhile nothing is, and what is new is left to kernels.
+    #[test]
+    fn the_library_multiplies_in_recorded_steps() {
+        for gpu in Cuda::kinds().into_iter().filter(|gpu| gpu.act() == Element::BF16) {
+            let mut samples = Samples::new(5);
+            let (inputs, outputs) = (64, 40);
+            let matrix = samples.matrix(DType::BF16, outputs, inputs);
+            let weight = gpu.weight(vec![matrix.clone()]).expect("a weight");
+            let values = gpu.stored(samples.floats(49 * inputs));
+            let [few, seen, new] =
+                [1, 48, 49].map(|rows| gpu.tensor(rows, inputs, &values[..rows * inputs]).expect("memory"));
+            // Room for both results, and kernels for what the library leaves.
+            let both = [&few, &seen].map(|x| gpu.scores(x, &weight, None).expect("a product"));
+            drop((both, gpu.floats(new.rows(), outputs).expect("memory")));
+            let recorded = gpu.record(|| {
+                drop(gpu.scores(&new, &weight, None)?);
+                gpu.scores(&seen, &weight, None)
+            });
+            let (graph, place) = recorded.expect("no error").expect("it can be recorded");
+            gpu.replay(&graph).expect("a run");
+            let actual = gpu.to_host(&gpu.tensor_at(place)).expect("a copy");
+            let expected = crate::matmul::reference(&values[..48 * inputs], &[matrix], None);
+            crate::matmul::assert_near(&actual, &expected, gpu.tolerance(tolerance(inputs)).min(ROUNDED), "recorded");
         }
     }
 
     /// What formats differ by, and what the check has no room for: many steps, several tiles, full blocks.
     #[test]
     fn large_products_conform() {
-        for gpu in Cuda::kinds() {
+        for gpu in Cuda::kinds().into_iter().chain(Cuda::without_cublaslt()) {
             let mut samples = Samples::new(2);
             for dtype in [DType::F32, DType::BF16, DType::Q4_0, DType::Q6_K, DType::WInt8] {
-                for (rows, outputs, columns) in [(1, 600, 1024), (130, 140, 256)] {
+                for (rows, outputs, columns) in [(1, 600, 1024), (130, 140, 256), (67, 144, 512)] {
                     let parts = vec![samples.matrix(dtype, outputs, columns)];
                     check_parts(&gpu, &mut samples, parts, rows, gpu.tolerance(tolerance(columns)).min(ROUNDED));
                 }

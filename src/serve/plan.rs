@@ -69,7 +69,7 @@ impl Plan {
         let text = TextModel::load(&path, overrides).map_err(one_line)?;
         warn_of_strange_tokens(&text, &checkpoint, &mut warnings);
         let allowed_bytes = allowed_bytes(flags, gpus.as_deref(), &inventory);
-        let hardware = Hardware::of(flags, kv_dtype, gpus)?;
+        let hardware = Hardware::of(flags, kv_dtype, gpus, &mut notes)?;
         let decision = decide_memory(flags, &checkpoint, kv_dtype, allowed_bytes, &mut warnings)?;
         Ok(Self {
             model: served_model(flags, &path, &checkpoint, text, decision),
@@ -117,7 +117,12 @@ struct Hardware {
 }
 
 impl Hardware {
-    fn of(flags: &ServeFlags, kv_dtype: KvDType, gpus: Option<Vec<Gpu>>) -> Result<Self, String> {
+    fn of(
+        flags: &ServeFlags,
+        kv_dtype: KvDType,
+        gpus: Option<Vec<Gpu>>,
+        notes: &mut Vec<String>,
+    ) -> Result<Self, String> {
         let Some(gpus) = gpus else {
             return Ok(Self { kv_dtype, device: DeviceChoice::Cpu, bus_ids: Vec::new(), library_path: Vec::new() });
         };
@@ -125,10 +130,19 @@ impl Hardware {
         let links = cache.join("libraries");
         let library_path = gpus::search_path(&links)
             .map_err(|error| format!("{}: links to libraries can't be made there: {error}", links.display()))?;
+        let f32 = flags.loading.dtype == PlainName::F32;
+        let own_products = std::env::var_os("SHARDWIRE_OWN_PRODUCTS").is_some_and(|value| value == "1");
+        if !f32
+            && !own_products
+            && let Err(why) = gpus::check_products()
+        {
+            notes.push(format!("own kernels compute all matrix products: {why}"));
+        }
         let device = DeviceChoice::Cuda(CudaChoice {
-            f32: flags.loading.dtype == PlainName::F32,
+            f32,
             eager: flags.enforce_eager,
             nccl_only: flags.disable_custom_all_reduce,
+            own_products,
             memory_share: flags.gpu_memory_utilization,
             kernel_cache: Some(cache.join("kernels")),
             kernels: std::env::var_os("SHARDWIRE_KERNELS").map(PathBuf::from),

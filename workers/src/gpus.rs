@@ -31,6 +31,11 @@ pub fn search_path(links: &Path) -> io::Result<Vec<PathBuf>> {
     cuda::search_path(links)
 }
 
+/// Whether ranks can leave matrix products to NVIDIA's library; the error says why not, and what to do.
+pub fn check_products() -> Result<(), String> {
+    cuda::check_products()
+}
+
 /// How many GPUs this process sees; an error says why none can be used.
 pub fn count() -> Result<usize, DeviceError> {
     cuda::count()

@@ -220,6 +220,7 @@ fn cuda(config: &WorkerConfig, choice: &CudaChoice, group: Group) -> Result<Cuda
         ordinal: config.rank,
         eager: choice.eager,
         nccl_only: choice.nccl_only,
+        own_products: choice.own_products,
         activations: if choice.f32 { Activations::F32 } else { Activations::BF16 },
         cache: choice.kernel_cache.clone(),
         prebuilt: choice.kernels.clone(),

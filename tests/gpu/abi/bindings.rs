@@ -418,7 +418,14 @@ fn matrix_products() -> Vec<String> {
             CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
         }
     };
-    let sizes = sizes![cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulHeuristicResult_t];
+    // Of these enumerations, values are set by their address.
+    let sizes = sizes![
+        cublasLtHandle_t,
+        cublasLtMatmulAlgo_t,
+        cublasLtMatmulHeuristicResult_t,
+        cublasLtEpilogue_t,
+        cublasOperation_t,
+    ];
     let fields = fields! {
         cublasLtMatmulHeuristicResult_t { algo, workspaceSize, state, wavesCount }
     };

@@ -100,4 +100,5 @@ fn is_vendors(word: &str) -> bool {
         || followed_by("CU", char::is_ascii_lowercase)
         || function_or_type.iter().any(|prefix| followed_by(prefix, char::is_ascii_uppercase))
             && !word.starts_with("cuBLAS")
+            && word != "cublasLt" // the library's own name
 }

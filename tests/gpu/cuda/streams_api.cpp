@@ -225,6 +225,11 @@ CUresult cuLaunchHostFunc(CUstream handle, CUhostFn function, void* data) {
     return enqueue(stream, {OperationKind::Host, "a function of the host", run}, __func__);
 }
 
+// For the driver's companions: a call of theirs that nothing may make while it captures.
+__attribute__((visibility("default"))) CUresult stand_in_refuse_in_capture(const char* function) {
+    return refuse_in_capture(function);
+}
+
 // How the driver's companions put work of their own on a stream: `run` may be called again and again where it is
 // captured, and `release` is, once nothing can call it any more.
 __attribute__((visibility("default"))) CUresult stand_in_enqueue(CUstream handle, const char* name, void (*run)(void*),

@@ -25,6 +25,8 @@ pub struct CudaChoice {
     pub eager: bool,
     /// Whether NCCL does small all-reduces, too.
     pub nccl_only: bool,
+    /// Whether own kernels compute all matrix products, though NVIDIA's library may be there.
+    pub own_products: bool,
     /// The share of its memory to use, `0..=1`.
     pub memory_share: f64,
     /// Where compiled kernels are kept.

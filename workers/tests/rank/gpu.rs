@@ -26,8 +26,15 @@ fn gpu() -> Option<Cuda> {
 }
 
 fn rank(gpu: Cuda, model: &str) -> Rank<Cuda> {
-    let choice =
-        CudaChoice { f32: true, eager: false, nccl_only: false, memory_share: 0.9, kernel_cache: None, kernels: None };
+    let choice = CudaChoice {
+        f32: true,
+        eager: false,
+        nccl_only: false,
+        own_products: false,
+        memory_share: 0.9,
+        kernel_cache: None,
+        kernels: None,
+    };
     let config = WorkerConfig { device: DeviceChoice::Cuda(choice), batch_tokens_max: 64, ..config(model, 0, 1) };
     Rank::load(gpu, &config, &mut |_| ()).expect("the model loads")
 }
