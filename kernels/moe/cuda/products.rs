@@ -12,7 +12,7 @@ const SOURCE: Source = Source { name: "experts", text: include_str!("../experts/
 /// How many visits of an expert a block takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Size {
-    /// So few that weights are decoded where they are multiplied: 8 or 16.
+    /// So few that weights are decoded where they are multiplied: 8, 16 or 32.
     Few(usize),
     /// As many as a tile has rows.
     Many(Shape),
@@ -26,7 +26,8 @@ impl Size {
         match on_average {
             ..=2 => Self::Few(8),
             3..=12 => Self::Few(16),
-            13..=64 => Self::Many(Shape::SMALL),
+            13..=32 => Self::Few(32),
+            33..=64 => Self::Many(Shape::SMALL),
             _ if fits(Shape::LARGE) => Self::Many(Shape::LARGE),
             _ => Self::Many(Shape::SMALL),
         }
@@ -43,7 +44,8 @@ impl Size {
     fn entry(self) -> &'static str {
         match self {
             Self::Few(..=8) => "experts_8",
-            Self::Few(_) => "experts_16",
+            Self::Few(..=16) => "experts_16",
+            Self::Few(_) => "experts_32",
             Self::Many(Shape::SMALL) => "experts_64",
             Self::Many(_) => "experts_128",
         }
