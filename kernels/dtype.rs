@@ -171,6 +171,12 @@ pub enum KvDType {
     BF16,
     /// 8-bit integers, with one f32 scale for each token's key and each token's value of a head.
     Int8,
+    /// FP8 (e4m3fn), a byte for each element and no scale: numbers keep 4 bits of precision from 2⁻⁶ to 448, are rounded
+    /// to multiples of 2⁻⁹ below and to ±448 beyond, which keys and values of trained models rarely reach. So vLLM stores
+    /// them too, unless a model's file says otherwise. With a scale per row it would be as large as [`Self::Int8`], and
+    /// less exact.
+    #[serde(rename = "fp8")]
+    F8E4M3,
 }
 
 impl KvDType {
@@ -180,6 +186,7 @@ impl KvDType {
             KvDType::F32 => 4 * head_dim,
             KvDType::F16 | KvDType::BF16 => 2 * head_dim,
             KvDType::Int8 => head_dim + size_of::<f32>(),
+            KvDType::F8E4M3 => head_dim,
         }
     }
 }

@@ -38,7 +38,6 @@ pub mod repeat;
 pub mod rms_norm;
 pub mod rotary;
 pub mod select_rows;
-pub mod store_kv;
 
 pub mod conformance;
 pub(crate) mod samples;
@@ -59,7 +58,6 @@ pub trait Backend:
     + matmul::MatMul
     + rms_norm::RmsNorm
     + rotary::Rotary
-    + store_kv::StoreKv
     + attention::Attention
     + glu::Glu
     + moe::Moe

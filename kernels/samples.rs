@@ -1,6 +1,6 @@
 //! What the conformance checks share: the same pseudo-random numbers everywhere, and how exact a device is.
 
-use std::sync::Arc;
+use std::{env, sync::Arc};
 
 use half::f16;
 
@@ -82,6 +82,16 @@ impl Samples {
         }
         block
     }
+}
+
+/// The formats that checks go through: all; or those that `SHARDWIRE_TEST_FORMATS` names, for kernels built for few.
+pub(crate) fn formats() -> impl Iterator<Item = DType> + Clone {
+    let named = env::var("SHARDWIRE_TEST_FORMATS").ok();
+    let is_named = move |dtype: &DType| {
+        let is = |name: &str| name.eq_ignore_ascii_case(dtype.name());
+        named.as_ref().is_none_or(|named| named.split(',').any(is))
+    };
+    DType::ALL.into_iter().filter(is_named)
 }
 
 /// A device as the checks see it: how exact it is.

@@ -415,6 +415,10 @@ mod tests {
         assert!(serve("--no-enable-prefix-caching --enable-prefix-caching").unwrap().prefix_caching());
         assert_eq!(serve("--reasoning-parser ernie_x1").unwrap().reasoning_parser.as_deref(), Some("ernie-x1"));
         assert_eq!(serve("--kv-cache-memory 2G").unwrap().kv_cache_memory, Some(2 << 30));
+        for name in ["fp8", "fp8_e4m3", "float8_e4m3fn"] {
+            let flags = serve(&format!("--kv-cache-dtype {name}")).unwrap();
+            assert_eq!(flags.loading.kv_cache_dtype, loading::KvCacheType::Fp8, "{name}");
+        }
         assert_eq!(serve("--port 1 --port 2").unwrap().port, 2);
         assert_eq!(serve("--api-key a --api-key b,c").unwrap().api_key, ["a", "b", "c"]);
     }

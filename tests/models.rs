@@ -61,6 +61,9 @@ fn inspect_tells_what_a_model_is_and_needs() {
     let ranks = told["ranks"].as_array().expect("ranks");
     // Three layers, one KV head on each rank, keys and values of 16 bytes and a scale.
     assert!(ranks.len() == 2 && ranks.iter().all(|rank| rank["kv_bytes_per_token"] == 3 * 2 * (16 + 4)), "{told:#}");
+    let (_, told_fp8, _) = run(&["inspect", text(&model), "-tp", "2", "--json", "--kv-cache-dtype", "fp8_e4m3"]);
+    let told_fp8: Value = serde_json::from_str(&told_fp8).expect("JSON");
+    assert_eq!((&told_fp8["kv_cache_dtype"], &told_fp8["ranks"][0]["kv_bytes_per_token"]), (&json!("fp8"), &json!(96)));
     let bytes = |rank: &Value| rank["weight_bytes"].as_u64().expect("bytes");
     // Routers are on every rank; all else is split.
     let whole = told["formats"].as_object().expect("formats").values().map(|format| format["bytes"].as_u64().unwrap());
@@ -105,9 +108,11 @@ fn what_a_models_makers_advise_is_followed() {
 
 #[test]
 fn eight_bits_of_keys_and_values_are_served() {
-    let server = Server::of_golden("models/deepseek_v3", &["--kv-cache-dtype", "int8", "-tp", "2"]);
-    let answer = server.ok("/v1/completions", &json!({"prompt": [5, 6, 7], "max_tokens": 8, "temperature": 0}));
-    assert_eq!(answer["usage"]["completion_tokens"], 8, "{answer}");
+    for dtype in ["int8", "fp8"] {
+        let server = Server::of_golden("models/deepseek_v3", &["--kv-cache-dtype", dtype, "-tp", "2"]);
+        let answer = server.ok("/v1/completions", &json!({"prompt": [5, 6, 7], "max_tokens": 8, "temperature": 0}));
+        assert_eq!(answer["usage"]["completion_tokens"], 8, "{dtype}: {answer}");
+    }
 }
 
 #[test]

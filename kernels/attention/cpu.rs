@@ -20,7 +20,9 @@ use self::{
 use super::{Attention, Scoring};
 use crate::{
     Batch, Heads, Result,
-    cpu::{Cpu, Elements, Floats, KvBF16, KvCache, KvF16, KvF32, KvFormat, KvInt8, Split, Tensor, simd::LANES},
+    cpu::{
+        Cpu, Elements, Floats, KvBF16, KvCache, KvF8E4M3, KvF16, KvF32, KvFormat, KvInt8, Split, Tensor, simd::LANES,
+    },
 };
 
 impl Attention for Cpu {
@@ -53,6 +55,9 @@ impl Attention for Cpu {
                 self.attend::<KvBF16>(&view, [keys, values], &mut output);
             }
             (Elements::Int8(keys), Elements::Int8(values)) => self.attend::<KvInt8>(&view, [keys, values], &mut output),
+            (Elements::F8E4M3(keys), Elements::F8E4M3(values)) => {
+                self.attend::<KvF8E4M3>(&view, [keys, values], &mut output);
+            }
             _ => unreachable!("keys and values are made in one format"),
         }
         Ok(output)
@@ -186,6 +191,7 @@ mod tests {
             check_company(instructions, case(24).dtype(KvDType::F16));
             check_company(instructions, case(3).dtype(KvDType::BF16).window(70).with_sinks());
             check_company(instructions, case(16).dtype(KvDType::Int8).window(600));
+            check_company(instructions, case(16).dtype(KvDType::F8E4M3));
             check_company(instructions, case(16).values_from(8));
         }
     }

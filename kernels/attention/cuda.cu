@@ -4,7 +4,7 @@
 // values. In f32 it is as exact as the CPU, which is what it is for. Each row reads all its keys and values, mostly out of
 // caches: it moves as many bytes per query head as kernels that share tiles move per KV head.
 //
-// variants: FORMAT f32 f16 bf16 wint8
+// variants: FORMAT f32 f16 bf16 wint8 f8_e4m3
 
 #define BLOCKS_AT_LEAST 8
 #include "attention.cuh"

@@ -12,6 +12,8 @@ mod cuda;
 
 use crate::{
     Batch, KvDType, KvShape,
+    matmul::{decode_e4m3, encode_e4m3},
+    rotary::{Pairing, Turns},
     samples::{Samples, Tested, assert_close},
 };
 use crate::{Heads, Result, memory::Memory};
@@ -54,6 +56,29 @@ fn reference(query: &[f32], keys: &[&[f32]], values: &[&[f32]], scale: f32, sink
     let element =
         |d: usize| weights.iter().zip(values).map(|(weight, value)| weight * f64::from(value[d])).sum::<f64>();
     (0..values[0].len()).map(|d| (element(d) / total) as f32).collect()
+}
+
+/// Attention of one sequence from its first token on, whose fused rows are `rows` and, as the cache stores them, `kept`.
+pub(crate) fn reference_of_rows(heads: &Heads, scale: f32, rows: &[f32], kept: &[f32]) -> Vec<f32> {
+    let kept: Vec<&[f32]> = kept.chunks_exact(heads.qkv_columns()).collect();
+    let rows = rows.chunks_exact(heads.qkv_columns()).enumerate();
+    let of_head = |(position, row): (usize, &[f32]), head: usize| {
+        let query = &row[head * heads.dim..][..heads.dim];
+        let (keys, values) = heads.seen(head, &kept[..=position]);
+        reference(query, &keys, &values, scale, None)
+    };
+    rows.flat_map(|row| (0..heads.query).flat_map(move |head| of_head(row, head)).collect::<Vec<_>>()).collect()
+}
+
+impl Heads {
+    /// Of fused rows the keys and values that a query head reads.
+    fn seen<'a>(&self, head: usize, rows: &[&'a [f32]]) -> (Vec<&'a [f32]>, Vec<&'a [f32]>) {
+        let Heads { query, kv, dim, values_from, .. } = *self;
+        let own = self.kv_of(head);
+        let (key, value) = ((query + own) * dim, (query + kv + own) * dim);
+        let value = values_from.map_or(value..value + dim, |from| key + from..key + dim);
+        (rows.iter().map(|row| &row[key..key + dim]).collect(), rows.iter().map(|row| &row[value.clone()]).collect())
+    }
 }
 
 /// A case of the conformance check: sequences whose first tokens are in the cache and whose last ones are computed.
@@ -127,6 +152,9 @@ pub(crate) fn compute<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
     let sinks = case.sinks().map(|sinks| device.vector(&sinks).expect("memory"));
     let scoring = Scoring { scale: SCALE, window: case.window, sinks: sinks.as_ref() };
     let mut cache = device.kv_cache(shape).expect("memory");
+    // Nothing turns: rows are kept as they are.
+    let still = Turns { frequencies: Vec::new(), magnitude: 1.0, pairing: Pairing::Half, positions: usize::MAX };
+    let angles = device.angles(still).expect("memory");
     let mut result = Vec::new();
     for now in [false, true] {
         let (mut batch, mut values) = (Batch { query_starts: vec![0], ..Batch::default() }, Vec::new());
@@ -143,9 +171,9 @@ pub(crate) fn compute<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
             batch.block_tables.push(table);
         }
         batch.tokens = vec![0; batch.positions.len()];
-        let qkv = device.tensor(batch.positions.len(), heads.qkv_columns(), &values).expect("memory");
+        let mut qkv = device.tensor(batch.positions.len(), heads.qkv_columns(), &values).expect("memory");
         let batch = device.batch(batch).expect("memory");
-        device.store_kv(&mut cache, LAYER, &qkv, heads, &batch).expect("stored");
+        device.rotary_store(&mut qkv, heads, None, &angles, (&mut cache, LAYER), &batch).expect("stored");
         if now {
             let output = device.attention(&qkv, &cache, LAYER, heads, &scoring, &batch).expect("attention");
             result = device.to_host(&output).expect("a copy");
@@ -155,12 +183,13 @@ pub(crate) fn compute<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
 }
 
 /// A key or a value as the cache stores it.
-fn stored(dtype: KvDType, row: &[f32]) -> Vec<f32> {
+pub(crate) fn stored(dtype: KvDType, row: &[f32]) -> Vec<f32> {
     let greatest = row.iter().fold(0.0f32, |greatest, x| greatest.max(x.abs()));
     let round = |&x: &f32| match dtype {
         KvDType::F32 => x,
         KvDType::F16 => half::f16::from_f32(x).to_f32(),
         KvDType::BF16 => half::bf16::from_f32(x).to_f32(),
+        KvDType::F8E4M3 => decode_e4m3(encode_e4m3(x)),
         KvDType::Int8 => (x * (1.0 / (greatest / 127.0))).round_ties_even() * (greatest / 127.0),
     };
     row.iter().map(round).collect()
@@ -186,16 +215,9 @@ fn expected<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
 
 /// One query head over the rows that it sees.
 fn attended(case: &Case, query: &[f32], seen: &[&[f32]], head: usize) -> Vec<f32> {
-    let Heads { query: queries, kv, dim, values_from, .. } = case.heads;
-    let own = case.heads.kv_of(head);
-    let (key, value) = ((queries + own) * dim, (queries + kv + own) * dim);
-    let keys: Vec<&[f32]> = seen.iter().map(|row| &row[key..key + dim]).collect();
-    let values = seen.iter().map(|row| match values_from {
-        None => &row[value..value + dim],
-        Some(from) => &row[key + from..key + dim],
-    });
+    let (keys, values) = case.heads.seen(head, seen);
     let sink = case.sinks().map(|sinks| sinks[head]);
-    reference(query, &keys, &values.collect::<Vec<_>>(), SCALE, sink)
+    reference(query, &keys, &values, SCALE, sink)
 }
 
 /// Compares a device's attention, over keys and values that the device stored itself, with the reference. Where
@@ -233,6 +255,9 @@ pub(crate) fn check<B: Tested>(device: &B) {
         Case::new([8, 2, 72, 4, 0], 64, &[[900, 4], [0, 4]]).dtype(KvDType::BF16).window(250).with_sinks(),
         Case::new([2, 1, 256, 2, 0], 32, &[[200, 1]]).dtype(KvDType::BF16),
         Case::new([2, 2, 192, 1, 0], 16, &[[200, 9]]).dtype(KvDType::Int8),
+        Case::new([8, 2, 128, 4, 0], 16, &[[300, 1], [77, 2]]).dtype(KvDType::F8E4M3),
+        Case::new([6, 2, 48, 3, 0], 12, &[[90, 1], [0, 1]]).dtype(KvDType::F8E4M3).window(50),
+        Case::new([4, 2, 20, 2, 0], 12, &[[0, 30], [100, 3]]).dtype(KvDType::F8E4M3),
         Case::new([20, 1, 64, 20, 0], 16, &[[260, 1], [31, 1]]).dtype(KvDType::F16),
         // Many: tiles of queries on the diagonal and before it, contexts that are shared by blocks, windows that end in
         // the middle of a tile.
@@ -240,6 +265,8 @@ pub(crate) fn check<B: Tested>(device: &B) {
         Case::new([2, 2, 64, 1, 0], 24, &[[0, 200], [700, 130]]).dtype(KvDType::F16).window(100),
         Case::new([4, 1, 64, 4, 0], 12, &[[700, 33]]).dtype(KvDType::Int8).with_sinks(),
         Case::new([4, 1, 128, 4, 0], 32, &[[600, 30]]).dtype(KvDType::Int8).window(410),
+        Case::new([4, 1, 64, 4, 0], 12, &[[200, 70]]).dtype(KvDType::F8E4M3).with_sinks(),
+        Case::new([2, 1, 256, 2, 0], 16, &[[70, 90]]).dtype(KvDType::F8E4M3),
         Case::new([6, 2, 128, 5, 3], 16, &[[30, 90]]).dtype(KvDType::F16).with_sinks(),
         Case::new([4, 2, 256, 2, 0], 16, &[[60, 50]]).dtype(KvDType::BF16),
         Case::new([40, 1, 64, 40, 0], 16, &[[20, 5]]).dtype(KvDType::BF16),
@@ -250,6 +277,7 @@ pub(crate) fn check<B: Tested>(device: &B) {
         Case::new([8, 1, 72, 8, 0], 16, &[[90, 3], [0, 1]]).values_from(8).dtype(KvDType::F16).with_sinks(),
         Case::new([4, 1, 104, 4, 0], 12, &[[300, 30]]).values_from(40).dtype(KvDType::BF16).window(270),
         Case::new([80, 1, 48, 80, 0], 16, &[[70, 2]]).values_from(16).dtype(KvDType::Int8),
+        Case::new([16, 1, 576, 16, 0], 16, &[[100, 1], [33, 9]]).values_from(64).dtype(KvDType::F8E4M3),
     ] {
         let tolerance = device.tolerance(3e-6);
         let what = format!("{}: {case:?}", device.name());

@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 
-use super::simd::{LANES, Simd};
-use crate::{DeviceError, KvDType, KvShape, Result};
+use super::simd::{LANES, Simd, e4m3};
+use crate::{DeviceError, KvDType, KvShape, Result, matmul::encode_e4m3};
 
 /// The KV cache of one rank. A (layer, block, KV head) holds its keys as `[head_dim][slots]`, so that the scores of
 /// neighbouring slots are neighbouring lanes, and its values as `[slots][head_dim]`, so that the elements of their
@@ -28,6 +28,8 @@ pub(crate) enum Elements {
     BF16(Vec<u16>),
     /// Integers, to be scaled.
     Int8(Vec<i8>),
+    /// FP8 (e4m3), as their codes.
+    F8E4M3(Vec<u8>),
 }
 
 impl KvCache {
@@ -97,6 +99,7 @@ impl Elements {
             KvDType::F16 => Elements::F16(zeros(elements)?),
             KvDType::BF16 => Elements::BF16(zeros(elements)?),
             KvDType::Int8 => Elements::Int8(zeros(elements)?),
+            KvDType::F8E4M3 => Elements::F8E4M3(zeros(elements)?),
         })
     }
 }
@@ -131,6 +134,12 @@ impl Zero for f32 {
 
 impl Zero for u16 {
     fn zeros(count: usize) -> Vec<u16> {
+        vec![0; count]
+    }
+}
+
+impl Zero for u8 {
+    fn zeros(count: usize) -> Vec<u8> {
         vec![0; count]
     }
 }
@@ -171,6 +180,8 @@ pub(crate) struct KvF16;
 pub(crate) struct KvBF16;
 /// [`Elements::Int8`].
 pub(crate) struct KvInt8;
+/// [`Elements::F8E4M3`].
+pub(crate) struct KvF8E4M3;
 
 impl KvFormat for KvF32 {
     type Bits = f32;
@@ -223,5 +234,18 @@ impl KvFormat for KvInt8 {
 
     fn round(value: f32) -> i8 {
         value.round_ties_even() as i8
+    }
+}
+
+impl KvFormat for KvF8E4M3 {
+    type Bits = u8;
+
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[u8; LANES]) -> S::F {
+        e4m3(simd, from)
+    }
+
+    fn round(value: f32) -> u8 {
+        encode_e4m3(value)
     }
 }

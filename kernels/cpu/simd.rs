@@ -94,6 +94,17 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::F) -> S::F {
     simd.zero_below(simd.mul(sum, power), x, simd.splat(LOWEST))
 }
 
+/// Eight numbers of FP8 (e4m3). The four bits of exponent and three of mantissa become the lowest of f32's exponent and the
+/// highest of its mantissa. That is the value times 2⁻¹²⁰ (biases 7 and 127), for subnormal numbers too; a power of two is
+/// taken back without rounding.
+#[inline(always)]
+pub(crate) fn e4m3<S: Simd>(simd: S, codes: &[u8; 8]) -> S::F {
+    let (bits, power) = (simd.splat_int(!0x7800_0000 & !0xf_ffff), simd.splat(f32::from_bits((120 + 127) << 23)));
+    // The sign, extended, is the highest bit after the shift as before it.
+    let shifted = simd.bits(simd.and(simd.shift_left::<20>(simd.signed_bytes(codes)), bits));
+    simd.mul(shifted, power)
+}
+
 /// The eight (or fewer, then zeros follow) elements of `from` that begin at `at`.
 #[inline(always)]
 pub(crate) fn padded(from: &[f32], at: usize) -> [f32; LANES] {

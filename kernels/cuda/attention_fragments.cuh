@@ -1,13 +1,13 @@
 // Keys, values and queries as fragments of tensor-core products (PTX: mma.m16n8k16), whatever the cache's format.
 //
 // A lane is `g = lane / 4` and `t = lane % 4`. Of a product's 16 × 8 results it holds row g, columns 2t and 2t + 1, and
-// row g + 8, the same columns. Keys and values come out of shared memory by ldmatrix, which moves 16-bit elements. An
-// int8 cache is moved by pairs of elements: a lane gets four neighbouring elements of a key where it needs elements 2t,
+// row g + 8, the same columns. Keys and values come out of shared memory by ldmatrix, which moves 16-bit elements. A
+// cache of bytes is moved by pairs of elements: a lane gets four neighbouring elements of a key where it needs elements 2t,
 // 2t + 1, 2t + 8 and 2t + 9 of 16, and of values two neighbouring columns where it needs one. So the elements of a query
 // are permuted in the same way, and columns of results are read off as they come.
 //
 // bf16 is multiplied as bf16. f16 keys would lose three bits that way, and bytes are expanded to f16 by two instructions
-// a pair: with both, queries and weights are rounded to f16.
+// a pair (FP8 by four where the hardware has no conversion): with both, queries and weights are rounded to f16.
 
 #ifndef SHARDWIRE_ATTENTION_FRAGMENTS_CUH
 #define SHARDWIRE_ATTENTION_FRAGMENTS_CUH
@@ -47,13 +47,59 @@ __device__ __forceinline__ int piece_at(int row, int piece) {
     return row * stride_of(row_bytes) + piece * 16;
 }
 
-// Two bytes of `offset + 128` form as f16.
-template <int first, int second>
-__device__ __forceinline__ uint32_t expand_bytes(uint32_t shifted) {
-    // 0x6400 is 1,024 in f16, whose last bits count ones.
-    uint32_t plus_1152 = __byte_perm(shifted, 0x64646464, 0x4040 | first | second << 8);
-    return subtract_f16(plus_1152, 0x64806480);
+// Two binary16 times two others.
+__device__ __forceinline__ uint32_t multiply_f16(uint32_t a, uint32_t b) {
+#ifdef SIMT
+    return pack_f16(half_to_float(uint16_t(a)) * half_to_float(uint16_t(b)),
+                    half_to_float(uint16_t(a >> 16)) * half_to_float(uint16_t(b >> 16)));
+#else
+    uint32_t product;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+    return product;
+#endif
 }
+
+// Elements of one byte, of which a word has four, as f16: integers …
+template <class Format>
+struct Bytes {
+    // The other sign bits make an integer `integer + 128`.
+    static __device__ __forceinline__ uint32_t prepare(uint32_t word) { return word ^ 0x80808080; }
+
+    // Two of a prepared word's.
+    template <int first, int second>
+    static __device__ __forceinline__ uint32_t pair(uint32_t prepared) {
+        // 0x6400 is 1,024 in f16, whose last bits count ones.
+        uint32_t plus_1152 = __byte_perm(prepared, 0x64646464, 0x4040 | first | second << 8);
+        return subtract_f16(plus_1152, 0x64806480);
+    }
+};
+
+// … and numbers of FP8.
+template <>
+struct Bytes<F8_E4M3> {
+    static __device__ __forceinline__ uint32_t prepare(uint32_t word) { return word; }
+
+    template <int first, int second>
+    static __device__ __forceinline__ uint32_t pair(uint32_t word) {
+#if !defined(SIMT) && __CUDA_ARCH__ >= 890
+        uint32_t expanded;
+        uint16_t bytes = uint16_t(__byte_perm(word, 0, 0x4400 | first | second << 4));
+        asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(expanded) : "h"(bytes));
+        return expanded;
+#else
+        // Exponent and mantissa become the lower ones of f16's, where they are worth 1/256 (biases 7 and 15).
+        uint32_t high = __byte_perm(word, 0, 0x0404 | first << 4 | second << 12);
+        return multiply_f16((high & 0x80008000u) | (high >> 1 & 0x3f803f80u), 0x5c005c00);
+#endif
+    }
+};
+
+template <int first, int second>
+__device__ __forceinline__ uint32_t expand_bytes(uint32_t prepared) {
+    return Bytes<FORMAT>::template pair<first, second>(prepared);
+}
+
+__device__ __forceinline__ uint32_t prepare_bytes(uint32_t word) { return Bytes<FORMAT>::prepare(word); }
 
 // The fragments of 16 keys from `first_key` on, 32 bytes of each: calls `multiply(step, low, high)` for each step of 16
 // elements, with the fragments of the first and the last eight keys.
@@ -67,7 +113,7 @@ __device__ __forceinline__ void with_keys(const uint8_t* tile, int first_key, in
     } else {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            uint32_t low = r[i] ^ 0x80808080, high = r[2 + i] ^ 0x80808080;
+            uint32_t low = prepare_bytes(r[i]), high = prepare_bytes(r[2 + i]);
             uint32_t of_low[2] = {expand_bytes<0, 1>(low), expand_bytes<2, 3>(low)};
             uint32_t of_high[2] = {expand_bytes<0, 1>(high), expand_bytes<2, 3>(high)};
             multiply(2 * span + i, of_low, of_high);
@@ -86,7 +132,8 @@ __device__ __forceinline__ void with_eight_keys(const uint8_t* tile, int first_k
         if constexpr (sizeof(Element) == 2) {
             multiply(i, r + 2 * i);
         } else {
-            uint32_t b[2] = {expand_bytes<0, 1>(r[i] ^ 0x80808080), expand_bytes<2, 3>(r[i] ^ 0x80808080)};
+            uint32_t four = prepare_bytes(r[i]);
+            uint32_t b[2] = {expand_bytes<0, 1>(four), expand_bytes<2, 3>(four)};
             multiply(i, b);
         }
     }
@@ -105,7 +152,7 @@ __device__ __forceinline__ void with_values(const uint8_t* tile, int first_key, 
     } else {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            uint32_t low = r[2 * i] ^ 0x80808080, high = r[2 * i + 1] ^ 0x80808080;
+            uint32_t low = prepare_bytes(r[2 * i]), high = prepare_bytes(r[2 * i + 1]);
             uint32_t even[2] = {expand_bytes<0, 2>(low), expand_bytes<0, 2>(high)};
             uint32_t odd[2] = {expand_bytes<1, 3>(low), expand_bytes<1, 3>(high)};
             multiply(4 * span + 2 * i, even);

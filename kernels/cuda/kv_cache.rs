@@ -63,6 +63,7 @@ impl KvCache {
             KvDType::F16 => DType::F16,
             KvDType::BF16 => DType::BF16,
             KvDType::Int8 => DType::WInt8,
+            KvDType::F8E4M3 => DType::F8_E4M3,
         }
     }
 }

@@ -3,7 +3,8 @@
 use super::{Activation, Glu};
 use crate::{
     Result,
-    cuda::{Argument, Cuda, Grid, Source, Tensor},
+    cuda::{Argument, Cuda, Grid, Source, Tensor, Weight},
+    matmul::MatMul,
 };
 
 const SOURCE: Source = Source { name: "glu", text: include_str!("cuda.cu") };
@@ -24,6 +25,19 @@ impl Glu for Cuda {
         unsafe { self.launch(&SOURCE, entry, grid, arguments) }?;
         Ok(y)
     }
+
+    fn gated_product(
+        &self,
+        x: &Tensor,
+        gate_up: &Weight,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        match self.product_of_pairs(x, gate_up, bias, activation)? {
+            Some(gated) => Ok(gated),
+            None => self.glu(&self.matmul(x, gate_up, bias)?, activation),
+        }
+    }
 }
 
 /// An activation as kernels take it: which, the limit, alpha.
@@ -39,11 +53,30 @@ pub(crate) fn arguments(activation: Activation) -> [Argument<'static>; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        DType,
+        glu::{ACTIVATIONS, check_product},
+        samples::Samples,
+    };
 
     #[test]
     fn conforms() {
-        for gpu in Cuda::kinds() {
+        for gpu in Cuda::kinds().into_iter().chain(Cuda::without_cublaslt()) {
             crate::glu::check(&gpu);
+        }
+    }
+
+    /// What the check has no room for: many steps, several tiles, full blocks.
+    #[test]
+    fn large_products_conform() {
+        for gpu in Cuda::kinds().into_iter().chain(Cuda::without_cublaslt()) {
+            let mut samples = Samples::new(2);
+            for dtype in [DType::F32, DType::BF16, DType::Q6_K, DType::WInt4] {
+                for (activation, (rows, width)) in ACTIVATIONS.into_iter().zip([(1, 600), (12, 130), (130, 140)]) {
+                    let halves = [dtype, dtype].map(|dtype| samples.matrix(dtype, width, 512));
+                    check_product(&gpu, &mut samples, halves, rows, activation);
+                }
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The gate of a gated linear unit (Shazeer 2020): `activation(gate) · up`.
+//! The gate of a gated linear unit (Shazeer 2020): `activation(gate) · up`, alone and fused with the products that make
+//! both.
 
 #[allow(unsafe_code, reason = "threads write disjoint parts")]
 mod cpu;
@@ -8,7 +9,8 @@ mod cuda;
 pub(crate) use cuda::arguments;
 
 use crate::samples::{Samples, Tested, assert_close};
-use crate::{Result, memory::Memory};
+use crate::{DType, Matrix, matmul};
+use crate::{Result, matmul::MatMul};
 
 /// What the gate goes through before it multiplies.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,9 +29,21 @@ pub enum Activation {
 }
 
 /// See the module.
-pub trait Glu: Memory {
+pub trait Glu: MatMul {
     /// `[rows, n]` from `gate_up [rows, 2n]`, gate in the first half of the columns.
     fn glu(&self, gate_up: &Self::Tensor, activation: Activation) -> Result<Self::Tensor>;
+
+    /// `[rows, n]` from `x [rows, inputs]` by `gate_up [2n, inputs]`, whose first half of outputs are the gates, and `bias
+    /// [1, 2n]`, which is added before. The same as the gate of the product, but for the product's rounding.
+    fn gated_product(
+        &self,
+        x: &Self::Tensor,
+        gate_up: &Self::Weight,
+        bias: Option<&Self::Tensor>,
+        activation: Activation,
+    ) -> Result<Self::Tensor> {
+        self.glu(&self.matmul(x, gate_up, bias)?, activation)
+    }
 }
 
 /// What the gate means, plainly and in f64.
@@ -51,12 +65,62 @@ pub(crate) fn reference(gate: f32, up: f32, activation: Activation) -> f32 {
     value as f32
 }
 
-/// Compares a device's gates with the reference over many shapes, extreme gates among them.
+const ACTIVATIONS: [Activation; 3] =
+    [Activation::Silu, Activation::GeluTanh, Activation::Clamped { limit: 7.0, alpha: 1.702 }];
+
+/// Compares a device's gates with the reference over many shapes, extreme gates among them; and its gated products, with
+/// gates and ups in one format and in two.
 pub(crate) fn check<B: Tested>(device: &B) {
-    for activation in [Activation::Silu, Activation::GeluTanh, Activation::Clamped { limit: 7.0, alpha: 1.702 }] {
+    for activation in ACTIVATIONS {
         for (rows, columns) in [(0, 4), (1, 1), (1, 9), (3, 64), (70, 1536)] {
             check_shape(device, activation, rows, columns);
         }
+    }
+    let mut samples = Samples::new(1);
+    for (dtype, columns) in
+        [(DType::F32, 37), (DType::BF16, 64), (DType::Q4_0, 96), (DType::WInt8, 128), (DType::Q4_K, 256)]
+    {
+        for (index, (rows, width)) in
+            [(0, 5), (1, 1), (1, 37), (8, 16), (9, 3), (20, 17), (33, 50)].into_iter().enumerate()
+        {
+            let halves = [dtype, if index == 2 { DType::F16 } else { dtype }];
+            let halves = halves.map(|dtype| samples.matrix(dtype, width, columns));
+            check_product(device, &mut samples, halves, rows, ACTIVATIONS[index % 3]);
+        }
+    }
+}
+
+/// Compares a gated product of random activations, with a bias where their rows are an odd number.
+fn check_product<B: Tested>(
+    device: &B,
+    samples: &mut Samples,
+    halves: [Matrix; 2],
+    rows: usize,
+    activation: Activation,
+) {
+    let (width, columns) = (halves[0].rows(), halves[0].columns());
+    let formats = halves.each_ref().map(Matrix::dtype);
+    let what = format!("{}: {rows} rows, {width} gates of {columns} in {formats:?}, {activation:?}", device.name());
+    let x = device.stored(samples.floats(rows * columns));
+    let bias = (rows % 2 == 1).then(|| samples.floats(2 * width));
+    let sums = matmul::reference(&x, &halves, bias.as_deref());
+    let x = device.tensor(rows, columns, &x).expect("memory");
+    let bias = bias.map(|bias| device.vector(&bias).expect("memory"));
+    let weight = device.weight(halves.into()).expect("a supported weight");
+    let gated = device.gated_product(&x, &weight, bias.as_ref(), activation).expect("a gated product");
+    let found = device.to_host(&gated).expect("a copy");
+    assert_eq!(found.len(), rows * width, "{what}: length");
+    let of_sums = f64::from(device.tolerance(matmul::tolerance(columns)).min(matmul::ROUNDED));
+    let of_result = f64::from(device.tolerance(2e-6));
+    for (index, found) in found.into_iter().enumerate() {
+        let at = index / width * 2 * width + index % width;
+        let ([gate, gate_size], [up, up_size]) = (sums[at], sums[at + width]);
+        let expected = f64::from(reference(gate as f32, up as f32, activation));
+        // No activation is steeper than 1.2, nor greater than its gate.
+        let through = 1.2 * gate_size * (up.abs() + 1.0) + up_size * gate.abs();
+        let bound = of_sums * through + of_result * expected.abs().max(1.0);
+        let is_near = (f64::from(found) - expected).abs() <= bound;
+        assert!(is_near, "{what}: element {index} is {found}, expected {expected} ± {bound}");
     }
 }
 

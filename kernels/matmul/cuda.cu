@@ -1,19 +1,34 @@
 // variants: FORMAT
 // Linear layers: a part of a weight times rows of activations. Few rows read each weight once (`skinny_…`), many share
-// it in tiles (`tiled_…`); how both work stands in product.cuh.
+// it in tiles (`tiled_…`); how both work stands in product.cuh. Where the outputs are gates and ups, a gate and its up
+// are taken for neighbours, so that their sums meet in one thread, and one result comes of them.
 
 // Two where registers suffice.
 #define BLOCKS_AT_LEAST (has_offsets(FORMAT) ? 1 : 2)
 #include "device.cuh"
 #include "formats.cuh"
+#include "gate.cuh"
 #include "product.cuh"
 
-// The rows of a stored matrix.
+// What becomes of sums, as `Results` in matmul/cuda.rs.
+enum Results { ACTIVATIONS, FLOATS, GATED };
+
+// The rows of a stored matrix in pairs: neighbours, or a gate and its up.
 struct StoredRows {
     const uint8_t* rows;
     int64_t stride;
+    // In rows, from a pair to the next and from its first row to its second.
+    int to_next, to_second;
 
-    __device__ __forceinline__ const uint8_t* operator()(int output) const { return rows + output * stride; }
+    __device__ __forceinline__ StoredRows(const uint8_t* rows, int stride, int outputs, int results)
+        : rows(rows),
+          stride(stride),
+          to_next(results == GATED ? 1 : 2),
+          to_second(results == GATED ? outputs / 2 : 1) {}
+
+    __device__ __forceinline__ const uint8_t* operator()(int output) const {
+        return rows + ((output >> 1) * to_next + (output & 1) * to_second) * stride;
+    }
 };
 
 // Rows of x, end to end.
@@ -24,59 +39,72 @@ struct InputRows {
     __device__ __forceinline__ const act* operator()(int row) const { return rows + row * columns; }
 };
 
-// Columns of the output, whose rows are `stride` apart: activations, or f32 where `floats`.
+// Columns of the output, whose rows are `stride` apart.
 struct OutputColumns {
     void* columns;
     const float* bias;
     int64_t stride;
     int first_row;
     int outputs;
-    bool floats;
+    int results;
+    Gate gate;
 
     __device__ __forceinline__ void operator()(int row, int column, float first, float second) const {
+        int64_t at = (first_row + row) * stride;
+        if (results == GATED) {
+            int pair = column / 2;
+            if (bias != nullptr) first += bias[pair], second += bias[outputs / 2 + pair];
+            static_cast<act*>(columns)[at + pair] = from_float<act>(gated(gate, first, second));
+            return;
+        }
         bool both = column + 1 < outputs;
-        int64_t at = (first_row + row) * stride + column;
         if (bias != nullptr) {
             first += bias[column];
             if (both) second += bias[column + 1];
         }
-        if (floats) {
-            store_pair(static_cast<float*>(columns) + at, first, second, both);
+        if (results == FLOATS) {
+            store_pair(static_cast<float*>(columns) + at + column, first, second, both);
         } else {
-            store_pair(static_cast<act*>(columns) + at, first, second, both);
+            store_pair(static_cast<act*>(columns) + at + column, first, second, both);
         }
     }
 };
 
 template <int ROWS>
 __device__ __forceinline__ void skinny(void* y, const act* x, const uint8_t* weight, const float* bias, int rows,
-                                       int outputs, int inputs, int weight_stride, int y_stride, bool floats,
+                                       int outputs, int inputs, int weight_stride, int y_stride, int results, Gate gate,
                                        int tiles) {
     DYNAMIC_SHARED(uint8_t, shared);
     int first_row = blockIdx.x * ROWS, first_output = blockIdx.y * TILE_OUTPUTS * tiles;
     InputRows input = {x + int64_t(first_row) * inputs, inputs};
-    OutputColumns output = {y, bias, y_stride, first_row, outputs, floats};
-    skinny_product<FORMAT, ROWS>(StoredRows{weight, weight_stride}, outputs, inputs, input, min(rows - first_row, ROWS),
-                                 output, first_output, tiles, shared);
+    OutputColumns output = {y, bias, y_stride, first_row, outputs, results, gate};
+    StoredRows stored(weight, weight_stride, outputs, results);
+    skinny_product<FORMAT, ROWS>(stored, outputs, inputs, input, min(rows - first_row, ROWS), output, first_output,
+                                 tiles, shared);
 }
 
 template <class Shape>
 __device__ __forceinline__ void tiled(void* y, const act* x, const uint8_t* weight, const float* bias, int rows,
-                                      int outputs, int inputs, int weight_stride, int y_stride, bool floats) {
+                                      int outputs, int inputs, int weight_stride, int y_stride, int results,
+                                      Gate gate) {
     DYNAMIC_SHARED(uint8_t, shared);
     int first_row = blockIdx.x * Shape::M, first_output = blockIdx.y * Shape::N;
-    OutputColumns output = {y, bias, y_stride, 0, outputs, floats};
-    tiled_product<FORMAT, Shape>(StoredRows{weight, weight_stride}, outputs, inputs, InputRows{x, inputs}, rows, output,
-                                 first_row, first_output, shared);
+    OutputColumns output = {y, bias, y_stride, 0, outputs, results, gate};
+    StoredRows stored(weight, weight_stride, outputs, results);
+    tiled_product<FORMAT, Shape>(stored, outputs, inputs, InputRows{x, inputs}, rows, output, first_row, first_output,
+                                 shared);
 }
 
-// y [rows, …], of whose rows `outputs` columns are written, from x [rows, inputs] and weight [outputs, inputs]; a bias
-// per output, or null. A block in x for each 8 or 16 rows, in y for each `tiles` tiles of outputs: those of the same
-// weights start together, so that one of them reads memory and the others the cache.
+// y [rows, …], rows `y_stride` apart, from x [rows, inputs] and weight [outputs, inputs]; a bias per output, or null. Of
+// each row `outputs` columns are written, or half as many where results are GATED: then the first half of the outputs are
+// gates, the second ups, and `activation`, `limit` and `alpha` say what gates go through. A block in x for each 8 or 16
+// rows, in y for each `tiles` tiles of outputs: those of the same weights start together, so that one of them reads
+// memory and the others the cache.
 KERNEL(skinny_8, 256)
 (void* y, const act* x, const uint8_t* weight, const float* bias, int rows, int outputs, int inputs, int weight_stride,
- int y_stride, int floats, int tiles) {
-    skinny<8>(y, x, weight, bias, rows, outputs, inputs, weight_stride, y_stride, floats, tiles);
+ int y_stride, int results, int activation, float limit, float alpha, int tiles) {
+    skinny<8>(y, x, weight, bias, rows, outputs, inputs, weight_stride, y_stride, results,
+              Gate{activation, limit, alpha}, tiles);
 }
 
 #undef BLOCKS_AT_LEAST
@@ -84,19 +112,22 @@ KERNEL(skinny_8, 256)
 
 KERNEL(skinny_16, 256)
 (void* y, const act* x, const uint8_t* weight, const float* bias, int rows, int outputs, int inputs, int weight_stride,
- int y_stride, int floats, int tiles) {
-    skinny<16>(y, x, weight, bias, rows, outputs, inputs, weight_stride, y_stride, floats, tiles);
+ int y_stride, int results, int activation, float limit, float alpha, int tiles) {
+    skinny<16>(y, x, weight, bias, rows, outputs, inputs, weight_stride, y_stride, results,
+              Gate{activation, limit, alpha}, tiles);
 }
 
 // The same; a block per tile, tiles of rows in x, tiles of outputs in y.
 KERNEL(tiled_64, 128)
 (void* y, const act* x, const uint8_t* weight, const float* bias, int rows, int outputs, int inputs, int weight_stride,
- int y_stride, int floats) {
-    tiled<Shape<64, 64, 32, 32>>(y, x, weight, bias, rows, outputs, inputs, weight_stride, y_stride, floats);
+ int y_stride, int results, int activation, float limit, float alpha) {
+    tiled<Shape<64, 64, 32, 32>>(y, x, weight, bias, rows, outputs, inputs, weight_stride, y_stride, results,
+                                 Gate{activation, limit, alpha});
 }
 
 KERNEL(tiled_128, 256)
 (void* y, const act* x, const uint8_t* weight, const float* bias, int rows, int outputs, int inputs, int weight_stride,
- int y_stride, int floats) {
-    tiled<Shape<128, 128, 64, 32>>(y, x, weight, bias, rows, outputs, inputs, weight_stride, y_stride, floats);
+ int y_stride, int results, int activation, float limit, float alpha) {
+    tiled<Shape<128, 128, 64, 32>>(y, x, weight, bias, rows, outputs, inputs, weight_stride, y_stride, results,
+                                   Gate{activation, limit, alpha});
 }

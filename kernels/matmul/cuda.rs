@@ -3,7 +3,11 @@
 use super::MatMul;
 use crate::{
     DType, Result,
-    cuda::{Argument, CublasLt, Cuda, Element, Grid, Operands, Part, Product, Shape, Skinny, Source, Tensor, Weight},
+    cuda::{
+        Argument, CublasLt, Cuda, Element, Grid, Operands, Part, Pointer, Product, Shape, Skinny, Source, Tensor,
+        Weight,
+    },
+    glu::{self, Activation},
 };
 
 const SOURCE: Source = Source { name: "matmul", text: include_str!("cuda.cu") };
@@ -25,9 +29,8 @@ impl MatMul for Cuda {
 impl Cuda {
     /// Writes `y`, the products of a weight's parts side by side.
     fn product(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>, y: Tensor) -> Result<Tensor> {
-        assert_eq!((x.columns(), x.element()), (weight.inputs, self.act()), "activations, one per input");
-        let is_bias = |bias: &Tensor| (bias.elements(), bias.element()) == (weight.outputs, Element::F32);
-        assert!(bias.is_none_or(is_bias), "a bias per output");
+        self.check(x, weight, bias);
+        let results = if y.element() == Element::F32 { Results::Floats } else { Results::Activations };
         for (first, part) in weight.parts() {
             if x.rows() == 0 || part.rows == 0 {
                 continue;
@@ -40,28 +43,76 @@ impl Cuda {
                     // SAFETY: as below.
                     unsafe { library.enqueue(&product, operands) }?;
                 }
-                Plan::Kernel { entry, grid, tiles } => {
-                    let mut arguments = vec![
-                        y_at.into(),
-                        x.into(),
-                        part.pointer().into(),
-                        bias_at.into(),
-                        x.rows().into(),
-                        part.rows.into(),
-                        weight.inputs.into(),
-                        part.stride.into(),
-                        weight.outputs.into(),
-                        (y.element() == Element::F32).into(),
-                    ];
-                    arguments.extend(tiles.map(Argument::from));
+                Plan::Kernel(kernel) => {
+                    let columns = Columns { y: y_at, stride: weight.outputs, bias: bias_at, results };
                     // SAFETY: `y` has a row of `weight.outputs` columns for each of x, of which the part's are written;
-                    // x has `weight.inputs` columns, the part so many rows, `stride` bytes apart, and the bias an
-                    // element per output.
-                    unsafe { self.launch_for((&SOURCE, part.dtype), entry, grid, &mut arguments) }?;
+                    // x has `weight.inputs` columns, the part so many rows, and the bias an element per output.
+                    unsafe { self.product_of_part(x, part, columns, kernel) }?;
                 }
             }
         }
         Ok(y)
+    }
+
+    /// Gates times ups, `[rows, outputs / 2]`, where the first half of the outputs are the gates. None where both are not
+    /// stored in one format, or NVIDIA's library multiplies.
+    pub(crate) fn product_of_pairs(
+        &self,
+        x: &Tensor,
+        weight: &Weight,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Option<Tensor>> {
+        self.check(x, weight, bias);
+        assert!(weight.outputs.is_multiple_of(2), "as many gates as ups");
+        let mut parts = weight.parts();
+        let (Some((first, part)), None) = (parts.next(), parts.next()) else { return Ok(None) };
+        if x.rows() == 0 || part.rows == 0 {
+            return Ok(None);
+        }
+        let plan = self.plan(x.rows(), weight, (first, part), self.act(), bias.is_some())?;
+        let Plan::Kernel(kernel) = plan else { return Ok(None) };
+        let y = self.activations(x.rows(), weight.outputs / 2)?;
+        let (bias, results) = (bias.map(Tensor::pointer), Results::Gated(activation));
+        let columns = Columns { y: y.pointer(), stride: y.columns(), bias, results };
+        // SAFETY: x has `weight.inputs` columns, the part all outputs, `y` a column for each two of them, and the bias an
+        // element per output.
+        unsafe { self.product_of_part(x, part, columns, kernel) }?;
+        Ok(Some(y))
+    }
+
+    fn check(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) {
+        assert_eq!((x.columns(), x.element()), (weight.inputs, self.act()), "activations, one per input");
+        let is_bias = |bias: &Tensor| (bias.elements(), bias.element()) == (weight.outputs, Element::F32);
+        assert!(bias.is_none_or(is_bias), "a bias per output");
+    }
+
+    /// # Safety
+    /// There is room for the results of each row of `x`, which has as many columns as the part; and a bias for each of
+    /// the part's outputs.
+    unsafe fn product_of_part(&self, x: &Tensor, part: &Part, columns: Columns, kernel: Kernel) -> Result<()> {
+        let Columns { y, stride, bias, results } = columns;
+        let (kind, activation) = match results {
+            Results::Activations => (0usize, Activation::Silu),
+            Results::Floats => (1, Activation::Silu),
+            Results::Gated(activation) => (2, activation),
+        };
+        let mut arguments = vec![
+            y.into(),
+            x.into(),
+            part.pointer().into(),
+            bias.into(),
+            x.rows().into(),
+            part.rows.into(),
+            x.columns().into(),
+            part.stride.into(),
+            stride.into(),
+            kind.into(),
+        ];
+        arguments.extend(glu::arguments(activation));
+        arguments.extend(kernel.tiles.map(Argument::from));
+        // SAFETY: the caller's promise; the part has so many rows, `stride` bytes apart.
+        unsafe { self.launch_for((&SOURCE, part.dtype), kernel.entry, kernel.grid, &mut arguments) }
     }
 
     /// What multiplies a part of a weight, which begins at output `first`: NVIDIA's library where it can, or a kernel.
@@ -79,11 +130,11 @@ impl Cuda {
         {
             return Ok(Plan::Library(library, product));
         }
-        Ok(self.kernel(rows, weight.inputs, part))
+        Ok(Plan::Kernel(self.kernel(rows, weight.inputs, part)))
     }
 
     /// Which kernel multiplies a part.
-    fn kernel(&self, rows: usize, inputs: usize, part: &Part) -> Plan<'_> {
+    fn kernel(&self, rows: usize, inputs: usize, part: &Part) -> Kernel {
         let multiprocessors = self.facts().multiprocessors as usize;
         if rows <= SKINNY_ROWS_MAX {
             // Two blocks, or nearly, hide each other's latencies on a multiprocessor.
@@ -91,7 +142,7 @@ impl Cuda {
             let (entry, at_once) = if rows <= 8 { ("skinny_8", 8) } else { ("skinny_16", 16) };
             let blocks = [rows.div_ceil(at_once) as u32, skinny.blocks(part.rows) as u32, 1];
             let (threads, shared_bytes) = (skinny.threads() as u32, skinny.shared_bytes as u32);
-            return Plan::Kernel { entry, grid: Grid { blocks, threads, shared_bytes }, tiles: Some(skinny.tiles) };
+            return Kernel { entry, grid: Grid { blocks, threads, shared_bytes }, tiles: Some(skinny.tiles) };
         }
         let blocks = |shape: Shape| [rows.div_ceil(shape.rows) as u32, part.rows.div_ceil(shape.outputs) as u32, 1];
         let shared_bytes = |shape: Shape| shape.shared_bytes(part.dtype, self.act()) as u32;
@@ -100,19 +151,44 @@ impl Cuda {
         let fits = shared_bytes(Shape::LARGE) <= self.facts().shared_bytes_max;
         let (entry, shape) = if fills && fits { ("tiled_128", Shape::LARGE) } else { ("tiled_64", Shape::SMALL) };
         let (threads, shared_bytes) = (shape.threads as u32, shared_bytes(shape));
-        Plan::Kernel { entry, grid: Grid { blocks: blocks(shape), threads, shared_bytes }, tiles: None }
+        Kernel { entry, grid: Grid { blocks: blocks(shape), threads, shared_bytes }, tiles: None }
     }
 }
 
 /// Who multiplies.
 enum Plan<'a> {
     Library(&'a CublasLt, Product),
-    Kernel {
-        entry: &'static str,
-        grid: Grid,
-        /// What a skinny kernel is told.
-        tiles: Option<usize>,
-    },
+    Kernel(Kernel),
+}
+
+/// A kernel's launch.
+struct Kernel {
+    entry: &'static str,
+    grid: Grid,
+    /// What a skinny kernel is told.
+    tiles: Option<usize>,
+}
+
+/// Where the results of a part go, and what they are.
+struct Columns {
+    /// The first row's first.
+    y: Pointer,
+    /// From one row to the next, in results.
+    stride: usize,
+    /// For each output, f32.
+    bias: Option<Pointer>,
+    results: Results,
+}
+
+/// What becomes of a row's sums, one for each output.
+#[derive(Clone, Copy)]
+enum Results {
+    /// They are rounded to activations …
+    Activations,
+    /// … or left in f32.
+    Floats,
+    /// Those of the first half are gates, those of the second ups; each two make one activation.
+    Gated(Activation),
 }
 
 /// A product as NVIDIA's library is told of it; none if it stays with our kernels. With those stay: few rows, for which
@@ -153,7 +229,7 @@ mod tests {
     use crate::{
         matmul::{ROUNDED, check_parts, tolerance},
         memory::Memory,
-        samples::{Samples, Tested},
+        samples::{Samples, Tested, formats},
     };
 
     /// With NVIDIA's library, where it is there, and without.
@@ -238,7 +314,7 @@ mod tests {
     fn few_rows_are_exact_and_alike() {
         for gpu in Cuda::kinds() {
             let mut samples = Samples::new(3);
-            for dtype in DType::ALL {
+            for dtype in formats() {
                 let columns = 256;
                 let matrix = samples.matrix(dtype, 20, columns);
                 let weight = gpu.weight(vec![matrix.clone()]).expect("a weight");

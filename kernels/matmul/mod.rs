@@ -23,7 +23,7 @@ pub use quantize::{f8_scale, is_quantizable, quantize, quantize_f8, store_f8, st
 
 use crate::{
     DType, Matrix,
-    samples::{Samples, Tested},
+    samples::{Samples, Tested, formats},
 };
 use crate::{Result, memory::Memory};
 
@@ -37,7 +37,7 @@ pub trait MatMul: Memory {
 }
 
 /// What [`MatMul::matmul`] means, plainly and in f64: each sum, and that of its terms' magnitudes.
-fn reference(x: &[f32], parts: &[Matrix], bias: Option<&[f32]>) -> Vec<[f64; 2]> {
+pub(crate) fn reference(x: &[f32], parts: &[Matrix], bias: Option<&[f32]>) -> Vec<[f64; 2]> {
     let columns = parts[0].columns();
     let weights: Vec<Vec<f32>> = parts.iter().flat_map(|part| (0..part.rows()).map(|row| values(part, row))).collect();
     let mut output = Vec::new();
@@ -61,7 +61,7 @@ fn values(part: &Matrix, row: usize) -> Vec<f32> {
 /// whole blocks, only the formats without blocks.
 pub(crate) fn check<B: Tested>(device: &B) {
     let mut samples = Samples::new(1);
-    for dtype in DType::ALL {
+    for dtype in formats() {
         for (rows, outputs, blocks) in
             [(0, 5, 1), (1, 1, 1), (1, 37, 2), (2, 4, 3), (3, 9, 1), (7, 6, 2), (8, 8, 1), (20, 17, 1), (33, 50, 2)]
         {
@@ -82,11 +82,11 @@ pub(crate) fn check<B: Tested>(device: &B) {
 
 /// Where activations are rounded to the 8 bits of bf16, so may be a weight, and so is the result: each is off by half a
 /// unit of the last place, 2⁻⁹ of the value.
-const ROUNDED: f32 = 2.0 / 512.0;
+pub(crate) const ROUNDED: f32 = 2.0 / 512.0;
 
 /// What sums in f32 may be off by, relative to the magnitudes of their terms: errors of 2⁻²⁴ add up like steps of a
 /// random walk, with some room.
-fn tolerance(columns: usize) -> f32 {
+pub(crate) fn tolerance(columns: usize) -> f32 {
     2e-7 * (columns as f32).sqrt()
 }
 

@@ -2,7 +2,7 @@
 
 use super::RmsNorm;
 use crate::{
-    Heads, Result,
+    Result,
     cpu::{
         Cpu, Tensor,
         simd::{Isa, Kernel, LANES, Simd, padded},
@@ -38,30 +38,6 @@ impl RmsNorm for Cpu {
             normalise(isa, to, weight.data(), eps);
         });
         Ok(output)
-    }
-
-    fn rms_norm_heads(
-        &self,
-        qkv: &mut Tensor,
-        heads: &Heads,
-        query_weight: &Tensor,
-        key_weight: &Tensor,
-        eps: f32,
-    ) -> Result<()> {
-        assert_eq!(qkv.columns(), heads.qkv_columns(), "rows hold the query, key and value heads");
-        let weights = [query_weight.data(), key_weight.data()];
-        assert!(weights.iter().all(|weight| weight.len() == heads.dim), "a norm weight per element of a head");
-        let (rows, columns, isa) = (qkv.rows(), qkv.columns(), self.isa);
-        self.team.share_rows([(qkv.data_mut(), columns)], rows, NANOSECONDS * columns as f64, |_, [row]| {
-            normalise_heads(isa, row, heads, weights, eps);
-        });
-        Ok(())
-    }
-}
-
-fn normalise_heads(isa: Isa, row: &mut [f32], heads: &Heads, [query, key]: [&[f32]; 2], eps: f32) {
-    for (head, values) in row.chunks_exact_mut(heads.dim).enumerate().take(heads.query + heads.kv) {
-        normalise(isa, values, if head < heads.query { query } else { key }, eps);
     }
 }
 

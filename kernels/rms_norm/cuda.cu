@@ -1,4 +1,4 @@
-// Root-mean-square norms: one block per row, or one warp per head. Sums are taken in f32.
+// Root-mean-square norms: one block per row. Sums are taken in f32.
 
 #include "device.cuh"
 
@@ -45,23 +45,4 @@ KERNEL(add_rms_norm, 1024)
     for (int i = threadIdx.x; i < columns; i += blockDim.x) {
         y[row + i] = from_float<act>(residual[row + i] * inverse * weight[i]);
     }
-}
-
-// The query heads and key heads of fused rows `qkv`, `row_columns` apart, in place; a warp per head.
-KERNEL(rms_norm_heads, 256)
-(act* qkv, const float* query_weight, const float* key_weight, int rows, int row_columns, int query_heads, int kv_heads,
- int head_dim, float eps) {
-    int heads = query_heads + kv_heads;
-    int64_t index = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 32;
-    if (index >= int64_t(rows) * heads) return;
-    int head = int(index % heads), lane = threadIdx.x % 32;
-    act* x = qkv + index / heads * row_columns + head * head_dim;
-    const float* weight = head < query_heads ? query_weight : key_weight;
-    float squares = 0.0f;
-    for (int i = lane; i < head_dim; i += 32) {
-        float value = to_float(x[i]);
-        squares += value * value;
-    }
-    float inverse = inverse_rms(warp_sum(squares), head_dim, eps);
-    for (int i = lane; i < head_dim; i += 32) x[i] = from_float<act>(to_float(x[i]) * inverse * weight[i]);
 }

@@ -2,7 +2,7 @@
 
 use super::RmsNorm;
 use crate::{
-    Heads, Result,
+    Result,
     cuda::{Cuda, Element, Grid, Source, Tensor},
 };
 
@@ -36,36 +36,6 @@ impl RmsNorm for Cuda {
         // SAFETY: all three have the same shape, and the weight an element per column.
         unsafe { self.launch(&SOURCE, "add_rms_norm", by_rows(x), arguments) }?;
         Ok(y)
-    }
-
-    fn rms_norm_heads(
-        &self,
-        qkv: &mut Tensor,
-        heads: &Heads,
-        query_weight: &Tensor,
-        key_weight: &Tensor,
-        eps: f32,
-    ) -> Result<()> {
-        const THREADS: usize = 256;
-        assert_eq!((qkv.columns(), qkv.element()), (heads.qkv_columns(), self.act()), "rows hold the heads");
-        check_weight(query_weight, heads.dim);
-        check_weight(key_weight, heads.dim);
-        let warps = qkv.rows() * (heads.query + heads.kv);
-        let blocks = [warps.div_ceil(THREADS / 32) as u32, 1, 1];
-        let arguments = &mut [
-            (&*qkv).into(),
-            query_weight.into(),
-            key_weight.into(),
-            qkv.rows().into(),
-            qkv.columns().into(),
-            heads.query.into(),
-            heads.kv.into(),
-            heads.dim.into(),
-            eps.into(),
-        ];
-        let grid = Grid { blocks, threads: THREADS as u32, shared_bytes: 0 };
-        // SAFETY: rows hold the query and key heads first, and the weights have an element per element of a head.
-        unsafe { self.launch(&SOURCE, "rms_norm_heads", grid, arguments) }
     }
 }
 

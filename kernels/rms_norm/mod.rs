@@ -8,7 +8,7 @@ mod cuda;
 pub(crate) use cpu::normalise;
 
 use crate::samples::{Samples, Tested, assert_close};
-use crate::{Heads, Result, memory::Memory};
+use crate::{Result, memory::Memory};
 
 /// See the module.
 pub trait RmsNorm: Memory {
@@ -24,17 +24,6 @@ pub trait RmsNorm: Memory {
         weight: &Self::Tensor,
         eps: f32,
     ) -> Result<Self::Tensor>;
-
-    /// Normalises each query head and each key head of fused rows `qkv [rows, heads.qkv_columns()]` in place, over the
-    /// head's own elements, with `query_weight` and `key_weight` `[1, head_dim]` (Qwen3).
-    fn rms_norm_heads(
-        &self,
-        qkv: &mut Self::Tensor,
-        heads: &Heads,
-        query_weight: &Self::Tensor,
-        key_weight: &Self::Tensor,
-        eps: f32,
-    ) -> Result<()>;
 }
 
 /// What normalising one row means, plainly and in f64.
@@ -49,9 +38,6 @@ pub(crate) fn check<B: Tested>(device: &B) {
     for (rows, columns, scale) in [(0, 8, 1.0), (1, 1, 1.0), (1, 576, 0.25), (2, 7, 1.0), (5, 33, 3.0), (300, 100, 1.0)]
     {
         check_rows(device, rows, columns, scale);
-    }
-    for (rows, heads) in [(1, [3, 1, 16]), (5, [4, 2, 20]), (200, [9, 3, 64])] {
-        check_heads(device, rows, heads);
     }
 }
 
@@ -74,22 +60,4 @@ fn check_rows<B: Tested>(device: &B, rows: usize, columns: usize, scale: f32) {
     let added = device.add_rms_norm(&mut residual, &tensor(&x), scale, &device_weight, EPS).expect("a norm");
     assert_close(&device.to_host(&added).expect("a copy"), &normed(&sum), tolerance, &what);
     assert_eq!(device.to_host(&residual).expect("a copy"), sum, "{what}: the residual");
-}
-
-fn check_heads<B: Tested>(device: &B, rows: usize, [query, kv, dim]: [usize; 3]) {
-    const EPS: f32 = 1e-6;
-    let heads = Heads { query, kv, dim, group: query / kv, first_in_group: 0, values_from: None };
-    let mut samples = Samples::new(dim as u64);
-    let x = device.stored(samples.floats(rows * heads.qkv_columns()));
-    let weights = [samples.floats(dim), samples.floats(dim)];
-    let expected = x.chunks_exact(dim).enumerate().flat_map(|(index, head)| match index % (query + 2 * kv) {
-        index if index < query => reference(head, &weights[0], EPS),
-        index if index < query + kv => reference(head, &weights[1], EPS),
-        _ => head.to_vec(),
-    });
-    let mut qkv = device.tensor(rows, heads.qkv_columns(), &x).expect("memory");
-    let [query_weight, key_weight] = weights.each_ref().map(|weight| device.vector(weight).expect("memory"));
-    device.rms_norm_heads(&mut qkv, &heads, &query_weight, &key_weight, EPS).expect("a norm");
-    let what = format!("{}: {rows} rows, {query}/{kv} heads of {dim}", device.name());
-    assert_close(&device.to_host(&qkv).expect("a copy"), &expected.collect::<Vec<_>>(), device.tolerance(2e-6), &what);
 }

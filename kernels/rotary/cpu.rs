@@ -1,77 +1,74 @@
-//! Rotary embedding on the CPU.
+//! Heads before attention, on the CPU: rows are normalised and turned by threads that share tokens, and stored by threads
+//! that share KV heads, whose tiles are their own.
 
-use std::cell::{Ref, RefCell};
+mod angles;
+mod keep;
 
-use super::{Pairing, Rotary, Turns};
+pub use angles::Angles;
+
+use super::{HeadNorms, Pairing, Rotary};
 use crate::{
     Batch, Heads, Result,
-    cpu::{Cpu, Tensor},
+    cpu::{Cpu, KvCache, Tensor, simd::Isa},
+    rms_norm::normalise,
 };
 
-/// What an element costs a thread, roughly: only sharing among threads depends on it.
+/// What turning an element costs a thread, roughly: only sharing among threads depends on it.
 const NANOSECONDS: f64 = 0.4;
 
-/// Positions whose cosines and sines are computed together, when the first of them is met.
-const CHUNK: usize = 1024;
-
-/// Cosines and sines of the positions met so far. A model for a hundred thousand positions would have 64 MB of them on every
-/// rank, and most sequences are short.
-pub struct Angles {
-    turns: Turns,
-    /// `[positions, 2 × d/2]`: per position the cosines, then the sines.
-    table: RefCell<Vec<f32>>,
-}
-
-impl Angles {
-    pub(crate) fn new(turns: Turns) -> Self {
-        Self { turns, table: RefCell::default() }
-    }
-
-    /// The table, at least up to `position`.
-    fn up_to(&self, position: usize) -> Ref<'_, Vec<f32>> {
-        assert!(position < self.turns.positions, "position {position} of {}", self.turns.positions);
-        let columns = self.columns();
-        let rows = self.table.borrow().len().checked_div(columns).unwrap_or(0);
-        if rows <= position {
-            let mut table = self.table.borrow_mut();
-            let end = (position + 1).next_multiple_of(CHUNK).min(self.turns.positions);
-            (rows..end).for_each(|position| self.turns.extend(position, &mut table));
-        }
-        self.table.borrow()
-    }
-
-    /// Of the table.
-    fn columns(&self) -> usize {
-        2 * self.turns.frequencies.len()
-    }
-}
-
-impl Turns {
-    fn extend(&self, position: usize, table: &mut Vec<f32>) {
-        let angle = |frequency: &f32| f64::from(position as f32 * frequency);
-        let magnitude = f64::from(self.magnitude);
-        table.extend(self.frequencies.iter().map(|frequency| (angle(frequency).cos() * magnitude) as f32));
-        table.extend(self.frequencies.iter().map(|frequency| (angle(frequency).sin() * magnitude) as f32));
-    }
-}
+/// The same of normalising it.
+const NORM_NANOSECONDS: f64 = 0.3;
 
 impl Rotary for Cpu {
-    fn rotary(&self, qkv: &mut Tensor, heads: &Heads, angles: &Angles, batch: &Batch) -> Result<()> {
+    fn rotary_store(
+        &self,
+        qkv: &mut Tensor,
+        heads: &Heads,
+        norms: Option<HeadNorms<Tensor>>,
+        angles: &Angles,
+        (cache, layer): (&mut KvCache, usize),
+        batch: &Batch,
+    ) -> Result<()> {
         assert_eq!(qkv.columns(), heads.qkv_columns(), "rows hold the query, key and value heads");
         assert_eq!(qkv.rows(), batch.positions.len(), "a row per token");
         assert!(angles.columns() <= heads.dim, "no more angles than half a head");
         let Some(&furthest) = batch.positions.iter().max() else { return Ok(()) };
         let table = angles.up_to(furthest as usize);
         let (table, width, pairing) = (&**table, angles.columns(), angles.turns.pairing);
-        let (rows, columns, dim) = (qkv.rows(), qkv.columns(), heads.dim);
-        self.team.share_rows([(qkv.data_mut(), columns)], rows, NANOSECONDS * columns as f64, |row, [values]| {
+        let (rows, columns, isa) = (qkv.rows(), qkv.columns(), self.isa);
+        let norms = norms.map(|norms| Norms::of(&norms, heads.dim));
+        let nanoseconds = NANOSECONDS + if norms.is_some() { NORM_NANOSECONDS } else { 0.0 };
+        self.team.share_rows([(qkv.data_mut(), columns)], rows, nanoseconds * columns as f64, |row, [values]| {
             let own = &table[batch.positions[row] as usize * width..][..width];
             let (cosines, sines) = own.split_at(width / 2);
-            for head in values.chunks_exact_mut(dim).take(heads.query + heads.kv) {
+            for (index, head) in values.chunks_exact_mut(heads.dim).enumerate().take(heads.query + heads.kv) {
+                if let Some(norms) = &norms {
+                    norms.apply(isa, head, index < heads.query);
+                }
                 turn(head, cosines, sines, pairing);
             }
         });
+        self.keep(cache, layer, qkv, heads, batch);
         Ok(())
+    }
+}
+
+/// Norms of heads, as slices.
+struct Norms<'a> {
+    query: &'a [f32],
+    key: &'a [f32],
+    eps: f32,
+}
+
+impl<'a> Norms<'a> {
+    fn of(norms: &HeadNorms<'a, Tensor>, dim: usize) -> Self {
+        let (query, key) = (norms.query.data(), norms.key.data());
+        assert_eq!((query.len(), key.len()), (dim, dim), "a norm weight per element of a head");
+        Self { query, key, eps: norms.eps }
+    }
+
+    fn apply(&self, isa: Isa, head: &mut [f32], is_query: bool) {
+        normalise(isa, head, if is_query { self.query } else { self.key }, self.eps);
     }
 }
 
@@ -100,16 +97,5 @@ mod tests {
         for cpu in Cpu::kinds() {
             crate::rotary::check(&cpu);
         }
-    }
-
-    #[test]
-    fn only_positions_met_are_computed() {
-        let frequencies = vec![1.0, 0.01];
-        let turns = Turns { frequencies, magnitude: 1.0, pairing: Pairing::Half, positions: 100_000 };
-        let angles = Angles::new(turns);
-        assert_eq!(angles.up_to(0).len(), CHUNK * 4);
-        assert_eq!(&angles.up_to(0)[..4], [1.0, 1.0, 0.0, 0.0]);
-        assert_eq!(angles.up_to(CHUNK).len(), 2 * CHUNK * 4);
-        assert_eq!(angles.up_to(99_999).len(), 100_000 * 4, "and none beyond the last");
     }
 }

@@ -75,13 +75,19 @@ pub enum KvCacheType {
     /// The device's best trade: f32 on the CPU, bf16 on GPUs.
     Auto,
     /// IEEE binary32.
+    #[value(alias = "float32")]
     F32,
     /// IEEE binary16.
+    #[value(alias = "float16")]
     F16,
     /// bfloat16.
+    #[value(alias = "bfloat16")]
     Bf16,
     /// 8-bit integers with a scale per head and token.
     Int8,
+    /// 8-bit floats (e4m3) without scales.
+    #[value(aliases = ["fp8_e4m3", "float8_e4m3fn", "f8_e4m3"])]
+    Fp8,
 }
 
 impl LoadingFlags {
@@ -117,6 +123,7 @@ impl LoadingFlags {
             KvCacheType::F16 => KvDType::F16,
             KvCacheType::Bf16 => KvDType::BF16,
             KvCacheType::Int8 => KvDType::Int8,
+            KvCacheType::Fp8 => KvDType::F8E4M3,
         }
     }
 }

@@ -7,7 +7,7 @@
 // Contexts are dealt out to blocks (attention_shares.cuh). In a block, each warp has positions of its own (16 of a unit), with its own softmax and its own buffers, and meets the
 // others at the end of a context only.
 //
-// variants: FORMAT f16 bf16 wint8
+// variants: FORMAT f16 bf16 wint8 f8_e4m3
 
 // How many blocks registers leave room for, as in attention/cuda/kernels.rs.
 #define BLOCKS_AT_LEAST 4

@@ -9,7 +9,7 @@
 // A value is too wide for one warp's registers. In a step, a warp scores some keys for some rows; all of a step's weights
 // meet in shared memory; then each warp sums some columns of the values for all rows.
 //
-// variants: FORMAT f16 bf16 wint8
+// variants: FORMAT f16 bf16 wint8 f8_e4m3
 
 // How many blocks registers leave room for, as in attention/cuda/kernels.rs.
 #define BLOCKS_AT_LEAST 3

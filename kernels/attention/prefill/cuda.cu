@@ -10,7 +10,7 @@
 // gives. A step's keys are computed with while its values are on their way, and its values while the next keys are.
 // Positions that no row of a tile sees, after its last query or before its window, are not visited.
 //
-// variants: FORMAT f16 bf16 wint8
+// variants: FORMAT f16 bf16 wint8 f8_e4m3
 
 // How many blocks registers leave room for, as in attention/cuda/kernels.rs.
 #define BLOCKS_AT_LEAST 2
@@ -36,7 +36,7 @@ struct Shape {
     static constexpr int tile_bytes = keys * stride_of(row_bytes);
 };
 
-// As in attention/cuda/prefill.rs. (Steps of an int8 cache want two steps of queries in registers.)
+// As in attention/cuda/prefill.rs. (Steps of a cache of bytes want two steps of queries in registers.)
 typedef Shape<64, 2, 64> Shape64;
 typedef Shape<128, 2, sizeof(Element) == 2 ? 64 : 32> Shape128;
 typedef Shape<256, 1, 32> Shape256;

@@ -3,7 +3,7 @@
 use super::{Format, GROUP, eight, four, nibbles, scaled, signed, times};
 use crate::{
     DType,
-    cpu::simd::{LANES, Simd},
+    cpu::simd::{LANES, Simd, e4m3},
 };
 
 pub(in crate::matmul) struct WInt8;
@@ -65,18 +65,12 @@ impl Format for F8E4M3 {
         simd.splat(f32::from_le_bytes(*four(block, 0)))
     }
 
-    /// The four bits of exponent and three of mantissa become the lowest of f32's exponent and the highest of its
-    /// mantissa. That is the value times 2⁻¹²⁰ (biases 7 and 127), for subnormal numbers too; a power of two is taken
-    /// back without rounding, apart from the scale, which with it could overflow.
+    /// Numbers are taken apart from the scale, which with their power of two could overflow.
     #[inline(always)]
     fn group<S: Simd>(simd: S, block: &[u8], &scale: &S::F, group: usize) -> [S::F; 4] {
-        let (bits, power) = (simd.splat_int(!0x7800_0000 & !0xf_ffff), simd.splat(f32::from_bits((120 + 127) << 23)));
         let mut values = [scale; 4];
         for (part, values) in values.iter_mut().enumerate() {
-            // The sign, extended, is the highest bit after the shift as before it.
-            let codes = simd.signed_bytes(eight(block, 4 + group * GROUP + part * LANES));
-            let shifted = simd.bits(simd.and(simd.shift_left::<20>(codes), bits));
-            *values = simd.mul(shifted, power);
+            *values = e4m3(simd, eight(block, 4 + group * GROUP + part * LANES));
         }
         times(simd, scale, values)
     }

@@ -161,6 +161,7 @@ CUresult cuGraphLaunch(CUgraphExec executable, CUstream handle) {
     auto running = executable->running;
     auto run = [=] {
         std::lock_guard lock(*running);
+        note_graph_begins();
         program->run(settings().seed);
     };
     return enqueue(stream, {OperationKind::Graph, "a graph", run}, __func__);

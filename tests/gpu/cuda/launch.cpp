@@ -5,6 +5,7 @@
 #include "context.hpp"
 #include "launch.hpp"
 #include "module.hpp"
+#include "report.hpp"
 #include "settings.hpp"
 #include "stream.hpp"
 
@@ -78,9 +79,18 @@ CUresult make_kernel_operation(const KernelNode& of, void** values, Operation& o
     launch.shared_max = simt::SHARED_MAX;  // checked above
     launch.seed = settings().seed;
     launch.parameters = node->parameters.get();
-    auto run = [node, launch] {
-        count(Counter::Kernels, launch.kernel->name);
-        simt::run(launch);
+    int device = of.function->module->context->device;
+    auto run = [node, launch, device] {
+        if (!shall_run(*launch.kernel, device)) return;
+        simt::Launch counted = launch;
+        simt::Traffic traffic;
+        if (simt::COUNTS) {
+            simt::begin_traffic(traffic, device, settings().cache);
+            counted.traffic = &traffic;
+        }
+        simt::run(counted);
+        if (simt::COUNTS) simt::end_traffic(traffic);
+        note_kernel(launch.kernel->name, traffic);
     };
     operation = {OperationKind::Kernel, kernel->name, run, node};
     return CUDA_SUCCESS;

@@ -1,6 +1,7 @@
 #include "memory.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -18,6 +19,7 @@
 #endif
 
 #include "../simt/kernels.hpp"
+#include "../simt/traffic.hpp"
 #include "report.hpp"
 #include "settings.hpp"
 
@@ -27,7 +29,7 @@ namespace {
 
 constexpr size_t PAGE = 4096;
 constexpr size_t ALIGNMENT = 256;                    // what the driver promises
-constexpr int FILL = 0xcd;                           // of fresh memory: what was never written is found out
+constexpr int GARBAGE = 0xcd;                        // in fresh memory: what was never written is found out
 constexpr int BORDER = 0xb5;                         // around an allocation, within its pages
 constexpr size_t FILL_WHOLE_MAX = size_t(64) << 20;  // of larger memory only the beginning and the end are filled
 constexpr size_t QUARANTINE_MAX = 4096;
@@ -100,9 +102,21 @@ void give_hole(Device& device, size_t offset, size_t bytes) {
     device.holes[offset] = bytes;
 }
 
-// Pages of a file, or of nothing, between two that can't be touched.
-char* map_between_guards(size_t bytes, int file, size_t offset) {
-    void* room = mmap(nullptr, bytes + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+// Where kernels that count look for the memory of a range's device; each address once.
+void* next_in_range(int range, size_t bytes) {
+    static std::atomic<size_t> taken[simt::DEVICE_RANGES];
+    size_t start = taken[range].fetch_add(bytes);
+    if (start + bytes > size_t(1) << simt::DEVICE_BITS) stop("no addresses are left to count at");
+    return reinterpret_cast<void*>(simt::DEVICE_SPACE + (uintptr_t(range) << simt::DEVICE_BITS) + start);
+}
+
+// Pages of a file, or of nothing, between two that can't be touched. `range` is where kernels that count look for them,
+// -1 for memory that isn't a device's.
+char* map_between_guards(size_t bytes, int file, size_t offset, int range) {
+    bool is_placed = simt::COUNTS && range >= 0;
+    void* wanted = is_placed ? next_in_range(range, bytes + 2 * PAGE) : nullptr;
+    int placed = is_placed ? MAP_FIXED_NOREPLACE : 0;
+    void* room = mmap(wanted, bytes + 2 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | placed, -1, 0);
     if (room == MAP_FAILED) return nullptr;
     char* pages = static_cast<char*>(room) + PAGE;
     int flags = MAP_FIXED | (file < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED);
@@ -117,11 +131,13 @@ void fill(const Allocation& of) {
     char* end = start + of.bytes;
     memset(of.pages, BORDER, size_t(start - of.pages));
     memset(end, BORDER, size_t(of.pages + of.page_bytes - end));
-    if (of.bytes <= FILL_WHOLE_MAX) {
-        memset(start, FILL, of.bytes);
-    } else {
-        memset(start, FILL, FILL_WHOLE_MAX / 2);
-        memset(end - PAGE, FILL, PAGE);
+    // Where kernels do nothing, what they have not written must be harmless; and it is zero already.
+    bool is_harmless = settings().sample;
+    if (!is_harmless && of.bytes <= FILL_WHOLE_MAX) {
+        memset(start, GARBAGE, of.bytes);
+    } else if (!is_harmless) {
+        memset(start, GARBAGE, FILL_WHOLE_MAX / 2);
+        memset(end - PAGE, GARBAGE, PAGE);
     }
 #ifdef __SANITIZE_ADDRESS__
     __asan_poison_memory_region(of.pages, size_t(start - of.pages));
@@ -193,7 +209,7 @@ CUresult allocate(int number, size_t bytes, MemoryKind kind, uintptr_t& address)
     Device& device = device_of(number);
     size_t page_bytes = whole_pages((bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT), offset;
     if (!take_hole(device, page_bytes, offset)) return CUDA_ERROR_OUT_OF_MEMORY;
-    char* pages = map_between_guards(page_bytes, device.file, offset);
+    char* pages = map_between_guards(page_bytes, device.file, offset, number);
     if (!pages) {
         give_hole(device, offset, page_bytes);
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -215,7 +231,7 @@ CUresult allocate_host(size_t bytes, unsigned flags, uintptr_t& address) {
     Memory& all = memory();
     std::lock_guard lock(all.lock);
     size_t page_bytes = whole_pages((bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
-    char* pages = map_between_guards(page_bytes, -1, 0);
+    char* pages = map_between_guards(page_bytes, -1, 0, -1);
     if (!pages) return CUDA_ERROR_OUT_OF_MEMORY;
     Allocation allocation{};
     allocation.bytes = bytes;
@@ -336,7 +352,7 @@ CUresult import_allocation(const SharedHandle& handle, uintptr_t& address) {
     std::string path = "/proc/" + std::to_string(handle.process) + "/fd/" + std::to_string(handle.file);
     int file = open(path.c_str(), O_RDWR | O_CLOEXEC);
     if (file < 0) return refuse(CUDA_ERROR_MAP_FAILED, __func__, "%s can't be opened: %m", path.c_str());
-    char* pages = map_between_guards(handle.page_bytes, file, handle.offset);
+    char* pages = map_between_guards(handle.page_bytes, file, handle.offset, simt::OTHER_PROCESSES);
     close(file);
     if (!pages) return CUDA_ERROR_MAP_FAILED;
     Allocation allocation{};

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../simt/kernels.hpp"
+#include "../simt/traffic.hpp"
 #include "driver_api.hpp"
 
 namespace stand_in {
@@ -22,8 +24,15 @@ __attribute__((format(printf, 3, 4))) CUresult refuse(CUresult result, const cha
 enum class Counter { Calls, Kernels, Collectives, Copies, CopiedBytes };
 
 void count(Counter counter, const char* name, uint64_t by = 1);
+// A kernel has run.
+void note_kernel(const char* name, const simt::Traffic& traffic);
+void note_collective(const char* name, size_t bytes);
+// Whether a kernel is to be computed: all are, unless the environment says otherwise.
+bool shall_run(const simt::Kernel& kernel, int device);
 // Allocations from now on are counted as late.
 void note_graph_launch();
+// A stream has come to it.
+void note_graph_begins();
 void note_allocation(size_t bytes);
 
 // For a process that is ended by a signal: what waits for the device calls this now and then.
@@ -36,6 +45,8 @@ extern "C" {
 // For the companions of the driver, libnccl say.
 __attribute__((visibility("default"))) void stand_in_note_call(const char* function);
 __attribute__((visibility("default"))) void stand_in_count_collective(const char* name, size_t bytes);
+// What the last kernel that ran has read and written.
+__attribute__((visibility("default"))) simt::Traffic stand_in_last_traffic();
 // Whether so many bytes are a device's.
 __attribute__((visibility("default"))) bool stand_in_is_device_memory(const void* address, size_t bytes);
 }

@@ -38,9 +38,11 @@ Settings read() {
     read.seed = unsigned(atoi(text("STAND_IN_SEED", "0").c_str()));
     read.delay_us = atoi(text("STAND_IN_DELAY_US", "0").c_str());
     read.memory = bytes("STAND_IN_MEMORY", "8G");
+    read.cache = bytes("STAND_IN_CACHE", "32M");
     read.multiprocessors = atoi(text("STAND_IN_MULTIPROCESSORS", "4").c_str());
     read.driver_version = atoi(text("STAND_IN_DRIVER", "12090").c_str());
     read.trace_path = path("STAND_IN_TRACE");
+    read.sample = text("STAND_IN_KERNELS", "") == "sample";
     read.counts_path = path("STAND_IN_COUNT");
     read.capability_minor = 0;
     sscanf(text("STAND_IN_CAPABILITY", "9.0").c_str(), "%d.%d", &read.capability_major, &read.capability_minor);

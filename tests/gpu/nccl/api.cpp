@@ -71,12 +71,14 @@ struct Batch {
 
 void run_batch(void* data) {
     auto* batch = static_cast<Batch*>(data);
+    for (const Work& work : batch->works) {
+        stand_in_count_collective(name_of(work.kind), work.count * bytes_of(work.type));
+    }
     if (is_transfer(batch->works.front())) return run_transfers(batch->works);
     for (const Work& work : batch->works) run_collective(work);
 }
 
 ncclResult_t submit(std::vector<Work> works, CUstream stream) {
-    for (const Work& work : works) stand_in_count_collective(name_of(work.kind), work.count * bytes_of(work.type));
     const char* name = name_of(works.front().kind);
     auto* batch = new Batch{std::move(works)};
     auto release = [](void* data) { delete static_cast<Batch*>(data); };

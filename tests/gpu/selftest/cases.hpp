@@ -18,7 +18,7 @@ enum class Expected {
     Dies,    // under every seed
 };
 
-enum class Builds { Both, Plain, Sanitized };
+enum class Builds { Both, Plain, Sanitized, Counted };
 
 struct Case {
     const char* name;
@@ -39,6 +39,7 @@ constexpr auto Fails = Expected::Fails;
 constexpr auto Dies = Expected::Dies;
 constexpr auto Plain = Builds::Plain;
 constexpr auto Sanitized = Builds::Sanitized;
+constexpr auto Counted = Builds::Counted;
 
 inline Case make(const char* name, void (*run)(), Expected expected, const char* message = "",
                  Builds builds = Builds::Both) {

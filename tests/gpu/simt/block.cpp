@@ -9,6 +9,7 @@
 #include <string>
 
 #include "static_shared.hpp"
+#include "traffic.hpp"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
@@ -291,6 +292,7 @@ void Block::report_deadlock() {
 
 void Block::run(uint3 of_grid) {
     index = of_grid;
+    if (COUNTS) begin_block_traffic(*traffic);
     begin_warps();
     fill_shared();
     fill_static_shared(*launch->kernel);

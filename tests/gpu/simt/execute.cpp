@@ -4,6 +4,7 @@
 
 #include "arithmetic.hpp"
 #include "block.hpp"
+#include "traffic.hpp"
 
 namespace simt {
 
@@ -145,7 +146,24 @@ void multiply_int8(Warp& warp) {
 
 }  // namespace
 
+namespace {
+
+// Additions and multiplications of a tensor-core product; of other operations none.
+int operations_of(WarpOperation operation) {
+    constexpr int PER_K = 2 * 16 * 8;
+    switch (operation) {
+        case WarpOperation::MultiplyBf16:
+        case WarpOperation::MultiplyF16: return PER_K * 16;
+        case WarpOperation::MultiplyTf32: return PER_K * 8;
+        case WarpOperation::MultiplyInt8: return PER_K * 32;
+        default: return 0;
+    }
+}
+
+}  // namespace
+
 void execute(Warp& warp, WarpOperation operation, uint32_t mask) {
+    if (COUNTS) warp.block->traffic->tensor_operations += uint64_t(operations_of(operation));
     switch (operation) {
         case WarpOperation::Sync: return;
         case WarpOperation::Shuffle: return shuffle_lanes(warp, mask);

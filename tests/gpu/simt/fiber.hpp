@@ -47,6 +47,7 @@ struct Context {
 };
 
 struct Warp;
+struct Traffic;
 
 // What all threads of a block see of it.
 struct BlockView {
@@ -54,6 +55,7 @@ struct BlockView {
     uint3 threads;
     uint3 grid;
     char* dynamic_shared;
+    Traffic* traffic;
 };
 
 enum class Waiting : uint8_t { Nothing, Warp, Block };

@@ -32,6 +32,7 @@ struct Launch {
     size_t shared_max = 48 * 1024;  // more has to be asked for
     unsigned seed = 0;              // of the order of blocks, warps and lanes
     void** parameters = nullptr;
+    Traffic* traffic = nullptr;  // where it is counted
 };
 
 constexpr size_t SHARED_MAX = 227 * 1024;

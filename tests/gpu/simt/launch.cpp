@@ -73,6 +73,7 @@ void run(const Launch& launch) {
     }
     Block& block = *reused;
     block.launch = &launch;
+    block.traffic = launch.traffic;
     block.threads = launch.block;
     block.grid = launch.grid;
     block.thread_count = int(threads);

@@ -1,6 +1,6 @@
 //! Causal self-attention over the paged KV cache, split by query heads.
 
-use kernels::{Backend, Heads, Result, attention::Scoring, memory::Memory};
+use kernels::{Backend, Heads, Result, attention::Scoring, memory::Memory, rotary::HeadNorms};
 
 use super::{ColumnParallel, Norm, Part, RowParallel, Source};
 use crate::weights::LoadError;
@@ -67,11 +67,12 @@ impl<M: Memory> Attention<M> {
     {
         let heads = &self.heads;
         let mut qkv = self.qkv_proj.forward(device, x)?;
-        if let Some((query, key)) = &self.qk_norm {
-            device.rms_norm_heads(&mut qkv, heads, query.weight(), key.weight(), query.eps())?;
-        }
-        device.rotary(&mut qkv, heads, angles, batch)?;
-        device.store_kv(cache, self.layer, &qkv, heads, batch)?;
+        let norms = self.qk_norm.as_ref().map(|(query, key)| HeadNorms {
+            query: query.weight(),
+            key: key.weight(),
+            eps: query.eps(),
+        });
+        device.rotary_store(&mut qkv, heads, norms, angles, (cache, self.layer), batch)?;
         let scoring = Scoring { scale: self.scale, window: self.window, sinks: self.sinks.as_ref() };
         let attended = device.attention(&qkv, cache, self.layer, heads, &scoring, batch)?;
         self.o_proj.forward(device, &attended)

@@ -91,8 +91,7 @@ impl<M: Memory> LatentAttention<M> {
         let kv = self.kv_a_proj_with_mqa.forward(device, x)?;
         let norm = (self.kv_a_layernorm.weight(), self.kv_a_layernorm.eps());
         let mut rows = device.latent_rows(&queries, &kv, norm, &self.k_b_proj, &self.own)?;
-        device.rotary(&mut rows, &self.heads, angles, batch)?;
-        device.store_kv(cache, self.layer, &rows, &self.heads, batch)?;
+        device.rotary_store(&mut rows, &self.heads, None, angles, (cache, self.layer), batch)?;
         let scoring = Scoring { scale: self.scale, window: None, sinks: None };
         let attended = device.attention(&rows, cache, self.layer, &self.heads, &scoring, batch)?;
         self.o_proj.forward(device, &device.latent_values(&attended, &self.v_b_proj, &self.own)?)

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use kernels::{Backend, Result, memory::Memory};
+use kernels::{Backend, Result, glu::Activation, memory::Memory};
 
 use super::Source;
 use crate::{models::Role, weights::LoadError};
@@ -83,7 +83,16 @@ impl<M: Memory> ColumnParallel<M> {
         device.matmul(x, &self.weight, self.bias.as_ref())
     }
 
-    /// The same as what something is chosen by.
+    /// `[rows, own outputs / 2]`, where there are two parts as large as each other: those of the first are the gates of
+    /// those of the second.
+    pub(crate) fn gated(&self, device: &M, x: &M::Tensor, activation: Activation) -> Result<M::Tensor>
+    where
+        M: Backend,
+    {
+        device.gated_product(x, &self.weight, self.bias.as_ref(), activation)
+    }
+
+    /// The product as what something is chosen by.
     pub(crate) fn scores(&self, device: &M, x: &M::Tensor) -> Result<M::Tensor>
     where
         M: Backend,

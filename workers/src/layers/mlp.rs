@@ -35,7 +35,7 @@ impl<M: Memory> Mlp<M> {
     where
         M: Backend,
     {
-        let inner = device.glu(&self.gate_up_proj.forward(device, x)?, self.activation)?;
+        let inner = self.gate_up_proj.gated(device, x, self.activation)?;
         self.down_proj.forward(device, &inner)
     }
 }

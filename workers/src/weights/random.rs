@@ -66,13 +66,13 @@ impl Form for RandomMatrix {
 
     fn read(&self, rows: Range<usize>, columns: Range<usize>) -> Result<Matrix, LoadError> {
         let (count, length) = (rows.len(), columns.len());
-        let mut bytes = Vec::with_capacity(self.dtype.bytes_of(count * length));
-        for row in rows {
+        let mut bytes = vec![0; self.dtype.bytes_of(count * length)];
+        for (row, bytes) in rows.zip(bytes.chunks_exact_mut(self.dtype.bytes_of(length).max(1))) {
             let values = columns.clone().map(|column| self.value((row * self.columns + column) as u64));
             match self.dtype {
-                DType::F16 => values.for_each(|value| bytes.extend(f16::from_f32(value).to_le_bytes())),
-                DType::F32 => values.for_each(|value| bytes.extend(value.to_le_bytes())),
-                _ => values.for_each(|value| bytes.extend(bf16::from_f32(value).to_le_bytes())),
+                DType::F16 => write(bytes, values.map(|value| f16::from_f32(value).to_le_bytes())),
+                DType::F32 => write(bytes, values.map(f32::to_le_bytes)),
+                _ => write(bytes, values.map(|value| bf16::from_f32(value).to_le_bytes())),
             }
         }
         Ok(owned(bytes, self.dtype, count, length))
@@ -90,6 +90,10 @@ impl RandomMatrix {
         let share = (mixed >> 40) as f32 / (1u64 << 23) as f32 - 1.0;
         share * GREATEST
     }
+}
+
+fn write<const BYTES: usize>(to: &mut [u8], values: impl Iterator<Item = [u8; BYTES]>) {
+    to.as_chunks_mut().0.iter_mut().zip(values).for_each(|(to, value)| *to = value);
 }
 
 fn seed(name: &str) -> u64 {

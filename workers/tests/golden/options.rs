@@ -80,9 +80,9 @@ fn plain_weights_may_be_kept_in_sixteen_bits() {
 fn keys_and_values_may_be_kept_in_eight_bits() {
     for model in ["llama_basic", "gemma3_text", "gpt_oss", "deepseek_v3"] {
         let kept_as = |kv_dtype| distance(model, Ranks { kv_dtype, ..2.into() });
-        let (f16, int8) = (kept_as(KvDType::F16), kept_as(KvDType::Int8));
-        println!("{model}: f16 {f16}, int8 {int8}");
-        assert!(f16 < int8 && int8 < 0.12, "{model}: {f16} {int8}");
+        let [f16, int8, fp8] = [KvDType::F16, KvDType::Int8, KvDType::F8E4M3].map(kept_as);
+        println!("{model}: f16 {f16}, int8 {int8}, fp8 {fp8}");
+        assert!(f16 < int8 && int8 < 0.12 && int8 < fp8 && fp8 < 0.5, "{model}: {f16} {int8} {fp8}");
     }
 }
 

@@ -1,16 +1,16 @@
-//! Filling the KV cache on the CPU.
+//! Keys and values into their slots of the KV cache.
 
-use super::StoreKv;
 use crate::{
-    Batch, Heads, KvShape, Result,
-    cpu::{Cpu, Elements, KvBF16, KvCache, KvF16, KvF32, KvFormat, KvInt8, Split, Tensor},
+    Batch, Heads, KvShape,
+    cpu::{Cpu, Elements, KvBF16, KvCache, KvF8E4M3, KvF16, KvF32, KvFormat, KvInt8, Split, Tensor},
 };
 
 /// What storing an element costs a thread, roughly: only sharing among threads depends on it.
 const NANOSECONDS: f64 = 1.0;
 
-impl StoreKv for Cpu {
-    fn store_kv(&self, cache: &mut KvCache, layer: usize, qkv: &Tensor, heads: &Heads, batch: &Batch) -> Result<()> {
+impl Cpu {
+    /// Stores the key and value heads of `qkv [tokens, heads.qkv_columns()]` in layer `layer` at the batch's slot mapping.
+    pub(super) fn keep(&self, cache: &mut KvCache, layer: usize, qkv: &Tensor, heads: &Heads, batch: &Batch) {
         let shape = *cache.shape();
         assert_eq!(qkv.columns(), heads.qkv_columns(), "rows hold the query, key and value heads");
         assert_eq!(qkv.rows(), batch.slot_mapping.len(), "a slot per row");
@@ -29,9 +29,11 @@ impl StoreKv for Cpu {
             (Elements::F16(keys), Elements::F16(values)) => self.store::<KvF16>(rows, shape, [keys, values], scales),
             (Elements::BF16(keys), Elements::BF16(values)) => self.store::<KvBF16>(rows, shape, [keys, values], scales),
             (Elements::Int8(keys), Elements::Int8(values)) => self.store::<KvInt8>(rows, shape, [keys, values], scales),
+            (Elements::F8E4M3(keys), Elements::F8E4M3(values)) => {
+                self.store::<KvF8E4M3>(rows, shape, [keys, values], scales);
+            }
             _ => unreachable!("keys and values are made in one format"),
         }
-        Ok(())
     }
 }
 
