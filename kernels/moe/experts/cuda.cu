@@ -49,10 +49,13 @@ struct Inputs {
         return rows + (visitors == nullptr ? visit : visitors[visit]) * columns;
     }
 
-    // Those from `first` on.
-    __device__ __forceinline__ Inputs from(int first) const {
-        if (visitors == nullptr) return Inputs{rows + first * columns, nullptr, columns};
-        return Inputs{rows, visitors + first, columns};
+    // Leaves out the first. A copy with other pointers would be read by generic loads.
+    __device__ __forceinline__ void skip(int visits) {
+        if (visitors == nullptr) {
+            rows += visits * columns;
+        } else {
+            visitors += visits;
+        }
     }
 };
 
@@ -65,11 +68,6 @@ struct Results {
     int width;
     bool gates;
     Gate gate;
-
-    // Those from `first` on.
-    __device__ __forceinline__ Results from(int first) const {
-        return Results{rows + first * stride, bias, stride, width, gates, gate};
-    }
 
     __device__ __forceinline__ void operator()(int visit, int column, float first, float second) const {
         act* row = rows + visit * stride;
@@ -103,9 +101,10 @@ struct Few {
         if constexpr (AT_ONCE < VISITS) {
             for (int first = 0; first < visits; first += AT_ONCE) {
                 if (first > 0) __syncthreads();
-                skinny_product<FORMAT, AT_ONCE>(weight, outputs, inputs, input.from(first),
-                                                min(AT_ONCE, visits - first), results.from(first), first_output, tiles,
-                                                shared);
+                skinny_product<FORMAT, AT_ONCE>(weight, outputs, inputs, input, min(AT_ONCE, visits - first), results,
+                                                first_output, tiles, shared);
+                input.skip(AT_ONCE);
+                results.rows += AT_ONCE * results.stride;
             }
         } else if (VISITS == 32 && visits <= 16) {
             // The same sums by half of the operations.
@@ -142,9 +141,10 @@ __device__ __forceinline__ void product_of_experts(act* y, const act* x, const i
     Tile tile = own_tile(tiles, starts, Product::MOST, first_expert, experts);
     if (tile.visits == 0) return;
     Pairs rows{weight + (tile.expert - first_expert) * step, stride, to_second};
-    Inputs input = Inputs{x, visitors, inputs}.from(tile.first);
+    Inputs input{x, visitors, inputs};
+    input.skip(tile.first);
     const float* own_bias = bias == nullptr ? nullptr : bias + int64_t(tile.expert) * bias_step;
-    Results results = Results{y, own_bias, y_stride, width, gates, gate}.from(tile.first);
+    Results results{y + int64_t(tile.first) * y_stride, own_bias, y_stride, width, gates, gate};
     Product::run(rows, gates ? 2 * width : width, input, inputs, tile.visits, results, tiles_of_outputs);
 }
 
