@@ -49,7 +49,7 @@ struct Staged {
 //
 // A warp takes 16 outputs and some of the inputs. It streams their bytes through a ring of its own in shared memory, so
 // that nothing waits for another warp before the end; decodes in registers, in the very layout of tensor-core
-// fragments; and multiplies quants by the rows of x, at most 8 or 16, which come from the L1 cache. Scales are applied
+// fragments; and multiplies quants by the rows of x, at most 8, 16 or 32, which come from the L1 cache. Scales are applied
 // to the sums of their group. So every weight is as exact as it is stored, and a row's result depends on no other row,
 // nor on how many there are.
 //
@@ -236,8 +236,11 @@ __device__ __forceinline__ void multiply_runs(const uint8_t* low_row, const uint
 template <Format format, int ROWS>
 struct TileSums {
     using S = Skinny<format>;
-    // Runs of a step whose x is in registers at once: all, or half of them.
-    static constexpr int EIGHTS = ROWS / 8, AT_ONCE = S::RUNS * EIGHTS <= 8 ? S::RUNS : S::RUNS / 2;
+    // Runs of a step whose x is in registers at once: 32 of them, but whole groups.
+    static constexpr int EIGHTS = ROWS / 8, GROUP_RUNS = ceil_divide(group_columns(format), RUN);
+    static constexpr int FIT = 8 / EIGHTS > GROUP_RUNS ? 8 / EIGHTS : GROUP_RUNS;
+    static constexpr int AT_ONCE = S::RUNS < FIT ? S::RUNS : FIT;
+    static_assert(S::RUNS % AT_ONCE == 0, "runs are loaded equally many at a time");
 
     const bf16* rows[EIGHTS];
     int inputs, share;
@@ -260,11 +263,7 @@ struct TileSums {
 
     // Adds the products of a step, whose weights have arrived.
     __device__ __forceinline__ void add(int step, const uint8_t* low_row, const uint8_t* high_row) {
-        multiply_runs<format, AT_ONCE, 0, EIGHTS>(low_row, high_row, share, x, sums);
-        if constexpr (AT_ONCE < S::RUNS) {
-            load(step * S::COLUMNS + RUN * AT_ONCE);
-            multiply_runs<format, AT_ONCE, AT_ONCE, EIGHTS>(low_row, high_row, share, x, sums);
-        }
+        add_from<0>(step, low_row, high_row);
     }
 
     // Of each row the pairs of outputs.
@@ -277,6 +276,17 @@ struct TileSums {
     }
 
 private:
+    // The runs from `FIRST` on, whose first are in registers.
+    template <int FIRST>
+    __device__ __forceinline__ void add_from(int step, const uint8_t* low_row, const uint8_t* high_row) {
+        multiply_runs<format, AT_ONCE, FIRST, EIGHTS>(low_row, high_row, share, x, sums);
+        constexpr int NEXT = FIRST + AT_ONCE;
+        if constexpr (NEXT < S::RUNS) {
+            load(step * S::COLUMNS + RUN * NEXT);
+            add_from<NEXT>(step, low_row, high_row);
+        }
+    }
+
     __device__ __forceinline__ void load(int column) {
         bool whole = S::COLUMNS <= block_columns(format) || is_plain(format) || column + RUN * AT_ONCE <= inputs;
         if (whole) {
@@ -367,7 +377,7 @@ struct ExactSums {
 
 #endif
 
-// The sums of up to `ROWS` rows, 8 or 16, with the tiles of outputs from `first_output` on, 16 · `tiles` outputs. A
+// The sums of up to `ROWS` rows, 8, 16 or 32, with the tiles of outputs from `first_output` on, 16 · `tiles` outputs. A
 // block has a multiple of `tiles` whole warps, and for each of them Skinny<format>::RING bytes of shared memory.
 template <Format format, int ROWS, class Weight, class Input, class Output>
 __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int inputs, Input input, int rows,

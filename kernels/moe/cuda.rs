@@ -1,61 +1,21 @@
 //! Mixtures of experts on a GPU.
 
 mod products;
+mod route;
 mod visits;
 
-use super::{Experts, Groups, Moe, Routing, Scoring};
+use super::{Experts, Moe, Routing};
 use crate::{
     DeviceError, Result,
-    cuda::{Cuda, Element, Grid, Pointer, Shape, Source, Tensor},
+    cuda::{Cuda, Element, Pointer, Shape, Tensor},
     glu::{Activation, Glu},
 };
 use products::{Product, Run, Size};
 use visits::Visits;
 
-/// All but the experts' products.
-const SOURCE: Source = Source { name: "moe", text: include_str!("cuda.cu") };
-
 impl Moe for Cuda {
     fn route(&self, logits: &Tensor, bias: Option<&Tensor>, routing: &Routing) -> Result<Tensor> {
-        /// A warp takes a token, and a block has four.
-        const TOKENS: usize = 4;
-        let (tokens, experts) = (logits.rows(), logits.columns());
-        let &Routing { chosen, scoring, groups, normalise, scale } = routing;
-        assert!((1..=experts).contains(&chosen), "some of the experts are chosen");
-        assert_eq!(logits.element(), Element::F32, "logits are f32");
-        let is_bias = |bias: &Tensor| (bias.elements(), bias.element()) == (experts, Element::F32);
-        assert!(bias.is_none_or(is_bias), "a bias per expert");
-        let entry = match experts {
-            1..=128 => "route_128",
-            129..=256 => "route_256",
-            257..=512 => "route_512",
-            _ => return Err(DeviceError::Unsupported(format!("a router to {experts} experts"))),
-        };
-        let groups = groups.unwrap_or(Groups { count: 0, kept: 0, best: 0 });
-        let group_size = experts.checked_div(groups.count).unwrap_or(0);
-        // What is chosen by a softmax of the chosen is normalised as such.
-        let least = if scoring == Scoring::SoftmaxOfChosen { Some(0.0) } else { normalise };
-        let routes = self.floats(tokens, experts)?;
-        let arguments = &mut [
-            (&routes).into(),
-            logits.into(),
-            bias.map(Tensor::pointer).into(),
-            tokens.into(),
-            experts.into(),
-            chosen.into(),
-            (scoring as usize).into(),
-            groups.count.into(),
-            groups.kept.into(),
-            groups.best.min(group_size).into(),
-            least.is_some().into(),
-            least.unwrap_or(0.0).into(),
-            scale.into(),
-        ];
-        let grid =
-            Grid { blocks: [tokens.div_ceil(TOKENS) as u32, 1, 1], threads: 32 * TOKENS as u32, shared_bytes: 0 };
-        // SAFETY: routes have the shape of the logits, and a bias is as long as a row.
-        unsafe { self.launch(&SOURCE, entry, grid, arguments) }?;
-        Ok(routes)
+        route::route(self, logits, bias, routing)
     }
 
     fn experts(&self, x: &Tensor, routes: &Tensor, experts: &Experts<Self>, onto: Option<Tensor>) -> Result<Tensor> {
@@ -94,7 +54,7 @@ impl Moe for Cuda {
         // outputs, as was asserted with the biases of all experts.
         unsafe { product.launch(self, &stack.down) }?;
         drop(inner);
-        self.add_visits(&sum, is_added, &made, (routes, experts.first), &visits)?;
+        visits.add(self, (&sum, is_added), &made, (routes, experts.first))?;
         Ok(sum)
     }
 }
@@ -172,37 +132,6 @@ impl Cuda {
         // SAFETY: the same.
         unsafe { ups.launch(self, &stack.ups) }?;
         self.glu(&gate_up, experts.activation)
-    }
-
-    /// Writes into `sum` what the visits made, added to what is there where `is_added`.
-    fn add_visits(
-        &self,
-        sum: &Tensor,
-        is_added: bool,
-        made: &Tensor,
-        (routes, first): (&Tensor, usize),
-        visits: &Visits,
-    ) -> Result<()> {
-        const THREADS: usize = 128;
-        let hidden_size = made.columns();
-        let onto = is_added.then(|| sum.pointer());
-        let (entry, length) =
-            if hidden_size.is_multiple_of(8) { ("add_visits_by_8", 8) } else { ("add_visits_by_1", 1) };
-        let pieces = (hidden_size / length).div_ceil(THREADS);
-        let grid = Grid { blocks: [sum.rows() as u32, pieces as u32, 1], threads: THREADS as u32, shared_bytes: 0 };
-        let arguments = &mut [
-            sum.into(),
-            onto.into(),
-            made.into(),
-            visits.places.into(),
-            routes.into(),
-            routes.columns().into(),
-            first.into(),
-            visits.slots.into(),
-            hidden_size.into(),
-        ];
-        // SAFETY: each place names a visit, which has a row in `made`, and an expert, which has a column in `routes`.
-        unsafe { self.launch(&SOURCE, entry, grid, arguments) }
     }
 }
 

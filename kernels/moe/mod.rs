@@ -161,6 +161,14 @@ pub(crate) fn check<B: Tested>(device: &B) {
             check_experts(device, &Case { tokens, formats, hidden_size, width, has_bias: true, ..plain });
         }
     }
+    // Experts with about 16 visits, of every format, and with 32.
+    for dtype in DType::ALL {
+        let size = dtype.block_elements().max(64);
+        check_experts(device, &Case { tokens: 60, formats: [dtype; 3], hidden_size: size, width: size, ..plain });
+    }
+    for formats in [[DType::BF16; 3], [DType::WInt4, DType::Q8_0, DType::BF16]] {
+        check_experts(device, &Case { tokens: 110, formats, hidden_size: 128, width: 128, has_bias: true, ..plain });
+    }
     // Experts that differ.
     for formats in [[DType::F32; 3], [DType::Q8_0, DType::BF16, DType::F32]] {
         check_experts(device, &Case { tokens: 20, formats, last: Some(DType::BF16), ..plain });

@@ -1,13 +1,15 @@
-//! Which tokens go to which experts, found on the GPU: the host only knows how many visits there are at most.
+//! Which tokens go to which experts, found on the GPU, and the sum of what the visits made: the host only knows how many
+//! there are at most.
 
-use super::SOURCE;
 use crate::{
     Result,
-    cuda::{Buffer, Cuda, Element, Grid, Pointer, Tensor},
+    cuda::{Buffer, Cuda, Element, Grid, Pointer, Source, Tensor},
     moe::Experts,
 };
 
-/// The lists of `cuda.cu`, section "visits".
+const SOURCE: Source = Source { name: "visits", text: include_str!("../visits/cuda.cu") };
+
+/// The lists of `visits/cuda.cu`.
 pub(super) struct Visits {
     /// `i32 [count + 1]`
     pub(super) starts: Pointer,
@@ -118,6 +120,36 @@ impl Visits {
         ];
         // SAFETY: the same.
         unsafe { device.launch(&SOURCE, "list_visits", grid(chunks), arguments) }
+    }
+
+    /// Writes into `sum` what the visits made, added to what is there where `is_added`.
+    pub(super) fn add(
+        &self,
+        device: &Cuda,
+        (sum, is_added): (&Tensor, bool),
+        made: &Tensor,
+        (routes, first): (&Tensor, usize),
+    ) -> Result<()> {
+        const THREADS: usize = 128;
+        let hidden_size = made.columns();
+        let onto = is_added.then(|| sum.pointer());
+        let (entry, length) =
+            if hidden_size.is_multiple_of(8) { ("add_visits_by_8", 8) } else { ("add_visits_by_1", 1) };
+        let pieces = (hidden_size / length).div_ceil(THREADS);
+        let grid = Grid { blocks: [sum.rows() as u32, pieces as u32, 1], threads: THREADS as u32, shared_bytes: 0 };
+        let arguments = &mut [
+            sum.into(),
+            onto.into(),
+            made.into(),
+            self.places.into(),
+            routes.into(),
+            routes.columns().into(),
+            first.into(),
+            self.slots.into(),
+            hidden_size.into(),
+        ];
+        // SAFETY: each place names a visit, which has a row in `made`, and an expert, which has a column in `routes`.
+        unsafe { device.launch(&SOURCE, entry, grid, arguments) }
     }
 }
 

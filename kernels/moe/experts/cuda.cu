@@ -1,12 +1,14 @@
 // variants: FORMAT
 // The products of experts, of all that are visited at once. A block takes a tile of one expert's visits, as
-// moe/cuda.cu lists them, and some of its outputs; what becomes of a list that is shorter than its bound ends at once.
+// visits/cuda.cu lists them, and some of its outputs; what becomes of a list that is shorter than its bound ends at once.
 //
 // Few visits per expert: the weights of those that are visited are read once, and that is the floor. Of 128 experts, 8
-// chosen, 2048 × 768 in bf16, one token reads 75 MB, 23 µs at 3.35 TB/s; 16 tokens read 63 % of all, 0.23 ms. Many
+// chosen, 2048 × 768 in bf16, one token reads 75 MB, 23 µs at 3.35 TB/s; 16 tokens read 64 % of all, 0.23 ms. Many
 // visits: 8192 tokens are 619 GFLOP, 0.63 ms at 990 TFLOP/s, while weights are 1.2 GB, 0.36 ms; the tensor cores
 // decide, and tiles of up to 128 visits share the weights.
 
+// As many as the compiler likes.
+#define BLOCKS_AT_LEAST 0
 #include "device.cuh"
 #include "formats.cuh"
 #include "gate.cuh"
@@ -46,6 +48,15 @@ struct Inputs {
     __device__ __forceinline__ const act* operator()(int visit) const {
         return rows + (visitors == nullptr ? visit : visitors[visit]) * columns;
     }
+
+    // Leaves out the first. A copy with other pointers would be read by generic loads.
+    __device__ __forceinline__ void skip(int visits) {
+        if (visitors == nullptr) {
+            rows += visits * columns;
+        } else {
+            visitors += visits;
+        }
+    }
 };
 
 // What becomes of a pair's sums: one inner element, or two outputs. Rows of results are `stride` apart. Of a gate and
@@ -72,7 +83,7 @@ struct Results {
     }
 };
 
-// Products of few visits, at most 8 or 16 of an expert in a block, `tiles` tiles of 16 outputs …
+// Products of few visits, at most 8, 16 or 32 of an expert in a block, `tiles` tiles of 16 outputs …
 template <int VISITS>
 struct Few {
     static constexpr int MOST = VISITS;
@@ -80,8 +91,28 @@ struct Few {
     static __device__ __forceinline__ void run(Pairs weight, int outputs, Inputs input, int inputs, int visits,
                                                Results results, int tiles) {
         DYNAMIC_SHARED(uint8_t, shared);
-        skinny_product<FORMAT, VISITS>(weight, outputs, inputs, input, visits, results,
-                                       blockIdx.x * TILE_OUTPUTS * tiles, tiles, shared);
+        int first_output = blockIdx.x * TILE_OUTPUTS * tiles;
+#ifdef ACTIVATION_BF16
+        constexpr int AT_ONCE = VISITS;
+#else
+        // Sums of 32 visits are too many registers.
+        constexpr int AT_ONCE = VISITS < 16 ? VISITS : 16;
+#endif
+        if constexpr (AT_ONCE < VISITS) {
+            for (int first = 0; first < visits; first += AT_ONCE) {
+                if (first > 0) __syncthreads();
+                skinny_product<FORMAT, AT_ONCE>(weight, outputs, inputs, input, min(AT_ONCE, visits - first), results,
+                                                first_output, tiles, shared);
+                input.skip(AT_ONCE);
+                results.rows += AT_ONCE * results.stride;
+            }
+        } else if (VISITS == 32 && visits <= 16) {
+            // The same sums by half of the operations.
+            skinny_product<FORMAT, 16>(weight, outputs, inputs, input, visits, results, first_output, tiles, shared);
+        } else {
+            skinny_product<FORMAT, VISITS>(weight, outputs, inputs, input, visits, results, first_output, tiles,
+                                           shared);
+        }
     }
 };
 
@@ -112,11 +143,7 @@ __device__ __forceinline__ void product_of_experts(act* y, const act* x, const i
     if (tile.visits == 0) return;
     Pairs rows{weight + (tile.expert - first_expert) * step, stride, to_second};
     Inputs input{x, visitors, inputs};
-    if (visitors == nullptr) {
-        input.rows += int64_t(tile.first) * inputs;
-    } else {
-        input.visitors += tile.first;
-    }
+    input.skip(tile.first);
     const float* own_bias = bias == nullptr ? nullptr : bias + int64_t(tile.expert) * bias_step;
     Results results{y + int64_t(tile.first) * y_stride, own_bias, y_stride, width, gates, gate};
     Product::run(rows, gates ? 2 * width : width, input, inputs, tile.visits, results, tiles_of_outputs);
@@ -134,6 +161,7 @@ __device__ __forceinline__ void product_of_experts(act* y, const act* x, const i
 
 using Few8 = Few<8>;
 using Few16 = Few<16>;
+using Few32 = Few<32>;
 using Many64 = Many<Shape<64, 64, 32, 32>>;
 using Many128 = Many<Shape<128, 128, 64, 32>>;
 
@@ -141,3 +169,9 @@ KERNEL(experts_8, 256) PRODUCT_OF_EXPERTS(Few8)
 KERNEL(experts_16, 256) PRODUCT_OF_EXPERTS(Few16)
 KERNEL(experts_64, 128) PRODUCT_OF_EXPERTS(Many64)
 KERNEL(experts_128, 256) PRODUCT_OF_EXPERTS(Many128)
+
+// One, whatever registers that takes; where this makes the compiler spill some, as many as it likes once more.
+#undef BLOCKS_AT_LEAST
+#define BLOCKS_AT_LEAST (has_offsets(FORMAT) && FORMAT != Q2_K ? 0 : 1)
+
+KERNEL(experts_32, 256) PRODUCT_OF_EXPERTS(Few32)
