@@ -92,7 +92,6 @@ pub enum Activations {
 
 /// One rank's GPU.
 pub struct Cuda {
-    driver: Driver,
     kernels: Kernels,
     arena: Arena,
     choices: Choices,
@@ -106,6 +105,8 @@ pub struct Cuda {
     communicator: Option<Mutex<Communicator>>,
     /// None where the rank is alone, or the GPUs don't reach each other.
     peers: Option<Peers>,
+    /// Behind all that was made with it: with the last of these the context goes.
+    driver: Driver,
 }
 
 impl Activations {
@@ -138,7 +139,6 @@ impl Cuda {
             kernels: Kernels::new(compiler, activations),
             arena: Arena::new(driver.clone()),
             choices: Choices::new(&driver, group.world_size())?,
-            driver,
             activations,
             eager,
             recordings: Mutex::default(),
@@ -146,6 +146,7 @@ impl Cuda {
             group,
             communicator,
             peers,
+            driver,
         })
     }
 

@@ -13,11 +13,14 @@ use crate::{
     all_reduce::AllReduce,
     attention::{Attention, Scoring},
     choose::{Ask, Choose, Draw},
-    cuda::{Cuda, CudaConfig},
+    cuda::{Cuda, CudaConfig, Tensor, Weight},
+    glu::Activation,
     group::Group,
     matmul::MatMul,
     memory::Memory,
+    moe::{self, Experts, Moe, Routing},
     rms_norm::RmsNorm,
+    samples::Samples,
     select_rows::SelectRows,
 };
 
@@ -64,16 +67,37 @@ pub fn measure_gpu(config: &CudaConfig, sizes: Sizes, tell: &mut dyn FnMut(Speed
     let bench = Bench { gpu: &gpu, sizes };
     tell(bench.copy()?);
     for dtype in [DType::BF16, DType::F8_E4M3, DType::WInt8, DType::WInt4, DType::Q4_K, DType::MXFP4] {
-        for rows in [1, 16] {
-            tell(bench.product(dtype, rows)?);
+        for rows in [1, 16, 32] {
+            tell(bench.product("matmul", dtype, rows)?);
         }
     }
-    tell(bench.product(DType::BF16, bench.pick(4096, 64))?);
+    let many = bench.pick(4096, 64);
+    for dtype in [DType::BF16, DType::F8_E4M3, DType::WInt4] {
+        for rows in [bench.pick(128, 40), bench.pick(512, 48), many] {
+            tell(bench.product("matmul", dtype, rows)?);
+        }
+    }
+    for dtype in [DType::BF16, DType::WInt4] {
+        for rows in [1, 32, 128, many] {
+            tell(bench.experts(dtype, rows)?);
+        }
+    }
     for dtype in [KvDType::BF16, KvDType::Int8] {
-        tell(bench.attention(dtype)?);
+        tell(bench.decode_attention(dtype)?);
+    }
+    for queries in [bench.pick(512, 16), many] {
+        tell(bench.prefill_attention(queries)?);
     }
     tell(bench.norm()?);
     tell(bench.choice()?);
+    if gpu.cublaslt().is_some() {
+        drop(gpu);
+        let gpu = Cuda::open(CudaConfig { own_products: true, ..config.clone() }, Group::solo())?;
+        let bench = Bench { gpu: &gpu, sizes };
+        for (dtype, rows) in [(DType::BF16, 32), (DType::BF16, 128), (DType::WInt4, 512), (DType::BF16, many)] {
+            tell(bench.product("matmul by own kernels", dtype, rows.min(many))?);
+        }
+    }
     Ok(())
 }
 
@@ -87,6 +111,10 @@ pub fn measure_gpus(config: &CudaConfig, ranks: usize, sizes: Sizes, tell: &mut 
     first.into_iter().for_each(tell);
     Ok(())
 }
+
+/// Of the attention that is measured.
+const HEADS: Heads = Heads { query: 32, kv: 8, dim: 128, group: 4, first_in_group: 0, values_from: None };
+const HEADS_TOLD: &str = "32 heads on 8 of 128";
 
 struct Bench<'a> {
     gpu: &'a Cuda,
@@ -110,44 +138,112 @@ impl Bench<'_> {
         self.time("copy", format!("{} KiB", bytes >> 10), [2 * bytes, 0], run)
     }
 
-    fn product(&self, dtype: DType, rows: usize) -> Result<Speed> {
+    fn product(&self, operation: &'static str, dtype: DType, rows: usize) -> Result<Speed> {
         let (inputs, outputs) = (self.pick(8192, 256), self.pick(28_672, 64));
-        let bytes = dtype.bytes_of(inputs) * outputs;
-        let stored = Matrix::new(Arc::new(vec![0u8; bytes]), 0, dtype, outputs, inputs).expect("as many bytes");
-        let weight = self.gpu.weight(vec![stored])?;
-        let x = self.gpu.activations(rows, inputs)?;
-        let moved = bytes + x.bytes() + rows * outputs * self.gpu.act().bytes();
+        let weight = self.weight(dtype, outputs, inputs)?;
+        let x = self.random(rows, inputs)?;
+        let moved = dtype.bytes_of(inputs) * outputs + x.bytes() + rows * outputs * self.gpu.act().bytes();
         let shape = format!("{rows} × {inputs} → {outputs}, {dtype:?}");
-        self.time("matmul", shape, [moved, 2 * rows * inputs * outputs], || {
+        self.time(operation, shape, [moved, 2 * rows * inputs * outputs], || {
             self.gpu.matmul(&x, &weight, None).map(drop)
         })
     }
 
+    /// A mixture whose tokens choose evenly, as those of trained routers do.
+    fn experts(&self, dtype: DType, rows: usize) -> Result<Speed> {
+        let (hidden, width) = (self.pick(4096, 256), self.pick(1536, 128));
+        let (count, chosen) = (self.pick(64, 8), self.pick(8, 2));
+        let experts = Experts {
+            first: 0,
+            count,
+            chosen,
+            gate_up: self.weight(dtype, count * 2 * width, hidden)?,
+            gate_up_bias: None,
+            down: self.weight(dtype, count * hidden, width)?,
+            down_bias: None,
+            activation: Activation::Silu,
+        };
+        let logits: Vec<f32> = Samples::new(rows as u64).floats(rows * count);
+        let logits = self.gpu.upload(self.gpu.floats(rows, count)?, &logits)?;
+        let scoring = moe::Scoring::Softmax;
+        let routing = Routing { chosen, scoring, groups: None, normalise: Some(0.0), scale: 1.0 };
+        let routes = self.gpu.route(&logits, None, &routing)?;
+        let x = self.random(rows, hidden)?;
+        // As many as even choices reach.
+        let read = count as f64 * (1.0 - (1.0 - chosen as f64 / count as f64).powi(rows as i32));
+        let of_expert = dtype.bytes_of(hidden) * 2 * width + dtype.bytes_of(width) * hidden;
+        let moved = (read * of_expert as f64) as usize + 2 * x.bytes();
+        let shape = format!("{rows} × {hidden}, {chosen} of {count} experts of {width}, {dtype:?}");
+        let operations = 2 * rows * chosen * 3 * hidden * width;
+        self.time("experts", shape, [moved, operations], || self.gpu.experts(&x, &routes, &experts, None).map(drop))
+    }
+
     /// Decoding: a query of each sequence.
-    fn attention(&self, dtype: KvDType) -> Result<Speed> {
-        const BLOCK_SIZE: usize = 64;
+    fn decode_attention(&self, dtype: KvDType) -> Result<Speed> {
         let (sequences, context) = (self.pick(32, 2), self.pick(4096, 128));
-        let heads = Heads { query: 32, kv: 8, dim: 128, group: 4, first_in_group: 0, values_from: None };
-        let own = context / BLOCK_SIZE;
+        let shape = format!("{sequences} sequences of {context}, {HEADS_TOLD}, {dtype:?}");
+        self.attention(shape, dtype, sequences, context, 1)
+    }
+
+    /// A prompt from its beginning.
+    fn prefill_attention(&self, queries: usize) -> Result<Speed> {
+        self.attention(format!("a prompt of {queries}, {HEADS_TOLD}"), KvDType::BF16, 1, queries, queries)
+    }
+
+    /// The last `queries` tokens of each sequence ask.
+    fn attention(
+        &self,
+        shape: String,
+        dtype: KvDType,
+        sequences: usize,
+        context: usize,
+        queries: usize,
+    ) -> Result<Speed> {
+        const BLOCK_SIZE: usize = 64;
+        let heads = HEADS;
+        let own = context.div_ceil(BLOCK_SIZE);
         let blocks = sequences * own;
-        let shape =
-            KvShape { layers: 1, blocks, block_size: BLOCK_SIZE, kv_heads: 8, head_dim: 128, values_from: None, dtype };
-        let cache = self.gpu.kv_cache(shape)?;
-        let last = context as u32 - 1;
+        let shape_of_cache = KvShape {
+            layers: 1,
+            blocks,
+            block_size: BLOCK_SIZE,
+            kv_heads: heads.kv,
+            head_dim: heads.dim,
+            values_from: None,
+            dtype,
+        };
+        let cache = self.gpu.kv_cache(shape_of_cache)?;
+        let slots = |sequence: usize| (sequence * own * BLOCK_SIZE) as u32;
+        let asking = (context - queries) as u32..context as u32;
         let batch = Batch {
-            tokens: vec![0; sequences],
-            positions: vec![last; sequences],
-            slot_mapping: (1..=sequences).map(|end| (end * context) as u32 - 1).collect(),
-            query_starts: (0..=sequences as u32).collect(),
+            tokens: vec![0; sequences * queries],
+            positions: (0..sequences).flat_map(|_| asking.clone()).collect(),
+            slot_mapping: (0..sequences).flat_map(|at| asking.clone().map(move |token| slots(at) + token)).collect(),
+            query_starts: (0..=sequences).map(|at| (at * queries) as u32).collect(),
             context_lengths: vec![context as u32; sequences],
             block_tables: (0..blocks as u32).collect::<Vec<_>>().chunks(own).map(<[u32]>::to_vec).collect(),
         };
         let batch = self.gpu.batch(batch)?;
-        let qkv = self.gpu.activations(sequences, heads.qkv_columns())?;
+        let qkv = self.random(sequences * queries, heads.qkv_columns())?;
         let scoring = Scoring { scale: 0.09, window: None, sinks: None };
-        let shape = format!("{sequences} sequences of {context}, 32 heads on 8 of 128, {dtype:?}");
+        let scored = sequences * queries * (2 * context - queries + 1) / 2;
+        let operations = 4 * heads.query * heads.dim * scored;
+        let moved = blocks * cache.shape.block_bytes() + 2 * sequences * queries * heads.query * heads.dim * 2;
         let run = || self.gpu.attention(&qkv, &cache, 0, &heads, &scoring, &batch).map(drop);
-        self.time("attention", shape, [blocks * cache.shape.block_bytes(), 0], run)
+        self.time("attention", shape, [moved, operations], run)
+    }
+
+    /// Bytes of any value: nothing but the time is looked at, and GPUs multiply zeros faster.
+    fn weight(&self, dtype: DType, outputs: usize, inputs: usize) -> Result<Weight> {
+        let mut bytes = vec![0u8; dtype.bytes_of(inputs) * outputs];
+        let mut samples = Samples::new(1);
+        bytes.chunks_mut(8).for_each(|bytes| bytes.copy_from_slice(&samples.bits().to_le_bytes()[..bytes.len()]));
+        let stored = Matrix::new(Arc::new(bytes), 0, dtype, outputs, inputs).expect("as many bytes");
+        self.gpu.weight(vec![stored])
+    }
+
+    fn random(&self, rows: usize, columns: usize) -> Result<Tensor> {
+        self.gpu.upload(self.gpu.activations(rows, columns)?, &Samples::new(2).floats(rows * columns))
     }
 
     fn norm(&self) -> Result<Speed> {
@@ -163,7 +259,9 @@ impl Bench<'_> {
     /// Not recorded, as it is in no step: its asks come from the host.
     fn choice(&self) -> Result<Speed> {
         let (rows, tokens) = (self.pick(32, 2), self.pick(128_000, 5000));
-        let logits = self.gpu.upload(self.gpu.floats(rows, tokens)?, &vec![0.0; rows * tokens])?;
+        let mut samples = Samples::new(3);
+        let logits: Vec<f32> = (0..rows * tokens).map(|_| 3.0 * samples.bell()).collect();
+        let logits = self.gpu.upload(self.gpu.floats(rows, tokens)?, &logits)?;
         let draw = Draw { temperature: 0.8, top_k: 0, top_p: 0.95, min_p: 0.0, uniform: 0.5 };
         let asks: Vec<Ask> = (0..rows).map(|row| Ask { row, draw: Some(draw) }).collect();
         let mut took = Duration::MAX;

@@ -1,8 +1,8 @@
 //! The real binary on GPUs: on stand-ins for the driver, NCCL, cuBLASLt and NVML that run the kernels' own text on
 //! the processor (`tests/gpu/`, built by `scripts/stand-in-gpu`), or on GPUs where there are some.
 //!
-//! `SHARDWIRE_TEST_GPU` names the folders of the libraries (for `LD_LIBRARY_PATH`); without it, only what needs no GPU is
-//! tested here: that its absence is told well.
+//! `SHARDWIRE_TEST_GPU` names the folders of the stand-ins (for `LD_LIBRARY_PATH`); where it is empty, real GPUs are used.
+//! Without it, only what needs no GPU is tested here: that its absence is told well.
 
 mod server;
 
@@ -30,23 +30,55 @@ const F32: Tolerance = Tolerance { logprob: 2e-3, margin: 5e-3 };
 /// what it rounds, and these models' random weights make logits of ten and more. Seen: 0.17 at most.
 const BF16: Tolerance = Tolerance { logprob: 0.3, margin: 0.4 };
 
-/// The folders of the libraries under test.
-fn libraries() -> Option<String> {
-    let folders = std::env::var("SHARDWIRE_TEST_GPU").ok();
-    if folders.is_none() {
-        eprintln!("not tested: SHARDWIRE_TEST_GPU names no libraries");
-    }
-    folders
+/// What is tested on.
+struct Gpus {
+    /// The folders of the stand-ins; empty where GPUs are real.
+    libraries: String,
+    count: usize,
 }
 
-/// A server on as many simulated GPUs as there are ranks, with kernels kept between tests.
+impl Gpus {
+    fn find() -> Option<Self> {
+        let Ok(libraries) = std::env::var("SHARDWIRE_TEST_GPU") else {
+            eprintln!("not tested: SHARDWIRE_TEST_GPU names no libraries");
+            return None;
+        };
+        let count = if libraries.is_empty() { workers::gpus::count().expect("GPUs") } else { SIMULATED };
+        Some(Self { libraries, count })
+    }
+
+    /// For what a real GPU can't be made to do.
+    fn simulated() -> Option<Self> {
+        Self::find().filter(|gpus| !gpus.libraries.is_empty())
+    }
+
+    /// For what takes several ranks.
+    fn several() -> Option<Self> {
+        Self::find().filter(|gpus| gpus.count > 1)
+    }
+
+    /// As many ranks as there are GPUs, at most `wanted`.
+    fn ranks(&self, wanted: usize) -> &'static str {
+        ["1", "2", "3", "4"][wanted.min(self.count) - 1]
+    }
+
+    /// A server on them.
+    fn serve(&self, model: &str, flags: &[&str], variables: &[(&str, &str)]) -> Server {
+        serve(&self.libraries, model, flags, variables)
+    }
+}
+
+/// How many GPUs the stand-in has.
+const SIMULATED: usize = 4;
+
+/// A server with kernels kept between tests.
 fn serve(libraries: &str, model: &str, flags: &[&str], variables: &[(&str, &str)]) -> Server {
     let path = golden(model);
     let flags = [&["--model", path.to_str().expect("UTF-8 path"), "--device", "cuda", "--enable-logprob"], flags];
-    let cache = cache();
+    let (cache, count) = (cache(), SIMULATED.to_string());
     let own = [
         ("LD_LIBRARY_PATH", libraries),
-        ("STAND_IN_GPUS", "4"),
+        ("STAND_IN_GPUS", &count),
         ("SHARDWIRE_CACHE", cache.to_str().expect("UTF-8 path")),
     ];
     Server::start_with(&flags.concat(), &[&own[..], variables].concat())
@@ -131,7 +163,7 @@ fn without_a_gpu_the_cpu_computes_and_says_so() {
 
 #[test]
 fn too_few_gpus_or_none() {
-    let Some(libraries) = libraries() else { return };
+    let Some(Gpus { libraries, .. }) = Gpus::simulated() else { return };
     let (code, stderr) = refused(&libraries, &["-tp", "2"], &[("STAND_IN_GPUS", "1")]);
     assert_eq!(code, Some(2), "{stderr}");
     let words = last_words(&stderr);
@@ -143,7 +175,7 @@ fn too_few_gpus_or_none() {
 
 #[test]
 fn libraries_that_are_missing_are_named() {
-    let Some(libraries) = libraries() else { return };
+    let Some(Gpus { libraries, .. }) = Gpus::simulated() else { return };
     let driver = only(&libraries, &["libcuda.so.1"]);
     let folder = driver.path().to_str().expect("UTF-8 path");
     let (code, stderr) = refused(folder, &["-tp", "2"], &[("STAND_IN_GPUS", "2")]);
@@ -162,7 +194,7 @@ fn libraries_that_are_missing_are_named() {
 
 #[test]
 fn memory_that_does_not_suffice_is_told_at_the_start() {
-    let Some(libraries) = libraries() else { return };
+    let Some(Gpus { libraries, .. }) = Gpus::simulated() else { return };
     let (code, stderr) = refused(&libraries, &[], &[("STAND_IN_MEMORY", "2000000")]);
     assert_eq!(code, Some(2), "{stderr}");
     let words = last_words(&stderr);
@@ -176,39 +208,33 @@ fn short_cases(model: &str) -> Vec<Case> {
 }
 
 /// Every family, with a rank count that its heads allow.
-const MODELS: [(&str, &str); 15] = [
-    ("models/llama_basic", "1"),
-    ("models/llama3_rope", "4"),
-    ("models/mistral_swa", "2"),
-    ("models/ernie45", "2"),
-    ("models/ernie45_moe", "2"),
-    ("models/qwen2", "1"),
-    ("models/qwen2_yarn", "2"),
-    ("models/qwen3", "4"),
-    ("models/qwen3_moe", "1"),
-    ("models/deepseek_v3", "2"),
-    ("models/deepseek_v3_yarn", "1"),
-    ("models/glm4", "2"),
-    ("models/glm4_moe", "2"),
-    ("models/gemma3_text", "1"),
-    ("models/gpt_oss", "2"),
+const MODELS: [(&str, usize); 15] = [
+    ("models/llama_basic", 1),
+    ("models/llama3_rope", 4),
+    ("models/mistral_swa", 2),
+    ("models/ernie45", 2),
+    ("models/ernie45_moe", 2),
+    ("models/qwen2", 1),
+    ("models/qwen2_yarn", 2),
+    ("models/qwen3", 4),
+    ("models/qwen3_moe", 1),
+    ("models/deepseek_v3", 2),
+    ("models/deepseek_v3_yarn", 1),
+    ("models/glm4", 2),
+    ("models/glm4_moe", 2),
+    ("models/gemma3_text", 1),
+    ("models/gpt_oss", 2),
 ];
 
 /// Few tokens at once, so that prompts come in chunks; and a small warm-up.
 const SMALL: [&str; 4] = ["--max-num-batched-tokens", "64", "--max-num-seqs", "16"];
 
-fn check_family(libraries: &str, model: &str, ranks: &str, flags: &[&str], tolerance: Tolerance) -> Server {
-    let flags = [&SMALL[..], &["-tp", ranks], flags].concat();
-    let server = serve(libraries, model, &flags, &[]);
-    check_together(&server, &short_cases(model), tolerance, &flags.join(" "));
-    server
-}
-
 #[test]
 fn every_family_with_f32_activations_is_the_cpu_s_equal() {
-    let Some(libraries) = libraries() else { return };
+    let Some(gpus) = Gpus::find() else { return };
     for (model, ranks) in MODELS {
-        check_family(&libraries, model, ranks, &["--dtype", "f32"], F32);
+        let flags = [&SMALL[..], &["-tp", gpus.ranks(ranks), "--dtype", "f32"]].concat();
+        check_together(&gpus.serve(model, &flags, &[]), &short_cases(model), F32, &flags.join(" "));
     }
 }
 
@@ -216,9 +242,9 @@ fn every_family_with_f32_activations_is_the_cpu_s_equal() {
 /// be off.
 #[test]
 fn every_family_with_bf16_activations() {
-    let Some(libraries) = libraries() else { return };
+    let Some(gpus) = Gpus::find() else { return };
     for (model, ranks) in MODELS {
-        let server = serve(&libraries, model, &[&SMALL[..], &["-tp", ranks]].concat(), &[]);
+        let server = gpus.serve(model, &[&SMALL[..], &["-tp", gpus.ranks(ranks)]].concat(), &[]);
         let has_experts = ["moe", "deepseek", "gpt_oss"].iter().any(|part| model.contains(part));
         let faults: Vec<String> = std::thread::scope(|scope| {
             let (server, cases) = (&server, short_cases(model));
@@ -242,7 +268,7 @@ fn calls(counts: &Path, function: &str) -> u64 {
 /// compute them, and only of the first that is told.
 #[test]
 fn products_with_and_without_nvidias_library() {
-    let Some(libraries) = libraries() else { return };
+    let Some(Gpus { libraries, .. }) = Gpus::simulated() else { return };
     let absent = without(&libraries, "libcublasLt");
     let absent = absent.path().to_str().expect("UTF-8 path");
     let empty = absent.to_owned() + "/none";
@@ -266,7 +292,7 @@ fn products_with_and_without_nvidias_library() {
                     rows to NVIDIA's library, install cuBLAS 12 (PyPI: nvidia-cublas-cu12)";
         assert_eq!(server.log("stderr").contains(told), folders == absent, "{}", server.log("stderr"));
         if server.get_json("/ranks")["ranks"][0]["device"].as_str().is_some_and(|name| name.contains("Stand-in")) {
-            wait_for("the ranks' counts", || (calls(counts.path(), "cuLaunchKernel") > 0).then_some(()));
+            wait_for("the ranks' counts", || (calls(counts.path(), "cuLaunchKernelEx") > 0).then_some(()));
             assert_eq!(calls(counts.path(), "cublasLtMatmul") > 0, is_called, "{variables:?}");
         }
     }
@@ -275,13 +301,14 @@ fn products_with_and_without_nvidias_library() {
 /// Recorded steps give what steps that are computed kernel by kernel give.
 #[test]
 fn graphs_change_nothing() {
-    let Some(libraries) = libraries() else { return };
+    let Some(gpus) = Gpus::find() else { return };
     let ids = |server: &Server| {
         let body = json!({"prompt": [3, 5, 7], "max_tokens": 24, "temperature": 0, "ignore_eos": true, "return_token_ids": true});
         server.ok("/v1/completions", &body)["choices"][0]["completion_token_ids"].clone()
     };
-    let recorded = serve(&libraries, "models/qwen3_moe", &[&SMALL[..], &["-tp", "2"]].concat(), &[]);
-    let eager = serve(&libraries, "models/qwen3_moe", &[&SMALL[..], &["-tp", "2", "--enforce-eager"]].concat(), &[]);
+    let flags = [&SMALL[..], &["-tp", gpus.ranks(2)]].concat();
+    let recorded = gpus.serve("models/qwen3_moe", &flags, &[]);
+    let eager = gpus.serve("models/qwen3_moe", &[&flags[..], &["--enforce-eager"]].concat(), &[]);
     assert_eq!(ids(&recorded), ids(&eager));
 }
 
@@ -289,7 +316,7 @@ fn graphs_change_nothing() {
 /// sequences end by stop tokens that nobody could foresee, and with some the host chooses, or a guide.
 #[test]
 fn steps_that_overlap_change_nothing() {
-    let Some(libraries) = libraries() else { return };
+    let Some(gpus) = Gpus::find() else { return };
     let draw = json!({"max_tokens": 20, "temperature": 0.9, "seed": 3, "prompt": [3, 5, 7]});
     let with = |fields: Value| {
         let fields = fields.as_object().expect("fields").clone();
@@ -306,8 +333,8 @@ fn steps_that_overlap_change_nothing() {
         with(json!({"guided_choice": ["a", "bb"]})),
     ];
     let answers = |flags: &[&str]| {
-        let server =
-            serve(&libraries, "models/qwen3_moe", &[&SMALL[..], &["-tp", "2", "--dtype", "f32"], flags].concat(), &[]);
+        let flags = [&SMALL[..], &["-tp", gpus.ranks(2), "--dtype", "f32"], flags].concat();
+        let server = gpus.serve("models/qwen3_moe", &flags, &[]);
         std::thread::scope(|scope| {
             let ask = |body| {
                 let server = &server;
@@ -326,7 +353,7 @@ fn steps_that_overlap_change_nothing() {
 /// Work that is late shows what does not wait for it.
 #[test]
 fn delays_change_nothing() {
-    let Some(libraries) = libraries() else { return };
+    let Some(Gpus { libraries, .. }) = Gpus::simulated() else { return };
     let flags = [&SMALL[..], &["-tp", "2", "--dtype", "f32"]].concat();
     let delays = [("STAND_IN_DELAY_US", "200"), ("STAND_IN_SEED", "2")];
     let server = serve(&libraries, "models/llama3_rope", &flags, &delays);
@@ -337,8 +364,8 @@ fn delays_change_nothing() {
 /// A rank that dies in the middle of a step, its peers waiting for it in a collective.
 #[test]
 fn a_killed_rank_is_named_and_the_group_comes_back() {
-    let Some(libraries) = libraries() else { return };
-    let server = serve(&libraries, "models/llama3_rope", &[&SMALL[..], &["-tp", "2"]].concat(), &[]);
+    let Some(gpus) = Gpus::several() else { return };
+    let server = gpus.serve("models/llama3_rope", &[&SMALL[..], &["-tp", "2"]].concat(), &[]);
     let short = json!({"prompt": [1, 2, 3], "max_tokens": 8, "ignore_eos": true, "temperature": 0});
     let text = |server: &Server| server.ok("/v1/completions", &short)["choices"][0]["text"].clone();
     let before = text(&server);
@@ -368,12 +395,12 @@ fn measured(server: &Server) -> Vec<Value> {
 
 #[test]
 fn what_gpus_measure_is_told_to_programs_and_people() {
-    let Some(libraries) = libraries() else { return };
-    let flags = [&SMALL[..], &["-tp", "2"]].concat();
-    let server = serve(&libraries, "models/llama_basic", &flags, &[("STAND_IN_SENSORS", "hot")]);
+    let Some(gpus) = Gpus::find() else { return };
+    let flags = [&SMALL[..], &["-tp", gpus.ranks(2)]].concat();
+    let server = gpus.serve("models/llama_basic", &flags, &[("STAND_IN_SENSORS", "hot")]);
     let is_told = |gpus: &Vec<Value>| gpus.iter().all(Value::is_object);
-    let gpus = wait_for("the GPUs' answers", || Some(measured(&server)).filter(is_told));
-    let device = server.get_json("/ranks")["ranks"][1]["device"].clone();
+    let told = wait_for("the GPUs' answers", || Some(measured(&server)).filter(is_told));
+    let device = server.get_json("/ranks")["ranks"][0]["device"].clone();
     if !device.as_str().is_some_and(|name| name.contains("Stand-in")) {
         return; // a real one is as hot as it is
     }
@@ -382,7 +409,7 @@ fn what_gpus_measure_is_told_to_programs_and_people() {
         "temperature_c": 91, "utilization_percent": 51, "power_w": 301.0, "power_limit_w": 700.0,
         "memory_used_bytes": memory / 4, "memory_total_bytes": memory, "throttle": ["heat", "hardware"], "ecc_errors": 0,
     });
-    assert_eq!((&gpus[0]["temperature_c"], &gpus[1]), (&json!(90), &second));
+    assert_eq!((&told[0]["temperature_c"], &told[1]), (&json!(90), &second));
     let metrics = server.get("/metrics").1;
     for line in [
         "shardwire:rank_gpu_temperature_celsius{rank=\"1\"} 91.0",
@@ -397,7 +424,7 @@ fn what_gpus_measure_is_told_to_programs_and_people() {
 
 #[test]
 fn sensors_that_fail_cost_their_figures_and_nothing_else() {
-    let Some(libraries) = libraries() else { return };
+    let Some(Gpus { libraries, .. }) = Gpus::simulated() else { return };
     let without_nvml = without(&libraries, "libnvidia-ml");
     let without_nvml = without_nvml.path().to_str().expect("UTF-8 path").to_owned();
     let silent: fn(&Value) -> bool = |gpu| gpu.as_object().is_some_and(|gpu| gpu.values().all(Value::is_null));

@@ -43,11 +43,11 @@ impl AllReduce for Cuda {
         NormAfter { scale, weight, eps }: NormAfter<Tensor>,
     ) -> Result<Tensor> {
         let ranks = self.group().world_size();
-        let is_small = x.bytes() <= direct_bytes_max(ranks) && x.columns().is_multiple_of(8) && x.rows() > 0;
+        let is_whole = x.columns().is_multiple_of(8) && x.rows() > 0;
         // A row is normalised by one block.
         let rows_per_block = x.rows().div_ceil(BLOCKS);
         let fits = rows_per_block * x.columns() * x.element().bytes() <= AREA_BYTES;
-        let Some(peers) = self.peers().filter(|_| is_small && fits) else {
+        let Some(peers) = self.peers().filter(|_| is_whole && fits) else {
             self.all_reduce(&mut x)?;
             return self.add_rms_norm(residual, &x, scale, weight, eps);
         };
@@ -68,8 +68,9 @@ impl AllReduce for Cuda {
             eps.into(),
         ];
         let grid = Grid { blocks: [blocks, 1, 1], threads: THREADS, shared_bytes: 0 };
+        let entry = if x.bytes() <= direct_bytes_max(ranks) { "direct_norm" } else { "by_parts_norm" };
         // SAFETY: three tensors of one shape, and a block's rows fit into its area.
-        unsafe { self.launch(&SOURCE, "direct_norm", grid, arguments) }?;
+        unsafe { self.launch(&SOURCE, entry, grid, arguments) }?;
         Ok(y)
     }
 }

@@ -47,7 +47,7 @@ pub(crate) fn reference(parts: &[Vec<f32>]) -> Vec<f32> {
 /// All ranks together: sums, and norms of them, of messages of many lengths; then many in a row, so that one that is early
 /// meets one that is late.
 pub(crate) fn check_among<B: Tested>(device: &B) {
-    for (rows, columns) in [(0, 8), (1, 5), (1, 64), (3, 40), (70, 72), (1, 33_000)] {
+    for (rows, columns) in [(0, 8), (1, 5), (1, 64), (3, 40), (70, 72), (1, 33_000), (70, 4096)] {
         check_shape(device, rows, columns);
     }
     (0..20).for_each(|round| check_shape(device, 1 + round % 3, 16));

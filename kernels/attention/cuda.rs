@@ -71,6 +71,9 @@ enum Form {
     Latents,
 }
 
+/// Threads of a block that merges, in all sources.
+const MERGE_THREADS: u32 = 128;
+
 impl Kernel {
     /// Queries of a tile, whose rows are those of all heads that share a KV head.
     fn queries_of_tile(&self, view: &View) -> usize {
@@ -124,8 +127,11 @@ impl Cuda {
         // A block has two at most: of the context that it begins within, and of that which it ends within.
         let [values, sums] = self.partials(view, 2 * blocks * kernel.rows)?;
         let problem = view.problem.of_queries(1, queries_most).split(blocks, &values, &sums);
-        let merge_blocks = Some([view.batch.sequences() as u32, kernel.head_tiles(view) as u32, 1]);
-        self.attend(view, kernel, &problem, [blocks as u32, 1, 1], merge_blocks)
+        // A warp for each row that there may be.
+        let rows = (view.packed * view.batch.queries_max.min(queries_most)).min(kernel.rows);
+        let row_blocks = rows.div_ceil(MERGE_THREADS as usize / 32);
+        let merge_blocks = [view.batch.sequences(), kernel.head_tiles(view), row_blocks].map(|count| count as u32);
+        self.attend(view, kernel, &problem, [blocks as u32, 1, 1], Some(merge_blocks))
     }
 
     /// Room for partial results of so many rows: their values, and their sums.
@@ -142,8 +148,6 @@ impl Cuda {
         blocks: [u32; 3],
         merge_blocks: Option<[u32; 3]>,
     ) -> Result<()> {
-        /// Threads of a block that merges, in all sources.
-        const MERGE_THREADS: u32 = 128;
         let source = (kernel.source, view.cache.format());
         let grid = Grid { blocks, threads: kernel.threads as u32, shared_bytes: kernel.shared_bytes as u32 };
         // SAFETY: the batch's sequences lie within the rows of `qkv` and the blocks of the cache, as was checked; partial

@@ -5,7 +5,7 @@
 //! be given to the next as soon as its owner is dropped: whoever gets it comes after.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -28,8 +28,10 @@ pub(crate) struct Buffer {
 }
 
 struct State {
-    /// Free runs: bytes by address. Neighbours are one run.
+    /// Free runs: bytes by address. Neighbours within a piece are one run.
     free: BTreeMap<u64, usize>,
+    /// Where pieces begin. They may well lie side by side, and yet no copy may go from one into the next.
+    pieces: BTreeSet<u64>,
     /// Bytes taken from the driver.
     bytes: usize,
     growth: Growth,
@@ -59,7 +61,7 @@ impl Arena {
             true => Growth::Guarded,
             false => Growth::Pieces,
         };
-        let state = State { free: BTreeMap::new(), bytes: 0, growth, is_frozen: false };
+        let state = State { free: BTreeMap::new(), pieces: BTreeSet::new(), bytes: 0, growth, is_frozen: false };
         Self { driver, state: Arc::new(Mutex::new(state)) }
     }
 
@@ -73,6 +75,7 @@ impl Arena {
                 let piece = state.piece(bytes)?;
                 let pointer = self.driver.allocate(piece, "activations")?;
                 state.bytes += piece;
+                state.pieces.insert(pointer.0);
                 if piece > bytes {
                     state.free.insert(pointer.0 + bytes as u64, piece - bytes);
                 }
@@ -149,10 +152,13 @@ impl State {
     fn give_back(&mut self, address: u64, bytes: usize) {
         let (mut start, mut end) = (address, address + bytes as u64);
         if self.growth != Growth::Guarded {
-            if let Some(after) = self.free.remove(&end) {
+            if !self.pieces.contains(&end)
+                && let Some(after) = self.free.remove(&end)
+            {
                 end += after as u64;
             }
-            if let Some((&before, &free)) = self.free.range(..start).next_back()
+            if !self.pieces.contains(&start)
+                && let Some((&before, &free)) = self.free.range(..start).next_back()
                 && before + free as u64 == start
             {
                 self.free.remove(&before);
@@ -181,7 +187,8 @@ mod tests {
     use super::*;
 
     fn state(growth: Growth) -> State {
-        State { free: BTreeMap::from([(0x1000, 0x1000)]), bytes: 0x1000, growth, is_frozen: false }
+        let (free, pieces) = (BTreeMap::from([(0x1000, 0x1000)]), BTreeSet::from([0x1000]));
+        State { free, pieces, bytes: 0x1000, growth, is_frozen: false }
     }
 
     #[test]
@@ -196,6 +203,18 @@ mod tests {
         state.give_back(0x1600, 0x100);
         state.give_back(0x1000, 0x200);
         assert_eq!(state.free, BTreeMap::from([(0x1000, 0x1000)]));
+    }
+
+    #[test]
+    fn pieces_that_lie_side_by_side_stay_apart() {
+        let mut state = state(Growth::Pieces);
+        state.pieces.insert(0x2000);
+        state.give_back(0x2000, 0x800);
+        assert_eq!(state.free, BTreeMap::from([(0x1000, 0x1000), (0x2000, 0x800)]));
+        assert!(state.cut_at(0x1000, 0x1000));
+        state.give_back(0x1000, 0x1000);
+        assert_eq!(state.free, BTreeMap::from([(0x1000, 0x1000), (0x2000, 0x800)]));
+        assert!(!state.cut_at(0x1800, 0x1000));
     }
 
     #[test]

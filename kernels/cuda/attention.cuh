@@ -171,25 +171,52 @@ __device__ __forceinline__ int64_t first_partial(const Problem& problem) {
     return (int64_t(blockIdx.x) * gridDim.y + blockIdx.y) * problem.splits;
 }
 
-// Merges row `index` of `count` partial results of as many `rows`, which `partial_of` names: a warp's lanes share the
-// columns.
+// Columns of `count` partial results, weighted and summed; `at(i)` is the i-th, which lies `weight_of(i)` heavy in the sum.
+// Each lane has `width` columns that lie together. There are few warps that do this: what one reads is to be on its way
+// at once.
+template <int width, class At, class WeightOf>
+__device__ __forceinline__ void merge_columns(const Problem& problem, act* output, float share, int count, At at,
+                                              WeightOf weight_of) {
+    int lane = threadIdx.x % 32;
+    for (int first = 0; first < problem.value_dim; first += width * 32) {
+        int column = first + width * lane;
+        bool is_own = column < problem.value_dim;
+        float sum[width] = {};
+        for (int start = 0; start < count; start += 32) {
+            float weight = start + lane < count ? weight_of(start + lane) : 0.0f;
+#pragma unroll 8
+            for (int i = 0; i < min(32, count - start); i++) {
+                float of_result = __shfl_sync(ALL_LANES, weight, i);
+                if (!is_own) continue;
+                const float* from = problem.partial_values + at(start + i) * problem.value_dim + column;
+                float values[width];
+                if constexpr (width == 4) {
+                    *reinterpret_cast<float4*>(values) = *reinterpret_cast<const float4*>(from);
+                } else {
+                    values[0] = *from;
+                }
+                for (int c = 0; c < width; c++) sum[c] += of_result * values[c];
+            }
+        }
+        if (!is_own) continue;
+        for (int c = 0; c < width; c++) output[column + c] = from_float<act>(sum[c] * share);
+    }
+}
+
+// Merges row `index` of `count` partial results of as many `rows`, which `partial_of` names. All lanes of a warp come here.
 template <class PartialOf>
 __device__ void merge_row(const Problem& problem, const Row& row, int rows, int index, int count, PartialOf partial_of) {
+    auto at = [&](int i) { return partial_of(i) * rows + index; };
     float best = -INFINITE, total = 0.0f;
-    for (int i = 0; i < count; i++) best = fmaxf(best, problem.partial_sums[partial_of(i) * rows + index].x);
-    for (int i = 0; i < count; i++) {
-        float2 sums = problem.partial_sums[partial_of(i) * rows + index];
-        total += sums.y * exp2f(sums.x - best);
-    }
-    float share = share_of(problem, row.head, best, total);
-    act* output = output_of(problem, row);
-    for (int d = threadIdx.x % 32; d < problem.value_dim; d += 32) {
-        float sum = 0.0f;
-        for (int i = 0; i < count; i++) {
-            int64_t at = partial_of(i) * rows + index;
-            sum += exp2f(problem.partial_sums[at].x - best) * problem.partial_values[at * problem.value_dim + d];
-        }
-        output[d] = from_float<act>(sum * share);
+    for (int i = threadIdx.x % 32; i < count; i += 32) best = fmaxf(best, problem.partial_sums[at(i)].x);
+    best = warp_max(best);
+    auto weight_of = [&](int i) { return exp2f(problem.partial_sums[at(i)].x - best); };
+    for (int i = threadIdx.x % 32; i < count; i += 32) total += problem.partial_sums[at(i)].y * weight_of(i);
+    float share = share_of(problem, row.head, best, warp_sum(total));
+    if (problem.value_dim % 4 == 0) {
+        merge_columns<4>(problem, output_of(problem, row), share, count, at, weight_of);
+    } else {
+        merge_columns<1>(problem, output_of(problem, row), share, count, at, weight_of);
     }
 }
 

@@ -105,7 +105,8 @@ __device__ __forceinline__ void for_share(const Problem& problem, Attend attend)
     }
 }
 
-// Merges what blocks found of contexts that they share; blocks: sequences, tiles of heads.
+// Merges what blocks found of contexts that they share; blocks: sequences, tiles of heads, and as many as are to share a
+// tile's rows.
 template <int rows, int threads>
 __device__ __forceinline__ void merge_shares(const Problem& problem) {
     __shared__ int start;
@@ -121,7 +122,8 @@ __device__ __forceinline__ void merge_shares(const Problem& problem) {
     int first_block = context_start / shares.each, last_block = (context_start + units - 1) / shares.each;
     Tile tile;
     if (first_block == last_block || !find_rows(problem, rows, sequence, 0, blockIdx.y, tile)) return;
-    for (int index = threadIdx.x / 32; index < rows; index += threads / 32) {
+    int warps = threads / 32 * gridDim.z;
+    for (int index = blockIdx.z * threads / 32 + threadIdx.x / 32; index < rows; index += warps) {
         Row row = row_of(tile, index);
         if (!row.valid) continue;
         merge_row(problem, row, rows, index, last_block - first_block + 1,

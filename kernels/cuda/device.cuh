@@ -307,7 +307,34 @@ __device__ __forceinline__ uint32_t load_acquire_system(const uint32_t* from) {
 
 __device__ __forceinline__ void spin_pause() {}
 
+// ---- kernels that overlap on their stream ----
+//
+// A kernel whose text waits (`wait_for_last`) is launched so that it may begin while the one before it ends (launch.rs;
+// CUDA's "programmatic dependent launch"): from when all blocks of that one have said so, or have ended. Until it has
+// waited it may read what no kernel writes – weights, above all – and write nothing. All threads wait, in all blocks, so
+// that whoever waits for it has waited for all that was before. GPUs before compute capability 9.0 know nothing of it.
+
+// The kernel behind this one may begin, once all blocks of this one have come here.
+__device__ __forceinline__ void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Until the kernel before this one has ended, and what it wrote can be read.
+__device__ __forceinline__ void wait_for_last() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 #endif  // SIMT
+
+// For kernels that have nothing to do before they wait.
+__device__ __forceinline__ void overlap_begin() {
+    let_next_begin();
+    wait_for_last();
+}
 
 #endif  // SHARDWIRE_DEVICE_CUH
 

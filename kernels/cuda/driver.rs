@@ -30,7 +30,11 @@ pub(crate) struct Driver {
 }
 
 /// Work that was recorded.
-pub(crate) struct Graph(sys::CUgraphExec);
+pub(crate) struct Graph {
+    executable: sys::CUgraphExec,
+    /// The driver takes no graph back once its context is gone.
+    _context: Arc<CudaStream>,
+}
 
 // SAFETY: a handle of the driver's, which may be used from any thread that has the context current.
 unsafe impl Send for Graph {}
@@ -39,7 +43,7 @@ impl Drop for Graph {
     fn drop(&mut self) {
         // SAFETY: made by `Driver::record`, destroyed here only; the driver waits for a run of it. An error here is one
         // of earlier work, which the next call reports too.
-        let _ = unsafe { result::graph::exec_destroy(self.0) };
+        let _ = unsafe { result::graph::exec_destroy(self.executable) };
     }
 }
 
@@ -332,11 +336,11 @@ impl Driver {
         // SAFETY: the graph was made above; the executable one does not need it any more.
         let made = unsafe {
             let made = enqueued
-                .and_then(|value| Ok((Graph(result::graph::instantiate(graph, flags).map_err(failed(doing))?), value)));
+                .and_then(|value| Ok((result::graph::instantiate(graph, flags).map_err(failed(doing))?, value)));
             let _ = result::graph::destroy(graph);
             made
-        }?;
-        Ok(made)
+        };
+        made.map(|(executable, value)| (Graph { executable, _context: self.stream.clone() }, value))
     }
 
     /// Enqueues what was recorded.
@@ -345,7 +349,7 @@ impl Driver {
     /// What its kernels read and write is still theirs.
     pub(crate) unsafe fn replay(&self, graph: &Graph) -> Result<()> {
         // SAFETY: the caller's promise; the graph lives.
-        unsafe { result::graph::launch(graph.0, self.stream()) }.map_err(failed("repeating a step"))
+        unsafe { result::graph::launch(graph.executable, self.stream()) }.map_err(failed("repeating a step"))
     }
 
     /// Loads a module for good, and finds the kernels `names` in it.
@@ -363,7 +367,16 @@ impl Driver {
         names.iter().map(function).collect()
     }
 
-    /// Lets blocks of `function` have more dynamic shared memory than the usual 48 KiB.
+    /// Dynamic shared memory that blocks of `function` may have unless [`Self::allow_shared`] allows more: 48 KiB less
+    /// what the kernel declares itself.
+    pub(crate) fn allowed_shared(&self, function: Function) -> Result<u32> {
+        let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function's module is never unloaded.
+        let bytes = unsafe { result::function::get_function_attribute(function.0, attribute) };
+        Ok(bytes.map_err(failed("asking for a kernel's shared memory"))?.unsigned_abs())
+    }
+
+    /// Lets blocks of `function` have more dynamic shared memory than that.
     pub(crate) fn allow_shared(&self, function: Function, bytes: u32) -> Result<()> {
         let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function's module is never unloaded.
@@ -371,15 +384,43 @@ impl Driver {
             .map_err(failed("giving a kernel shared memory"))
     }
 
-    /// Enqueues a kernel.
+    /// Enqueues the kernel `name`, which may begin `early`: while the one before it ends, and not before this has run or
+    /// ended in all of its blocks. Kernels that do wait themselves (`wait_for_last` in device.cuh).
     ///
     /// # Safety
     /// `arguments` point at values of the kinds that the kernel takes, and what they say (addresses, sizes) is true.
-    pub(crate) unsafe fn launch(&self, function: Function, grid: Grid, arguments: &mut [*mut c_void]) -> Result<()> {
+    pub(crate) unsafe fn launch(
+        &self,
+        (function, name): (Function, &str),
+        early: bool,
+        grid: Grid,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
         let Grid { blocks: [x, y, z], threads, shared_bytes } = grid;
-        // SAFETY: the caller's promise; the module of the function is never unloaded.
-        unsafe { result::launch_kernel(function.0, (x, y, z), (threads, 1, 1), shared_bytes, self.stream(), arguments) }
-            .map_err(failed("starting a kernel"))
+        let mut attribute = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: Default::default(),
+            value: sys::CUlaunchAttributeValue_union { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared_bytes,
+            hStream: self.stream(),
+            attrs: &raw mut attribute,
+            numAttrs: early.into(),
+        };
+        let (values, none) = (arguments.as_mut_ptr(), std::ptr::null_mut());
+        // SAFETY: the caller's promise; the module of the function is never unloaded, and the rest outlives the call.
+        let launched = unsafe { sys::cuLaunchKernelEx(&raw const config, function.0, values, none) };
+        launched.result().map_err(|error| {
+            let asked = format!("{x} × {y} × {z} blocks of {threads} threads, {shared_bytes} bytes");
+            failed(&format!("starting {name} ({asked})"))(error)
+        })
     }
 
     /// Copies within the device.

@@ -2,7 +2,7 @@
 //! their own text says.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, hash_map},
     ffi::c_void,
     marker::PhantomData,
     sync::{Mutex, PoisonError},
@@ -25,6 +25,8 @@ pub(crate) struct Kernels {
 struct Kernel {
     function: Function,
     parameters: Vec<Kind>,
+    /// Whether it may begin while the kernel before it ends.
+    overlaps: bool,
     /// Dynamic shared memory that its blocks were allowed, bytes.
     shared_bytes: u32,
 }
@@ -154,47 +156,56 @@ impl Kernels {
         let variant = Variant { source, format, activations: self.activations };
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         let kernels = match modules.entry(variant) {
-            Entry::Occupied(loaded) => loaded.into_mut(),
-            Entry::Vacant(missing) => missing.insert(self.load(driver, &variant)?),
+            hash_map::Entry::Occupied(loaded) => loaded.into_mut(),
+            hash_map::Entry::Vacant(missing) => missing.insert(self.load(driver, &variant)?),
         };
-        let kernel = kernels.get_mut(&variant.name(entry));
-        let kernel = kernel.unwrap_or_else(|| panic!("{} has no kernel {entry}", source.name));
+        let name = variant.name(entry);
+        let kernel = kernels.get_mut(&name).unwrap_or_else(|| panic!("{} has no kernel {entry}", source.name));
         let kinds: Vec<Kind> = arguments.iter().map(Argument::kind).collect();
-        assert_eq!(kinds, kernel.parameters, "the arguments of {}", variant.name(entry));
+        assert_eq!(kinds, kernel.parameters, "the arguments of {name}");
         if grid.shared_bytes > kernel.shared_bytes {
             driver.allow_shared(kernel.function, grid.shared_bytes)?;
             kernel.shared_bytes = grid.shared_bytes;
         }
         let mut addresses: Vec<*mut c_void> = arguments.iter_mut().map(Argument::address).collect();
         // SAFETY: the kinds are those that the kernel's text declares; what they say is the caller's promise.
-        unsafe { driver.launch(kernel.function, grid, &mut addresses) }
+        unsafe { driver.launch((kernel.function, &name), kernel.overlaps, grid, &mut addresses) }
     }
 
     fn load(&self, driver: &Driver, variant: &Variant) -> Result<HashMap<String, Kernel>> {
-        /// What a block may have without asking.
-        const USUAL_SHARED_BYTES: u32 = 48 * 1024;
         let module = self.compiler.module(variant)?;
         let entries = entries(&module.text).ok_or_else(|| DeviceError::Failed {
             doing: format!("reading the kernels of {}", variant.name(variant.source.name)),
             fault: "this is no text of kernels".into(),
         })?;
-        let names: Vec<String> = entries.iter().map(|(name, _)| name.clone()).collect();
+        let names: Vec<String> = entries.iter().map(|entry| entry.name.clone()).collect();
         let functions = driver.load(&module.image, &names)?;
-        let kernels = entries.into_iter().zip(functions).map(|((name, parameters), function)| {
-            (name, Kernel { function, parameters, shared_bytes: USUAL_SHARED_BYTES })
+        let kernels = entries.into_iter().zip(functions).map(|(Entry { name, parameters, waits }, function)| {
+            let shared_bytes = driver.allowed_shared(function)?;
+            Ok((name, Kernel { function, parameters, overlaps: waits, shared_bytes }))
         });
-        Ok(kernels.collect())
+        kernels.collect()
     }
 }
 
-/// The entries of a module and what their parameters are (PTX ISA, "Kernel Function Parameters").
-fn entries(ptx: &str) -> Option<Vec<(String, Vec<Kind>)>> {
+/// What a module's text says of a kernel.
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    name: String,
+    parameters: Vec<Kind>,
+    /// Whether it waits for the kernel before it, so that it need not be begun after that has ended.
+    waits: bool,
+}
+
+/// The entries of a module (PTX ISA, "Kernel Function Parameters" and "griddepcontrol").
+fn entries(ptx: &str) -> Option<Vec<Entry>> {
     let mut found = Vec::new();
     for entry in ptx.split(".entry ").skip(1) {
         let (name, rest) = entry.split_once('(')?;
-        let (parameters, _) = rest.split_once(')')?;
+        let (parameters, body) = rest.split_once(')')?;
         let parameters = parameters.split(".param").skip(1).map(kind).collect::<Option<Vec<_>>>()?;
-        found.push((name.trim().to_owned(), parameters));
+        let waits = body.contains("griddepcontrol.wait");
+        found.push(Entry { name: name.trim().to_owned(), parameters, waits });
     }
     (!found.is_empty()).then_some(found)
 }
@@ -232,10 +243,13 @@ mod tests {
     .param .align 8 .b8 gather_f32_param_0[128]
 )
 {
+    griddepcontrol.wait;
 }";
+        let entry =
+            |name: &str, parameters: &[Kind], waits| Entry { name: name.into(), parameters: parameters.into(), waits };
         let expected = vec![
-            ("scale_f32".to_owned(), vec![Kind::Long, Kind::Word, Kind::Float]),
-            ("gather_f32".to_owned(), vec![Kind::Bytes(128)]),
+            entry("scale_f32", &[Kind::Long, Kind::Word, Kind::Float], false),
+            entry("gather_f32", &[Kind::Bytes(128)], true),
         ];
         assert_eq!(entries(ptx), Some(expected));
         assert_eq!(entries("nothing"), None);

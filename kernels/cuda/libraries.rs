@@ -52,8 +52,9 @@ const DRIVER: Needed = Needed {
         "cuMemsetD8Async",
         "cuModuleLoadData",
         "cuModuleGetFunction",
+        "cuFuncGetAttribute",
         "cuFuncSetAttribute",
-        "cuLaunchKernel",
+        "cuLaunchKernelEx",
         "cuDeviceCanAccessPeer",
         "cuIpcGetMemHandle",
         "cuIpcOpenMemHandle_v2",
@@ -96,7 +97,7 @@ const COLLECTIVES: Needed = Needed {
 /// Nothing ends where it is missing: products are computed without it.
 const PRODUCTS: Needed = Needed {
     name: "cublasLt",
-    files: &["libcublasLt.so.12"],
+    files: &["libcublasLt.so.12", "libcublasLt.so.13"],
     remedy: "to leave products of many rows to NVIDIA's library, install cuBLAS 12 (PyPI: nvidia-cublas-cu12) where \
              LD_LIBRARY_PATH finds it",
     functions: &[
@@ -220,7 +221,10 @@ fn usual_folders() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(of).collect();
     folders.push("/usr/local/cuda".into());
     folders.iter_mut().for_each(|folder| folder.push("lib64"));
-    let pythons = of("VIRTUAL_ENV").into_iter().chain(of("HOME").map(|home| home.join(".local")));
+    // Of a virtual environment, and of any other Python whose folder is on the path.
+    let on_path = of("PATH").into_iter().flat_map(|path| env::split_paths(&path).collect::<Vec<_>>());
+    let on_path = on_path.filter_map(|folder| folder.parent().map(Path::to_path_buf));
+    let pythons = of("VIRTUAL_ENV").into_iter().chain(on_path).chain(of("HOME").map(|home| home.join(".local")));
     let pythons = pythons.chain(["/usr/local".into(), "/usr".into()]).map(|root| root.join("lib"));
     for python in pythons.flat_map(|folder| entries(&folder)).filter(|path| names_python(path)) {
         for packages in ["site-packages", "dist-packages"] {

@@ -385,6 +385,8 @@ __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int i
         if (step < steps) copies.start(ring + ahead * S::STAGE, step);
         copy_async_commit();
     }
+    // Weights were there before; rows of x may be what the kernel before this one writes.
+    wait_for_last();
 
 #ifdef ACTIVATION_BF16
     TileSums<format, ROWS> sums(input, rows, inputs);
@@ -406,6 +408,8 @@ __device__ __forceinline__ void skinny_product(Weight weight, int outputs, int i
         free_stage = free_stage + 1 == SKINNY_STAGES ? 0 : free_stage + 1;
     }
 
+    // Not before: blocks of the kernel behind this one would crowd where this one's happen to end first.
+    let_next_begin();
     // A warp's sums go where its ring was, which it is done with.
     __syncwarp();
     sums.leave(reinterpret_cast<float2*>(ring));

@@ -31,6 +31,7 @@ __device__ void gate_run(act* y, const act* gate_up, int per_row, int count, Gat
 // Rows of multiples of eight.
 KERNEL(glu_by_8, 256)
 (act* y, const act* gate_up, int per_row, int count, int activation, float limit, float alpha) {
+    overlap_begin();
     gate_run<8>(y, gate_up, per_row, count, Gate{activation, limit, alpha});
 }
 

@@ -131,3 +131,16 @@ KERNEL(tiled_128, 256)
     tiled<Shape<128, 128, 64, 32>>(y, x, weight, bias, rows, outputs, inputs, weight_stride, y_stride, results,
                                    Gate{activation, limit, alpha});
 }
+
+// to [outputs, inputs] from rows of a weight: for who multiplies so many rows that decoding weights once for all of them
+// costs little beside that. Four threads take a run; blocks: runs of a row in x, rows in y.
+KERNEL(decode_weights, 256)(act* to, const uint8_t* weight, int inputs, int weight_stride) {
+    int index = blockIdx.x * 256 + threadIdx.x, share = index % 4, column = index / 4 * RUN;
+    if (column >= inputs) return;
+    float values[8];
+    share_values<FORMAT>(weight + int64_t(blockIdx.y) * weight_stride, inputs, column, share, values);
+    act* row = to + int64_t(blockIdx.y) * inputs;
+    int first = column + first_quad<FORMAT>(share), second = column + second_quad<FORMAT>(share);
+    if (first < inputs) store_4(row + first, values[0], values[1], values[2], values[3]);
+    if (second < inputs) store_4(row + second, values[4], values[5], values[6], values[7]);
+}

@@ -16,6 +16,17 @@ const SOURCE: Source = Source { name: "matmul", text: include_str!("cuda.cu") };
 /// outputs, each with 16 rows, run side by side.
 const SKINNY_ROWS_MAX: usize = 32;
 
+/// From so many rows on NVIDIA's library is faster with weights that need no decoding (on an H100, 8192 → 28672: 166 µs
+/// for 32 rows, where blocks side by side take 236).
+const LIBRARY_ROWS_MIN: usize = 17;
+
+/// From so many rows on it pays to decode a weight into memory, for the library to multiply (on an H100, 4096 rows: a
+/// third of the time that tiles take which decode for themselves).
+const DECODED_ROWS_MIN: usize = 256;
+
+/// Decoded weights at most, bytes: they are for once.
+const DECODED_BYTES_MAX: usize = 256 << 20;
+
 impl MatMul for Cuda {
     fn matmul(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
         self.product(x, weight, bias, self.activations(x.rows(), weight.outputs)?)
@@ -42,6 +53,10 @@ impl Cuda {
                     let operands = Operands { y: y_at, x: x.pointer(), weight: part.pointer(), bias: bias_at };
                     // SAFETY: as below.
                     unsafe { library.enqueue(&product, operands) }?;
+                }
+                Plan::Decoded(library, products) => {
+                    // SAFETY: as below.
+                    unsafe { self.product_of_decoded(library, &products, part, (y_at, y.element()), x, bias_at) }?;
                 }
                 Plan::Kernel(kernel) => {
                     let columns = Columns { y: y_at, stride: weight.outputs, bias: bias_at, results };
@@ -115,6 +130,47 @@ impl Cuda {
         unsafe { self.launch_for((&SOURCE, part.dtype), kernel.entry, kernel.grid, &mut arguments) }
     }
 
+    /// Multiplies some outputs after the others, each decoded into the same memory.
+    ///
+    /// # Safety
+    /// As for `product_of_part`.
+    unsafe fn product_of_decoded(
+        &self,
+        library: &CublasLt,
+        products: &[Product],
+        part: &Part,
+        (y, element): (Pointer, Element),
+        x: &Tensor,
+        bias: Option<Pointer>,
+    ) -> Result<()> {
+        const THREADS: usize = 256;
+        let inputs = x.columns();
+        let most = products.iter().map(|product| product.outputs).max().unwrap_or(0);
+        let decoded = self.scratch(most * inputs * Element::BF16.bytes())?;
+        let mut first = 0;
+        for product in products {
+            let from = part.pointer().offset(first * part.stride);
+            let arguments = &mut [decoded.pointer().into(), from.into(), inputs.into(), part.stride.into()];
+            // Four threads for each run of 32.
+            let blocks = [(inputs.div_ceil(32) * 4).div_ceil(THREADS) as u32, product.outputs as u32, 1];
+            let grid = Grid { blocks, threads: THREADS as u32, shared_bytes: 0 };
+            let operands = Operands {
+                y: y.offset(first * element.bytes()),
+                x: x.pointer(),
+                weight: decoded.pointer(),
+                bias: bias.map(|bias| bias.offset(first * Element::F32.bytes())),
+            };
+            // SAFETY: the buffer has room for as many rows of `inputs`, which are the part's; what multiplies them comes
+            // after on the one stream, and what decodes the next after that. The rest is the caller's promise.
+            unsafe {
+                self.launch_for((&SOURCE, part.dtype), "decode_weights", grid, arguments)?;
+                library.enqueue(product, operands)?;
+            }
+            first += product.outputs;
+        }
+        Ok(())
+    }
+
     /// What multiplies a part of a weight, which begins at output `first`: NVIDIA's library where it can, or a kernel.
     fn plan(
         &self,
@@ -126,9 +182,17 @@ impl Cuda {
     ) -> Result<Plan<'_>> {
         if let Some(library) = self.cublaslt()
             && let Some(product) = library_product(rows, weight, (first, part), y, has_bias)
-            && library.knows(&product)?
         {
-            return Ok(Plan::Library(library, product));
+            if part.dtype == DType::BF16 {
+                if library.knows(&product)? {
+                    return Ok(Plan::Library(library, product));
+                }
+            } else {
+                let products = pieces(&product, self.facts().multiprocessors as usize);
+                if products.iter().try_fold(true, |all, product| Ok(all && library.knows(product)?))? {
+                    return Ok(Plan::Decoded(library, products));
+                }
+            }
         }
         Ok(Plan::Kernel(self.kernel(rows, weight.inputs, part)))
     }
@@ -158,6 +222,8 @@ impl Cuda {
 /// Who multiplies.
 enum Plan<'a> {
     Library(&'a CublasLt, Product),
+    /// The library, some outputs after the others, from weights that are decoded for it.
+    Decoded(&'a CublasLt, Vec<Product>),
     Kernel(Kernel),
 }
 
@@ -192,9 +258,9 @@ enum Results {
 }
 
 /// A product as NVIDIA's library is told of it; none if it stays with our kernels. With those stay: few rows, for which
-/// memory is the limit, and whose results must not depend on how many they are; formats that are decoded where they are
-/// multiplied; a bias of another type than the result, which the library can't add; and matrices whose rows don't begin
-/// where the widest load can read.
+/// memory is the limit, and whose results must not depend on how many they are; weights to decode, unless rows are so many
+/// that this is little beside multiplying, and f32 ones, which bf16 would spoil; a bias of another type than the result,
+/// which the library can't add; and matrices whose rows don't begin where the widest load can read.
 fn library_product(
     rows: usize,
     weight: &Weight,
@@ -205,19 +271,35 @@ fn library_product(
     const WIDEST_LOAD: usize = 16;
     let (x, outputs_before) = (Element::BF16, first * y.bytes());
     let is_aligned = |bytes: usize| bytes.is_multiple_of(WIDEST_LOAD);
-    let is_dense = part.dtype == DType::BF16 && (!has_bias || y == Element::F32);
+    let (rows_min, weight_stride) = match part.dtype {
+        DType::F32 => return None,
+        DType::BF16 => (LIBRARY_ROWS_MIN, part.stride / x.bytes()),
+        _ => (DECODED_ROWS_MIN, weight.inputs),
+    };
     let begins_well =
         [weight.inputs * x.bytes(), weight.outputs * y.bytes(), outputs_before].into_iter().all(is_aligned);
-    (rows > SKINNY_ROWS_MAX && is_dense && begins_well).then(|| Product {
+    (rows >= rows_min && (!has_bias || y == Element::F32) && begins_well).then(|| Product {
         rows,
         inputs: weight.inputs,
         outputs: part.rows,
-        weight_stride: part.stride / x.bytes(),
+        weight_stride,
         y_stride: weight.outputs,
         y,
         has_bias,
         y_alignment: 1 << outputs_before.trailing_zeros().min(MEMORY_ALIGNMENT.trailing_zeros()),
     })
+}
+
+/// A product in pieces: each with so many outputs that tiles of them keep all multiprocessors busy, and no more than
+/// that, for what is decoded is best read before it leaves the cache.
+fn pieces(product: &Product, multiprocessors: usize) -> Vec<Product> {
+    /// Rows, or outputs, of a tile of the library's.
+    const TILE: usize = 128;
+    let tiles = (4 * multiprocessors).div_ceil(product.rows.div_ceil(TILE));
+    let at_most = DECODED_BYTES_MAX / (product.inputs * Element::BF16.bytes()) / TILE;
+    let outputs = TILE * tiles.min(at_most).max(1);
+    let starts = (0..product.outputs).step_by(outputs);
+    starts.map(|start| Product { outputs: outputs.min(product.outputs - start), ..*product }).collect()
 }
 
 /// What a tensor's address is a multiple of, bytes.
@@ -257,11 +339,48 @@ mod tests {
             assert_eq!(taken(dense, 40, 64, 33, narrow, false), [is_there]);
             assert_eq!(taken(dense, 40, 64, 33, Element::F32, true), [is_there]);
             assert_eq!(taken(&[DType::F16, DType::BF16], 40, 64, 33, narrow, false), [false, is_there]);
-            assert_eq!(taken(dense, 40, 64, 32, narrow, false), [false], "few rows");
+            assert_eq!(taken(dense, 40, 64, 16, narrow, false), [false], "few rows");
+            assert_eq!(taken(dense, 40, 64, 17, narrow, false), [is_there]);
             assert_eq!(taken(dense, 40, 64, 33, narrow, true), [false], "a bias that it can't add");
             assert_eq!(taken(dense, 42, 64, 33, narrow, false), [false], "results that begin anywhere");
             assert_eq!(taken(dense, 40, 60, 33, narrow, false), [false], "rows that begin anywhere");
-            assert_eq!(taken(&[DType::Q8_0], 40, 64, 33, narrow, false), [false], "a format to decode");
+            assert_eq!(taken(&[DType::Q8_0], 40, 64, 255, narrow, false), [false], "a format to decode");
+        }
+    }
+
+    /// Formats that are decoded into memory for the library, in one piece and in several.
+    #[test]
+    fn many_rows_of_weights_to_decode() {
+        for gpu in Cuda::kinds() {
+            let mut samples = Samples::new(6);
+            let (rows, outputs, inputs) = (DECODED_ROWS_MIN + 2, 264, 256);
+            let near = |actual: &Tensor, expected: &[[f64; 2]], what: &str| {
+                let actual = gpu.to_host(actual).expect("a copy");
+                crate::matmul::assert_near(&actual, expected, gpu.tolerance(tolerance(inputs)).min(ROUNDED), what);
+            };
+            for dtype in formats().filter(|dtype| *dtype != DType::F32) {
+                let matrix = samples.matrix(dtype, outputs, inputs);
+                let weight = gpu.weight(vec![matrix.clone()]).expect("a weight");
+                let values = gpu.stored(samples.floats(rows * inputs));
+                let x = gpu.tensor(rows, inputs, &values).expect("memory");
+                let bias = samples.floats(outputs);
+                let expected = crate::matmul::reference(&values, &[matrix], Some(&bias));
+                let bias = gpu.vector(&bias).expect("memory");
+                near(&gpu.scores(&x, &weight, Some(&bias)).expect("scores"), &expected, &format!("{dtype:?}"));
+                let (Some(library), Some(at)) = (gpu.cublaslt(), weight.parts().next()) else { continue };
+                let product = library_product(rows, &weight, at, Element::F32, true).expect("one for the library");
+                let halves = pieces(&product, 1);
+                assert_eq!(halves.iter().map(|half| half.outputs).collect::<Vec<_>>(), [256, 8]);
+                if dtype != DType::BF16 {
+                    assert!(halves.iter().all(|half| library.knows(half).expect("an answer")));
+                    let y = gpu.floats(rows, outputs).expect("memory");
+                    let to = (y.pointer(), Element::F32);
+                    // SAFETY: `y` has a row of `outputs` for each of x, and the bias as many elements.
+                    unsafe { gpu.product_of_decoded(library, &halves, at.1, to, &x, Some(bias.pointer())) }
+                        .expect("a product");
+                    near(&y, &expected, &format!("{dtype:?} in pieces"));
+                }
+            }
         }
     }
 
@@ -318,12 +437,13 @@ mod tests {
                 let columns = 256;
                 let matrix = samples.matrix(dtype, 20, columns);
                 let weight = gpu.weight(vec![matrix.clone()]).expect("a weight");
-                let x = gpu.stored(samples.floats(20 * columns));
+                let most = if dtype == DType::BF16 { LIBRARY_ROWS_MIN - 1 } else { 20 };
+                let x = gpu.stored(samples.floats(most * columns));
                 let scores = |rows: usize| {
                     let x = gpu.tensor(rows, columns, &x[..rows * columns]).expect("memory");
                     gpu.to_host(&gpu.scores(&x, &weight, None).expect("scores")).expect("a copy")
                 };
-                let all = scores(20);
+                let all = scores(most);
                 for rows in [1, 8, 9] {
                     assert_eq!(scores(rows), all[..rows * 20], "{}: {rows} rows of {dtype:?}", gpu.name());
                 }

@@ -4,8 +4,8 @@
 //! its inputs in one fixed order that depends on nothing else in the batch, so a row's result has the same bits
 //! alone, in a batch or in a chunk.
 //!
-//! On a GPU with bf16 activations sums are f32. Of up to 32 rows each has the same bits however many there are, and
-//! weights are exact; more rows have another order, and weights rounded to bf16.
+//! On a GPU with bf16 activations sums are f32. Of up to 32 rows (16 of bf16 weights) each has the same bits however many
+//! there are, and weights are exact; more rows have another order, and weights rounded to bf16.
 
 #[allow(unsafe_code, reason = "threads write disjoint outputs")]
 mod cpu;

@@ -49,6 +49,7 @@ struct Many {
     static __device__ __forceinline__ void run(Rows<uint8_t> weight, int outputs, int inputs, Rows<act> input, int rows,
                                                Outputs output, int) {
         DYNAMIC_SHARED(uint8_t, shared);
+        wait_for_last();
         tiled_product<FORMAT, Shape>(weight, outputs, inputs, input, rows, output, 0, blockIdx.x * Shape::N, shared);
     }
 };
@@ -93,6 +94,7 @@ __device__ __forceinline__ void by_heads(act* y, int y_step, int y_stride, const
                                          int heads, int tiles, const act* kv, Rest rest) {
     int head = blockIdx.z;
     if (head == heads) {
+        wait_for_last();
         for (int row = blockIdx.y * gridDim.x + blockIdx.x; row < rows; row += gridDim.x * gridDim.y) {
             write_rest(y - rest.rope + int64_t(row) * y_stride, x + int64_t(row) * x_stride,
                        kv + int64_t(row) * (rest.latent + rest.rope), rest);

@@ -165,6 +165,7 @@ __device__ void route(float* routes, const float* logits, const float* bias, int
 #define ROUTE(per_lane)                                                                                                \
     (float* routes, const float* logits, const float* bias, int tokens, int experts, int chosen, int scoring,          \
      int groups, int kept, int best_of_group, int divides, float least, float scale) {                                 \
+        overlap_begin();                                                                                               \
         Routing routing{chosen, scoring, groups, kept, best_of_group, divides != 0, least, scale};                     \
         route<per_lane>(routes, logits, bias, tokens, experts, routing);                                               \
     }
@@ -303,6 +304,7 @@ KERNEL(find_visits, 1024)
 (int* starts, int2* tiles, int* visitors, int2* places, const float* routes, int tokens, int all, int first, int count,
  int slots, int tile, int bound) {
     __shared__ Chunk chunk;
+    overlap_begin();
     Own own{all, first, count, slots};
     int expert = threadIdx.x;
     read_chunk(chunk, routes, own, tokens);
@@ -402,6 +404,7 @@ __device__ void add_run(act* y, const act* onto, const act* made, const int2* pl
 KERNEL(add_visits_by_8, 128)
 (act* y, const act* onto, const act* made, const int2* places, const float* routes, int all, int first, int slots,
  int hidden_size) {
+    overlap_begin();
     add_run<8>(y, onto, made, places, routes, all, first, slots, hidden_size);
 }
 

@@ -196,6 +196,8 @@ KERNEL(rotary_store, 256)
  const float* key_norm, const float* frequencies, const uint32_t* positions, const uint32_t* slots, int row_columns,
  int query_heads, int kv_heads, int head_dim, int block_size, int pairs, int interleaved, float magnitude, float eps) {
     DYNAMIC_SHARED(float2, turns);
+    let_next_begin();
+    // Positions are the host's, and were there before the step began.
     for (int pair = threadIdx.x; pair < pairs; pair += blockDim.x) {
         // Rounded to f32 before the sine is taken, as in the models' training.
         float angle = __fmul_rn(float(positions[blockIdx.x]), frequencies[pair]);
@@ -204,6 +206,7 @@ KERNEL(rotary_store, 256)
         turns[pair] = make_float2(cosine * magnitude, sine * magnitude);
     }
     __syncthreads();
+    wait_for_last();
     Rows rows{qkv,         keys,        values,   key_scales, value_scales, query_norm, key_norm,
               row_columns, query_heads, kv_heads, head_dim,   block_size};
     uint32_t slot = slots[blockIdx.x];

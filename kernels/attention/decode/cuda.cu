@@ -273,16 +273,21 @@ __device__ __forceinline__ void finish(const Problem& problem, const Tile& tile,
 template <int dim>
 __device__ __forceinline__ void decode(const Problem& problem) {
     DYNAMIC_SHARED(uint8_t, shared);
+    wait_for_last();
     Pipe<dim> pipe{shared + threadIdx.x / 32 * Pipe<dim>::bytes};
     for_share<ROWS, THREADS>(problem, [&](const Tile& tile, bool is_whole, int64_t partial) {
         Sums<dim> sums;
         add_units<dim>(problem, tile, pipe, sums);
         finish<dim>(problem, tile, sums, shared, is_whole, partial);
     });
+    let_next_begin();
 }
 
 KERNEL(decode_64, THREADS)(Problem problem) { decode<64>(problem); }
-KERNEL(decode_merge, THREADS)(Problem problem) { merge_shares<ROWS, THREADS>(problem); }
+KERNEL(decode_merge, THREADS)(Problem problem) {
+    overlap_begin();
+    merge_shares<ROWS, THREADS>(problem);
+}
 
 #undef BLOCKS_AT_LEAST
 #define BLOCKS_AT_LEAST 3

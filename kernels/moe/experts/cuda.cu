@@ -107,6 +107,7 @@ __device__ __forceinline__ void product_of_experts(act* y, const act* x, const i
                                                    int64_t to_second, int64_t stride, const float* bias, int bias_step,
                                                    int first_expert, int experts, int width, int inputs, int y_stride,
                                                    bool gates, Gate gate, int tiles_of_outputs) {
+    wait_for_last();
     Tile tile = own_tile(tiles, starts, Product::MOST, first_expert, experts);
     if (tile.visits == 0) return;
     Pairs rows{weight + (tile.expert - first_expert) * step, stride, to_second};

@@ -55,5 +55,7 @@ CUresult wait_in_capture(CUstream stream, CUevent event, const char* function);
 
 struct CUgraphExec_st {
     std::shared_ptr<stand_in::Program> program;
+    CUcontext context;
+    unsigned life;                                                         // of the context
     std::shared_ptr<std::mutex> running = std::make_shared<std::mutex>();  // launches of one come one after another
 };

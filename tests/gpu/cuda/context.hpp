@@ -7,6 +7,7 @@
 struct CUctx_st {
     int device;
     int retained = 0;
+    unsigned lives = 0;  // how often it was given up by all: what was made in an earlier life is gone
     unsigned flags = 0;
     CUstream legacy = nullptr;
 };

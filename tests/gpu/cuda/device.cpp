@@ -220,6 +220,7 @@ CUresult cuDevicePrimaryCtxRelease(CUdevice device) {
         context = primary_context(device);
         if (context->retained == 0) return REFUSE(CUDA_ERROR_INVALID_CONTEXT, "the context is not retained");
         if (--context->retained > 0) return CUDA_SUCCESS;
+        context->lives++;
     }
     wait_for_all(context);
     return CUDA_SUCCESS;

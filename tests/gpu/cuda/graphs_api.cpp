@@ -131,7 +131,7 @@ CUresult cuGraphDebugDotPrint(CUgraph graph, const char* path, unsigned) {
 CUresult cuGraphInstantiateWithFlags(CUgraphExec* executable, CUgraph graph, unsigned long long flags) {
     CALL_IN_CONTEXT("%zu nodes, flags %llu", graph->nodes.size(), flags);
     if (CUresult refused = refuse_in_capture(__func__)) return refused;
-    *executable = new CUgraphExec_st{std::make_shared<Program>(*graph)};
+    *executable = new CUgraphExec_st{std::make_shared<Program>(*graph), context, context->lives};
     return CUDA_SUCCESS;
 }
 
@@ -143,6 +143,7 @@ CUresult cuGraphInstantiateWithParams(CUgraphExec* executable, CUgraph graph,
 
 CUresult cuGraphExecDestroy(CUgraphExec executable) {
     CALL();
+    if (executable->life != executable->context->lives) stop("a graph is destroyed whose context is gone");
     delete executable;  // a launch on its way holds what it needs
     return CUDA_SUCCESS;
 }

@@ -78,6 +78,7 @@ CUresult make_kernel_operation(const KernelNode& of, void** values, Operation& o
     launch.static_shared = of.function->static_shared;
     launch.shared_max = simt::SHARED_MAX;  // checked above
     launch.seed = settings().seed;
+    launch.may_begin_early = of.may_begin_early;
     launch.parameters = node->parameters.get();
     int device = of.function->module->context->device;
     auto run = [node, launch, device] {
@@ -122,12 +123,17 @@ CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned 
 CUresult cuLaunchKernelEx(const CUlaunchConfig* of, CUfunction function, void** values, void** extra) {
     CALL_IN_CONTEXT("<<<(%u, %u, %u), (%u, %u, %u), %u>>>, %u attributes", of->gridDimX, of->gridDimY, of->gridDimZ,
                     of->blockDimX, of->blockDimY, of->blockDimZ, of->sharedMemBytes, of->numAttrs);
+    bool may_begin_early = false;
     for (unsigned at = 0; at < of->numAttrs; at++) {
         const CUlaunchAttribute& attribute = of->attrs[at];
         switch (attribute.id) {
             case CU_LAUNCH_ATTRIBUTE_IGNORE:
-            case CU_LAUNCH_ATTRIBUTE_PRIORITY:
-            case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: break;  // may be early, need not
+            case CU_LAUNCH_ATTRIBUTE_PRIORITY: break;
+            case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION:
+                may_begin_early = attribute.value.programmaticStreamSerializationAllowed != 0;
+                if (may_begin_early && settings().capability_major < 9)
+                    return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "this GPU begins no kernel early");
+                break;
             case CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION:
                 if (attribute.value.clusterDim.x * attribute.value.clusterDim.y * attribute.value.clusterDim.z == 1)
                     break;
@@ -139,7 +145,8 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* of, CUfunction function, void** 
                     {of->gridDimX, of->gridDimY, of->gridDimZ},
                     {of->blockDimX, of->blockDimY, of->blockDimZ},
                     of->sharedMemBytes,
-                    nullptr};
+                    nullptr,
+                    may_begin_early};
     return launch(node, of->hStream, values, extra, __func__);
 }
 

@@ -87,6 +87,20 @@ bool cubin_has(const std::string& cubin, const char* name) {
     return memmem(cubin.data(), cubin.size(), section.c_str(), section.size() + 1) != nullptr;
 }
 
+// Shared memory that a kernel declares: its section holds that, and from compute capability 9.0 on what the system has of
+// each block.
+size_t shared_of_cubin(const std::string& cubin, const char* name) {
+    auto* header = reinterpret_cast<const Elf64_Ehdr*>(cubin.data());
+    auto* sections = reinterpret_cast<const Elf64_Shdr*>(cubin.data() + header->e_shoff);
+    const char* names = cubin.data() + sections[header->e_shstrndx].sh_offset;
+    for (int at = 0; at < header->e_shnum; at++) {
+        if (names + sections[at].sh_name != std::string(".nv.shared.") + name) continue;
+        size_t of_system = settings().capability_major >= 9 ? 1024 : 0, bytes = sections[at].sh_size;
+        return bytes > of_system ? bytes - of_system : 0;
+    }
+    return 0;
+}
+
 CUresult check_function(CUfunction of, const char* function) {
     if (functions.has(of)) return CUDA_SUCCESS;
     return refuse(CUDA_ERROR_INVALID_HANDLE, function, "the function's module was unloaded, or it was never there");
@@ -171,6 +185,8 @@ CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* 
             return refused;
         }
         found->static_shared = text->second.static_shared;
+    } else {
+        found->static_shared = shared_of_cubin(module->cubin, name);
     }
     found->dynamic_shared_max = 48 * 1024 - std::min(found->static_shared, size_t(48 * 1024));
     module->functions[name] = found;

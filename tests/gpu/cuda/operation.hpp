@@ -18,6 +18,7 @@ struct KernelNode {
     uint3 grid, block;
     unsigned shared_bytes;
     std::shared_ptr<void*[]> parameters;
+    bool may_begin_early = false;
 };
 
 struct Operation {

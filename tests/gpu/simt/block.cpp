@@ -118,6 +118,7 @@ void become(Fiber& fiber, Warp& warp, int lane) {
     fiber.waiting = Waiting::Nothing;
     fiber.copy_count = 0;
     fiber.copy_group = 0;
+    fiber.has_waited = false;
     warp.fiber[lane] = &fiber;
 }
 
@@ -132,6 +133,9 @@ void begin(Warp& warp, int lane) {
 }
 
 void finish_thread(Fiber& fiber) {
+    if (fiber.block->may_begin_early && !fiber.has_waited) {
+        fail("may begin before the kernel before it has ended, and exits without waiting for that");
+    }
     if (fiber.copy_count) fail("exits while an asynchronous copy is pending", fiber.copies[0].place);
     check_products_of(fiber);
     Warp& warp = *fiber.warp;

@@ -56,6 +56,7 @@ struct BlockView {
     uint3 grid;
     char* dynamic_shared;
     Traffic* traffic;
+    bool may_begin_early;
 };
 
 enum class Waiting : uint8_t { Nothing, Warp, Block };
@@ -84,6 +85,8 @@ struct alignas(64) Fiber {
     int copy_count;
     int copy_capacity;
     int copy_group;
+
+    bool has_waited;  // for the kernel before
 };
 
 // All stacks of all threads lie in one range, so that a fiber is found by the stack pointer alone: thread-local

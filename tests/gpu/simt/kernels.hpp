@@ -33,6 +33,7 @@ struct Launch {
     unsigned seed = 0;              // of the order of blocks, warps and lanes
     void** parameters = nullptr;
     Traffic* traffic = nullptr;  // where it is counted
+    bool may_begin_early = false;  // before the kernel before it has ended
 };
 
 constexpr size_t SHARED_MAX = 227 * 1024;

@@ -74,6 +74,7 @@ void run(const Launch& launch) {
     Block& block = *reused;
     block.launch = &launch;
     block.traffic = launch.traffic;
+    block.may_begin_early = launch.may_begin_early;
     block.threads = launch.block;
     block.grid = launch.grid;
     block.thread_count = int(threads);

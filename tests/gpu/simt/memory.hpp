@@ -52,6 +52,10 @@ void __stcg(T* to, T value) {
     *to = value;
 }
 
+// A kernel that may begin early isn't run early here; but all of its threads have to wait (block.cpp).
+inline void let_next_begin() {}
+inline void wait_for_last() { simt::self().has_waited = true; }
+
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline void __threadfence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
