@@ -61,15 +61,12 @@ __device__ __forceinline__ void warpgroup_fence() { asm volatile("wgmma.fence.sy
 __device__ __forceinline__ void warpgroup_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
 // The 64 sums that a thread has of 64 × 128, as operands of an instruction.
+#define WARPGROUP_EIGHT(d, at) \
+    "+f"(d[at]), "+f"(d[at + 1]), "+f"(d[at + 2]), "+f"(d[at + 3]), "+f"(d[at + 4]), "+f"(d[at + 5]), \
+        "+f"(d[at + 6]), "+f"(d[at + 7])
 #define WARPGROUP_SUMS(d) \
-    "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3]), "+f"((d)[4]), "+f"((d)[5]), "+f"((d)[6]), "+f"((d)[7]), \
-    "+f"((d)[8]), "+f"((d)[9]), "+f"((d)[10]), "+f"((d)[11]), "+f"((d)[12]), "+f"((d)[13]), "+f"((d)[14]), "+f"((d)[15]), \
-    "+f"((d)[16]), "+f"((d)[17]), "+f"((d)[18]), "+f"((d)[19]), "+f"((d)[20]), "+f"((d)[21]), "+f"((d)[22]), "+f"((d)[23]), \
-    "+f"((d)[24]), "+f"((d)[25]), "+f"((d)[26]), "+f"((d)[27]), "+f"((d)[28]), "+f"((d)[29]), "+f"((d)[30]), "+f"((d)[31]), \
-    "+f"((d)[32]), "+f"((d)[33]), "+f"((d)[34]), "+f"((d)[35]), "+f"((d)[36]), "+f"((d)[37]), "+f"((d)[38]), "+f"((d)[39]), \
-    "+f"((d)[40]), "+f"((d)[41]), "+f"((d)[42]), "+f"((d)[43]), "+f"((d)[44]), "+f"((d)[45]), "+f"((d)[46]), "+f"((d)[47]), \
-    "+f"((d)[48]), "+f"((d)[49]), "+f"((d)[50]), "+f"((d)[51]), "+f"((d)[52]), "+f"((d)[53]), "+f"((d)[54]), "+f"((d)[55]), \
-    "+f"((d)[56]), "+f"((d)[57]), "+f"((d)[58]), "+f"((d)[59]), "+f"((d)[60]), "+f"((d)[61]), "+f"((d)[62]), "+f"((d)[63])
+    WARPGROUP_EIGHT(d, 0), WARPGROUP_EIGHT(d, 8), WARPGROUP_EIGHT(d, 16), WARPGROUP_EIGHT(d, 24), \
+        WARPGROUP_EIGHT(d, 32), WARPGROUP_EIGHT(d, 40), WARPGROUP_EIGHT(d, 48), WARPGROUP_EIGHT(d, 56)
 #define WARPGROUP_SUM_NAMES \
     "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24," \
     "%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46," \
@@ -95,7 +92,8 @@ __device__ __forceinline__ void warpgroup_wait(float (&d)[64]) {
 WARPGROUP_PRODUCT_OF_SHARED(warpgroup_rows_bf16, "bf16")
 WARPGROUP_PRODUCT_OF_SHARED(warpgroup_rows_f16, "f16")
 
-// d += a · b, where a is 64 × 16 in registers, for each warp as mma.m16n8k16 has it, and b 16 × 128 with rows along 128.
+// d += a · b, where a is 64 × 16 in registers, for each warp as mma.m16n8k16 has it, and b is 16 × 128 with rows along
+// 128.
 #define WARPGROUP_PRODUCT_OF_REGISTERS(name, type)                                                                     \
     __device__ __forceinline__ void name(float (&d)[64], const uint32_t* a, uint64_t b) {                              \
         asm volatile(                                                                                                  \
@@ -109,8 +107,8 @@ WARPGROUP_PRODUCT_OF_REGISTERS(warpgroup_columns_f16, "f16")
 
 #endif  // SIMT
 
-// Tiles of shared memory as products read them, with rows of 128 bytes whose pieces of 16 bytes change places: in row r,
-// piece p lies at p XOR (r mod 8), so that the same piece of eight rows is in eight groups of banks. (PTX: 128-byte
+// Tiles of shared memory as products read them, with rows of 128 bytes whose pieces of 16 bytes change places: in row
+// r, piece p lies at p XOR (r mod 8), so that the same piece of eight rows is in eight groups of banks. (PTX: 128-byte
 // swizzle; the address of a tile is a multiple of 1,024.)
 #define SWIZZLED_ROW 128
 #define SWIZZLED_ALIGNMENT 1024

@@ -1,9 +1,9 @@
-// Attention of many queries per sequence by products of warpgroups: GPUs of compute capability 9.0, heads of 128, a cache
-// of 16-bit elements. All else is for attention/prefill/cuda.cu, where rows and tiles are explained.
+// Attention of many queries per sequence by products of warpgroups: GPUs of compute capability 9.0, heads of 128, a
+// cache of 16-bit elements. All else is for attention/prefill/cuda.cu, where rows and tiles are explained.
 //
-// A block has three warpgroups. The first fetches keys and values, a ring of two steps of 128 positions each; the others
-// compute, 64 rows each. A step's weights are computed while the step before is multiplied with its values: products
-// need nothing of a thread while they run.
+// A block has three warpgroups. The first fetches keys and values, a ring of two steps of 128 positions each; the
+// others compute, 64 rows each. A step's weights are computed while the step before is multiplied with its values:
+// products need nothing of a thread while they run.
 //
 // Who may use which part of the ring is said by barriers in shared memory: one for each part that is there to be read,
 // and one for each that all have read.
@@ -91,8 +91,8 @@ __device__ __forceinline__ void fetch(const Element* from, int own_row, uint8_t*
     for (int i = 0; i < 16; i++) {
         int within = 2 * i + lane / 16;
         int row = __shfl_sync(ALL_LANES, own_row, within);
-        copy_async_16(to + swizzled_piece(32 * warp + within, piece % 8), from + int64_t(max(row, 0)) * DIM + piece * PIECE,
-                      row >= 0);
+        copy_async_16(to + swizzled_piece(32 * warp + within, piece % 8),
+                      from + int64_t(max(row, 0)) * DIM + piece * PIECE, row >= 0);
     }
     copy_async_commit();
 }
@@ -156,7 +156,7 @@ __device__ __forceinline__ void multiply_keys(const Room& room, int warpgroup, i
     warpgroup_commit();
 }
 
-__device__ __forceinline__ void multiply_values(const Room& room, int stage, const uint32_t (&weights)[32], Sums& sums) {
+__device__ __forceinline__ void multiply_values(const Room& room, int stage, const uint32_t* weights, Sums& sums) {
     const uint8_t* values = room.values + stage * KEYS_BYTES;
     warpgroup_fence();
 #pragma unroll

@@ -173,7 +173,7 @@ struct Descriptor {
         leading = uint32_t(bits >> 16 & 0x3fff) << 4;
         stride = uint32_t(bits >> 32 & 0x3fff) << 4;
         if (bits >> 49 & 7) fail("gives a product a matrix with a base offset, which is not modelled", place);
-        if (bits >> 62 != 1) fail("gives a product a matrix without the 128-byte swizzle, which is not modelled", place);
+        if (bits >> 62 != 1) fail("gives a product a matrix of another swizzle than 128 bytes: not modelled", place);
     }
 
     // Of eight elements along the rows' 16: where they begin.
@@ -335,7 +335,8 @@ void end_products(WarpProducts& own, int groups_left, Place place) {
         if (!is_over(sums.group)) continue;
         for (int lane = 0; lane < WARP_SIZE; lane++) {
             const unsigned char* bytes = reinterpret_cast<const unsigned char*>(sums.to[lane]);
-            bool touched = std::any_of(bytes, bytes + SUMS * sizeof(float), [](unsigned char byte) { return byte != POISON; });
+            auto is_touched = [](unsigned char byte) { return byte != POISON; };
+            bool touched = std::any_of(bytes, bytes + SUMS * sizeof(float), is_touched);
             if (touched) fail("the sums of a product were written before it was waited for", place);
             memcpy(sums.to[lane], sums.values[lane], sizeof sums.values[lane]);
         }

@@ -1,5 +1,5 @@
-// Twins of what warpgroups.cuh has for a GPU: barriers in shared memory and products of warpgroups, which are as late as
-// they may be.
+// Twins of what warpgroups.cuh has for a GPU: barriers in shared memory, and products of warpgroups, which are as late
+// as they may be.
 #pragma once
 
 #include "arithmetic.hpp"

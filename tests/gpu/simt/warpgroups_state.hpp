@@ -51,8 +51,8 @@ struct BarrierWaiter {
 struct Warpgroups {
     WarpProducts warps[BLOCK_THREADS_MAX / WARP_SIZE];
     std::vector<BarrierWaiter> waiters;
-    // Of each 16 bytes of dynamic shared memory the thread that wrote them (from 1), if the async proxy doesn't know; and
-    // of each thread those that it wrote.
+    // Of each 16 bytes of dynamic shared memory the thread that wrote them (from 1), if the async proxy doesn't know;
+    // and of each thread those that it wrote.
     std::vector<uint16_t> writer;
     std::vector<std::vector<uint32_t>> written;
 
