@@ -35,7 +35,7 @@ impl Attention for Cuda {
         let view = View { problem, cache, heads, batch, packed: packed(heads) };
         let (few, many) = match self.tensor_cores(&cache.shape, cache.element_bytes()) {
             None => return self.attend_tiles(&view, &Kernel::plain(&view), 1).map(|()| output),
-            Some(Form::Heads(dim)) => (Kernel::decode(&view, dim), Kernel::prefill(&view, dim)),
+            Some(Form::Heads(dim)) => (Kernel::decode(&view, dim), Kernel::prefill(&view, dim, self.facts())),
             Some(Form::Latents) => (Kernel::latent(&view, self.facts()), Kernel::latent_tiles(&view, self.facts())),
         };
         if !few.fits(self.facts()) {

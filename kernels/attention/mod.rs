@@ -270,6 +270,9 @@ pub(crate) fn check<B: Tested>(device: &B) {
         Case::new([6, 2, 128, 5, 3], 16, &[[30, 90]]).dtype(KvDType::F16).with_sinks(),
         Case::new([4, 2, 256, 2, 0], 16, &[[60, 50]]).dtype(KvDType::BF16),
         Case::new([40, 1, 64, 40, 0], 16, &[[20, 5]]).dtype(KvDType::BF16),
+        // More steps than a ring of them has parts: tiles of one head's queries, and of several heads'.
+        Case::new([2, 2, 128, 1, 0], 64, &[[700, 300], [0, 70]]).dtype(KvDType::BF16),
+        Case::new([8, 2, 128, 4, 0], 24, &[[500, 150]]).dtype(KvDType::BF16).window(290).with_sinks(),
         // Latent rows: some heads and many, whole tiles of queries, rows that end within a step of products.
         Case::new([16, 1, 576, 16, 0], 64, &[[150, 1], [40, 1], [0, 0], [300, 1]]).values_from(64).dtype(KvDType::BF16),
         Case::new([40, 1, 576, 40, 0], 16, &[[140, 1], [33, 2]]).values_from(64).dtype(KvDType::Int8),

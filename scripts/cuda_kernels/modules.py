@@ -17,7 +17,12 @@ SHIPPED_VERSION = "8.0"
 def write_modules(chosen, folder):
     folder.mkdir(parents=True, exist_ok=True)
     compiler = Compiler()
-    work = [(variant, architecture) for variant in variants(chosen) for architecture in SHIPPED]
+    work = [
+        (variant, architecture)
+        for variant in variants(chosen)
+        for architecture in SHIPPED
+        if architecture.replace("compute", "sm") in variant.architectures
+    ]
     for (variant, architecture), text in zip(work, in_parallel(lambda one: module(compiler, *one), work)):
         write_whole(folder / f"{variant.name}.{architecture}.ptx", text)
     say(f"wrote {len(work)} modules to {folder}")

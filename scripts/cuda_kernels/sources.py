@@ -20,6 +20,8 @@ class Source:
     name: str
     text: str
     formats: tuple
+    # What it is compiled for, if not for all GPUs: it has a line `// architectures: …`.
+    architectures: tuple = tuple(ARCHITECTURES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Variant:
     @property
     def architectures(self):
         many = len(self.source.formats) > MANY_FORMATS
-        return FEW_ARCHITECTURES if many and self.format not in MAIN_FORMATS else ARCHITECTURES
+        wanted = FEW_ARCHITECTURES if many and self.format not in MAIN_FORMATS else ARCHITECTURES
+        return [architecture for architecture in wanted if architecture in self.source.architectures]
 
 
 def sources(names):
@@ -67,7 +70,11 @@ def source(name, text):
         if unknown:
             raise Failure(f"kernels/{name}/cuda.cu names a format {unknown.pop()!r}, which kernels/dtype.rs has not")
         formats = tuple(named or all_formats())
-    return Source(name, expand(text), formats)
+    marker = re.search(r"^// architectures: (.*)$", text, re.MULTILINE)
+    architectures = tuple(marker[1].split()) if marker else tuple(ARCHITECTURES)
+    if unknown := set(architectures) - set(ARCHITECTURES):
+        raise Failure(f"kernels/{name}/cuda.cu names an architecture {unknown.pop()!r}")
+    return Source(name, expand(text), formats, architectures)
 
 
 def all_formats():

@@ -1,7 +1,10 @@
 //! The kernels by what they are for, and what their blocks need.
 
 use super::View;
-use crate::cuda::{Facts, Source};
+use crate::{
+    KvDType,
+    cuda::{Facts, Source},
+};
 
 /// Rows that kernels take together, and a block for each such tile or for a share of all.
 pub(super) struct Kernel {
@@ -54,7 +57,11 @@ impl Kernel {
     }
 
     /// Many.
-    pub(super) fn prefill(view: &View, dim: usize) -> Self {
+    pub(super) fn prefill(view: &View, dim: usize, facts: &Facts) -> Self {
+        let is_16_bits = matches!(view.cache.shape.dtype, KvDType::F16 | KvDType::BF16);
+        if facts.capability == (9, 0) && is_16_bits && view.heads.dim == 128 {
+            return Self::prefill_by_warpgroups();
+        }
         const SOURCE: Source = Source { name: "prefill", text: include_str!("../prefill/cuda.cu") };
         let element_bytes = view.cache.element_bytes();
         let (entry, merge, rows, keys) = match dim {
@@ -64,6 +71,19 @@ impl Kernel {
         };
         let shared_bytes = rows * stride_of(2 * dim) + 2 * keys * stride_of(dim * element_bytes);
         Self { source: &SOURCE, entry, merge, rows, threads: 128, shared_bytes, by_registers: 2 }
+    }
+
+    /// Many, by instructions that only GPUs of compute capability 9.0 have.
+    fn prefill_by_warpgroups() -> Self {
+        const SOURCE: Source = Source { name: "prefill_90a", text: include_str!("../prefill_90a/cuda.cu") };
+        // As in the source: rows of 128 elements of two bytes, and what may be lost for tiles to begin where they must.
+        const ROWS: usize = 128;
+        const KEYS: usize = 128;
+        const STAGES: usize = 2;
+        const ALIGNMENT: usize = 1024;
+        let shared_bytes = (ROWS + 2 * STAGES * KEYS) * 2 * 128 + ALIGNMENT;
+        let (entry, merge) = ("prefill_90a_128", "prefill_90a_merge_128");
+        Self { source: &SOURCE, entry, merge, rows: ROWS, threads: 384, shared_bytes, by_registers: 1 }
     }
 
     /// Few queries per sequence, where values lie within keys: as few rows as hold all queries of a sequence, or of what

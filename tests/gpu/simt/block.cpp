@@ -137,6 +137,7 @@ void finish_thread(Fiber& fiber) {
         fail("may begin before the kernel before it has ended, and exits without waiting for that");
     }
     if (fiber.copy_count) fail("exits while an asynchronous copy is pending", fiber.copies[0].place);
+    check_products_of(fiber);
     Warp& warp = *fiber.warp;
     Block& block = *warp.block;
     for (int at = 0; at < warp.gathering_count; at++) {
@@ -245,6 +246,7 @@ void Block::begin_warps() {
     free_stack_count = 0;
     for (int stack = thread_count - 1; stack >= 0; stack--) free_stacks[free_stack_count++] = stack;
     waiting = exited = spun = vote_count = 0;
+    warpgroups.begin(thread_count);
 }
 
 void Block::reserve_shared(size_t bytes) {
@@ -328,6 +330,10 @@ void Block::run(uint3 of_grid) {
         }
     }
     running = outer;
+    if (!warpgroups.agree(warp_count)) {
+        stop(std::string("kernel ") + launch->kernel->name + ", block " + text_of(index) +
+             ": warps of a warpgroup began different products");
+    }
     check_shared();
 }
 

@@ -5,6 +5,7 @@
 #include "kernels.hpp"
 #include "stacks.hpp"
 #include "warp.hpp"
+#include "warpgroups_state.hpp"
 
 namespace simt {
 
@@ -62,6 +63,8 @@ struct Block : BlockView {
     int vote_count = 0;
     int vote_result = 0;
     Random random{1};
+
+    Warpgroups warpgroups;
 
     int free_stacks[BLOCK_THREADS_MAX];
     int free_stack_count = 0;

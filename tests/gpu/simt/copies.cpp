@@ -4,6 +4,7 @@
 
 #include "memory.hpp"
 #include "traffic.hpp"
+#include "warpgroups.hpp"
 
 namespace simt {
 
@@ -26,6 +27,7 @@ void complete(const PendingCopy& copy) {
     } else {
         memset(copy.to, 0, size_t(copy.bytes));
     }
+    note_unfenced(copy.to, size_t(copy.bytes));
 }
 
 }  // namespace
