@@ -114,4 +114,6 @@ KERNEL(attend, THREADS)(Problem problem) {
     }
 }
 
+#undef BLOCKS_AT_LEAST
+#define BLOCKS_AT_LEAST 4
 KERNEL(merge, THREADS)(Problem problem) { merge_tile(problem, ROWS, KEYS_AT_ONCE, KEYS_LEAST); }

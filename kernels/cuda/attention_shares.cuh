@@ -39,7 +39,8 @@ struct Shares {
 // How the units of tiles of `rows` rows are dealt out. All threads of the block come here.
 template <int rows, int threads>
 __device__ __forceinline__ Shares deal_units(const Problem& problem) {
-    __shared__ int warp_units[threads / 32];
+    // Aligned, or compilers read what lies before it along with it, and tools see a race.
+    alignas(16) __shared__ int warp_units[threads / 32];
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     Shares shares;
     int own = (problem.sequences + threads - 1) / threads;

@@ -114,6 +114,10 @@ KERNEL(skinny_16, 256)
               Gate{activation, limit, alpha}, tiles);
 }
 
+// Tiles want all registers that they can get.
+#undef BLOCKS_AT_LEAST
+#define BLOCKS_AT_LEAST 1
+
 // The same; a block per tile, tiles of rows in x, tiles of outputs in y.
 KERNEL(tiled_64, 128)
 (void* y, const act* x, const uint8_t* weight, const float* bias, int rows, int outputs, int inputs, int weight_stride,

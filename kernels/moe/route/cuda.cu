@@ -163,6 +163,7 @@ __device__ void route(float* routes, const float* logits, const float* bias, int
 #define ROUTE(per_lane)                                                                                                \
     (float* routes, const float* logits, const float* bias, int tokens, int experts, int chosen, int scoring,          \
      int groups, int kept, int best_of_group, int divides, float least, float scale) {                                 \
+        overlap_begin();                                                                                               \
         Routing routing{chosen, scoring, groups, kept, best_of_group, divides != 0, least, scale};                     \
         route<per_lane>(routes, logits, bias, tokens, experts, routing);                                               \
     }
