@@ -398,9 +398,9 @@ impl Driver {
     ) -> Result<()> {
         let Grid { blocks: [x, y, z], threads, shared_bytes } = grid;
         let mut attribute = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: Default::default(),
-            value: sys::CUlaunchAttributeValue_union { programmaticStreamSerializationAllowed: 1 },
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
         };
         let config = sys::CUlaunchConfig {
             gridDimX: x,

@@ -192,6 +192,7 @@ fn driver() -> Vec<String> {
         CUgraphInstantiate_flags,
         CUlaunchConfig,
         CUlaunchAttribute,
+        CUlaunchAttributeID,
         CUlaunchAttributeValue,
         CUresult,
     ];

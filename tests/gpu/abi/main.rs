@@ -53,7 +53,7 @@ fn what_the_backend_names_is_checked() {
     let checked: BTreeSet<&str> = claims.iter().flat_map(|claim| words(claim)).collect();
     let unchecked: Vec<&String> = named.iter().filter(|name| !checked.contains(name.as_str())).collect();
     assert!(unchecked.is_empty(), "add to tests/gpu/abi/bindings.rs: {unchecked:?}");
-    assert!(named.contains("cuLaunchKernel"), "the backend's sources were not found: {named:?}");
+    assert!(named.contains("cuLaunchKernelEx"), "the backend's sources were not found: {named:?}");
 }
 
 /// What the compiler says against the claims.
