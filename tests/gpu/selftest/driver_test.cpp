@@ -364,13 +364,14 @@ TEST(static_shared_memory_counts, Passes) {
     gpu.synchronize();
 }
 
-TEST(a_launch_with_attributes, Passes) {
+// Launches a kernel that may begin before the one before it has ended.
+void fill_early(const char* kernel) {
     Gpu gpu;
     CUdeviceptr y = gpu.room(COUNT * 4);
     float value = 3.0f;
     int count = int(COUNT);
     void* values[] = {&y, &value, &count};
-    CUfunction function = gpu.load("fill_f32", entry_text<CUdeviceptr, float, int>("fill_f32"));
+    CUfunction function = gpu.load(kernel, entry_text<CUdeviceptr, float, int>(kernel));
     CUlaunchAttribute attribute{};
     attribute.id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
     attribute.value.programmaticStreamSerializationAllowed = 1;
@@ -378,6 +379,10 @@ TEST(a_launch_with_attributes, Passes) {
     OK(cuLaunchKernelEx(&config, function, values, nullptr));
     CHECK(all_are(gpu.get<float>(y, COUNT), 3.0f));
 }
+
+TEST(a_launch_with_attributes, Passes) { fill_early("fill_after_f32"); }
+
+TEST(a_kernel_that_is_early_and_does_not_wait, Dies, "exits without waiting for that") { fill_early("fill_f32"); }
 
 TEST(functions_that_are_not_modelled, Passes) {
     Gpu gpu;

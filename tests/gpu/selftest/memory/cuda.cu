@@ -6,6 +6,12 @@ KERNEL(fill, 1024)(float* y, float value, int n) {
     for (int i = int(blockIdx.x * blockDim.x + threadIdx.x); i < n; i += int(gridDim.x * blockDim.x)) y[i] = value;
 }
 
+// The same of a kernel that may begin before the one before it has ended.
+KERNEL(fill_after, 1024)(float* y, float value, int n) {
+    overlap_begin();
+    for (int i = int(blockIdx.x * blockDim.x + threadIdx.x); i < n; i += int(gridDim.x * blockDim.x)) y[i] = value;
+}
+
 KERNEL(add_one, 1024)(float* y, int n) {
     for (int i = int(blockIdx.x * blockDim.x + threadIdx.x); i < n; i += int(gridDim.x * blockDim.x)) y[i] += 1.0f;
 }
