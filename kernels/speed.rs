@@ -78,14 +78,14 @@ pub fn measure_gpu(config: &CudaConfig, sizes: Sizes, tell: &mut dyn FnMut(Speed
         }
     }
     for dtype in [DType::BF16, DType::WInt4] {
-        for rows in [1, 32, 128, many] {
+        for rows in [1, bench.pick(32, 2), bench.pick(128, 4), bench.pick(4096, 8)] {
             tell(bench.experts(dtype, rows)?);
         }
     }
     for dtype in [KvDType::BF16, KvDType::Int8] {
         tell(bench.decode_attention(dtype)?);
     }
-    for queries in [bench.pick(512, 16), many] {
+    for queries in [bench.pick(512, 8), bench.pick(4096, 16)] {
         tell(bench.prefill_attention(queries)?);
     }
     tell(bench.norm()?);
