@@ -247,24 +247,23 @@ fn warm_up<B: Backend>(
     let shard = Shard { rank, world_size };
     let blocks = batch.block_tables.iter().map(Vec::len).sum();
     let shape = models::kv_shape(checkpoint.config(), shard, block_size, blocks, config.kv_dtype);
-    let rows: Vec<u32> = (0..batch_tokens_max.min(sequences_max) as u32).collect();
+    let sequences_max = batch_tokens_max.min(sequences_max);
     let mut cache = device.kv_cache(shape)?;
-    let hidden = model.forward(device, &device.batch(batch)?, &mut cache)?;
-    let logits = model.logits(device, &model.normed(device, hidden.select(device, &rows)?)?)?;
-    let logits = device.all_gather(logits)?;
+    let mut compute = |batch: Batch, rows: usize| -> Result<B::Tensor, LoadError> {
+        let rows: Vec<u32> = (0..rows as u32).collect();
+        let hidden = model.forward(device, &device.batch(batch)?, &mut cache)?;
+        Ok(model.logits(device, &model.normed(device, hidden.select(device, &rows)?)?)?)
+    };
+    let logits = device.all_gather(compute(batch, sequences_max)?)?;
     let draw = Draw { temperature: 1.0, top_k: 0, top_p: 0.5, min_p: 0.0, uniform: 0.5 };
-    let asks: Vec<Ask> = (0..rows.len()).map(|row| Ask { row, draw: Some(draw) }).collect();
+    let asks: Vec<Ask> = (0..sequences_max).map(|row| Ask { row, draw: Some(draw) }).collect();
     device.choose(&logits, checkpoint.config().vocab_size, &asks)?;
     device.to_host(&logits)?;
-    drop((hidden, logits));
-    let sequences_max = batch_tokens_max.min(sequences_max);
+    drop(logits);
     // Kernels differ by how many rows they take.
     let further = [16, 1].into_iter().filter(|&sequences| sequences < sequences_max);
     for sequences in iter::once(sequences_max).chain(further) {
-        let batch = device.batch(Batch::alike(sequences))?;
-        let hidden = model.forward(device, &batch, &mut cache)?;
-        let rows: Vec<u32> = (0..sequences as u32).collect();
-        model.logits(device, &model.normed(device, hidden.select(device, &rows)?)?)?;
+        compute(Batch::alike(sequences), sequences)?;
     }
     drop(cache);
     Ok(device.room(memory_share)?)
