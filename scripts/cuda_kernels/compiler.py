@@ -89,13 +89,21 @@ def in_parallel(function, items):
             raise
 
 
-def compile_all(chosen):
-    """What `compile_some` says, as `{(architecture, variant): JSON}`, and how much of it is new."""
-    paths = {
-        (architecture, variant): cache_path(".json", [variant.source.text, *compiler_options(variant, architecture)])
+def compilations(chosen):
+    """All that these sources are compiled to, as `(architecture, variant)`."""
+    return [
+        (architecture, variant)
         for architecture in ARCHITECTURES
         for variant in variants(chosen)
         if architecture in variant.architectures
+    ]
+
+
+def compile_all(wanted):
+    """What `compile_some` says, as `{(architecture, variant): JSON}`, and how much of it is new."""
+    paths = {
+        (architecture, variant): cache_path(".json", [variant.source.text, *compiler_options(variant, architecture)])
+        for architecture, variant in wanted
     }
     missing = [one for one, path in paths.items() if not path.exists()]
     chunks = [

@@ -49,17 +49,19 @@ Below are the kernels for bf16 activations. *Threads*: the most of a block. *Reg
 needs the least to the one that needs the most. *Shared*: static bytes of a block; a plus: and dynamic ones. *Tensor
 cores*, *copies* (cp.async), *matrix loads* (ldmatrix) and *wide loads* (128 bits or more): instructions in the code for
 {counted}. *Occupancy*: per cent of the warps that a multiprocessor holds, as far as registers, static shared memory and
-threads allow, for {architectures}; dynamic shared memory may lower it.
+threads allow, for {architectures}; dynamic shared memory may lower it. A dash: the kernel
+is not for that GPU.
 Kernels that exist for many storage formats are compiled for all of these GPUs for the formats
 {formats}; for the others only for {few}, and they are left out here.
 """
 
 
-def write_summary(compiled):
+def write_summary(compiled, chosen):
+    meant_for = {source.name: set(source.architectures) for source in chosen}
     by_source = {}
     for name, everywhere in by_entry(compiled).items():
         source, entry = name.split("/")
-        if entry.endswith("_bf16") and len(everywhere) == len(ARCHITECTURES):
+        if entry.endswith("_bf16") and set(everywhere) == meant_for[source]:
             by_source.setdefault(source, {})[entry.removesuffix("_bf16")] = everywhere
     text = HEAD.format(
         counted=COUNTED,
@@ -90,5 +92,8 @@ def cells(name, everywhere):
         counted.async_copies or "–",
         counted.matrix_loads or "–",
         counted.wide_loads or "–",
-        " ".join(str(occupancy(architecture, everywhere[architecture])) for architecture in ARCHITECTURES),
+        " ".join(
+            str(occupancy(architecture, everywhere[architecture])) if architecture in everywhere else "–"
+            for architecture in ARCHITECTURES
+        ),
     ]

@@ -55,19 +55,31 @@ def write_table(compiled):
     say(f"wrote {TABLE.relative_to(REPOSITORY)}")
 
 
-def check(compiled, whole):
+def check(compiled, anew, vouched, whole):
+    """Of the sources `anew` everything was compiled, of those that are vouched for a sample; `whole`: there are no
+    others."""
     table = read_table()
     faults = unconditional_faults(compiled)
-    for (entry, architecture), figures in compiled.items():
-        before = table.get((entry, architecture))
-        texts = got_worse(before, figures) if before else ["is not in the table"]
-        faults += [Fault(entry, architecture, text) for text in texts]
-    if whole:
-        faults += [Fault(*key, "is in the table, but no longer there") for key in table if key not in compiled]
+    for key, figures in compiled.items():
+        before = table.get(key)
+        if before is None:
+            faults.append(Fault(*key, "is not in the table"))
+        elif source_of(key) in vouched and figures != before:
+            faults.append(Fault(*key, f"is not as the table says, which claims to be made of this source: {figures}"))
+        else:
+            faults += [Fault(*key, text) for text in got_worse(before, figures)]
+    for key in table:
+        expected = source_of(key) in anew or (whole and source_of(key) not in vouched)
+        if expected and key not in compiled:
+            faults.append(Fault(*key, "is in the table, but no longer there"))
     if faults:
         raise Failure(f"{told(faults)}\nIf this is meant: scripts/cuda-kernels --write")
     changed = sum(table[key] != figures for key, figures in compiled.items())
     say(f"no kernel got worse; {changed} figures of the table are out of date" if changed else "all is as in the table")
+
+
+def source_of(key):
+    return key[0].split("/")[0]
 
 
 Fault = collections.namedtuple("Fault", "entry, architecture, text")

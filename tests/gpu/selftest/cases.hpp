@@ -47,6 +47,7 @@ inline Case make(const char* name, void (*run)(), Expected expected, const char*
 }
 
 constexpr int WRONG_STATUS = 3;
+constexpr int REFUSED_STATUS = 4;
 
 // What was computed is wrong: the process says so, and exits.
 [[noreturn]] void wrong(const char* file, int line, const char* what);

@@ -242,6 +242,109 @@ TEST(rows_that_are_not_aligned, Dies, "aligned to 16 bytes") {
     gpu.synchronize();
 }
 
+// ---- products of warpgroups ----
+
+constexpr size_t GROUP_ROWS = 64, GROUP_COLUMNS = 128, GROUP_DEPTH = 64;
+// Two tiles, and what aligns them.
+constexpr unsigned GROUP_SHARED = 1024 + (64 + 128) * 128;
+
+// Numbers whose sums f32 has exactly.
+std::vector<uint16_t> small_ones(size_t count, size_t from, uint16_t (*convert)(float)) {
+    std::vector<uint16_t> values(count);
+    for (size_t at = 0; at < count; at++) values[at] = convert(small(at + from));
+    return values;
+}
+
+void check_warpgroup(const char* kernel, uint16_t (*convert)(float), bool transposed, unsigned threads = 128) {
+    Gpu gpu;
+    CUdeviceptr a = gpu.put(small_ones(GROUP_ROWS * GROUP_DEPTH, 0, convert));
+    CUdeviceptr b = gpu.put(small_ones(GROUP_COLUMNS * GROUP_DEPTH, 5, convert));
+    CUdeviceptr c = gpu.put(ramp(GROUP_ROWS * GROUP_COLUMNS));
+    gpu.launch(kernel, {1, threads, GROUP_SHARED}, c, a, b);
+    std::vector<float> got = gpu.get<float>(c, GROUP_ROWS * GROUP_COLUMNS), before = ramp(got.size());
+    for (size_t at = 0; at < got.size(); at++) {
+        size_t row = at / GROUP_COLUMNS, column = at % GROUP_COLUMNS;
+        float sum = transposed ? before[at] : 0.0f;  // that one adds
+        for (size_t k = 0; k < GROUP_DEPTH; k++) {
+            size_t of_b = transposed ? k * GROUP_COLUMNS + column : column * GROUP_DEPTH + k;
+            sum += small(row * GROUP_DEPTH + k) * small(of_b + 5);
+        }
+        CHECK(got[at] == sum);
+    }
+}
+
+void check_rows(const char* kernel) { check_warpgroup(kernel, to_bf16, false); }
+
+TEST(a_warpgroups_product_of_bf16, Passes) { check_rows("rows_bf16"); }
+TEST(a_warpgroups_product_of_f16, Passes) { check_warpgroup("rows_f16", to_f16, false); }
+TEST(a_warpgroups_product_of_registers, Passes) { check_warpgroup("columns_bf16", to_bf16, true); }
+TEST(a_warpgroups_product_of_registers_in_f16, Passes) { check_warpgroup("columns_f16", to_f16, true); }
+TEST(factors_that_the_async_proxy_does_not_know, Dies, "did not hand over") {
+    check_rows("rows_not_handed_over_wrong");
+}
+TEST(copies_that_the_async_proxy_does_not_know, Dies, "did not hand over") {
+    check_warpgroup("columns_not_handed_over_wrong", to_bf16, true);
+}
+TEST(factors_that_are_not_there_yet, Fails) { check_rows("rows_not_together_wrong"); }
+TEST(a_warpgroups_product_without_a_fence, Dies, "without a fence before it") { check_rows("rows_not_fenced_wrong"); }
+TEST(a_warpgroups_product_that_nobody_waits_for, Dies, "product of its warpgroup is pending") {
+    check_rows("rows_not_waited_wrong");
+}
+TEST(a_wait_for_too_few_products, Fails) { check_rows("rows_waited_too_little_wrong"); }
+TEST(a_factor_that_changes_too_early, Dies, "changed before it was waited for") {
+    check_rows("rows_factor_changed_wrong");
+}
+TEST(a_sum_that_is_written_too_early, Dies, "were written before it was waited for") {
+    check_rows("rows_sum_changed_wrong");
+}
+TEST(lanes_with_different_factors, Dies, "lanes of a warp give a product different matrices") {
+    check_rows("rows_of_lanes_wrong");
+}
+TEST(warps_with_different_factors, Dies, "warps of a warpgroup began different products") {
+    check_rows("rows_of_warps_wrong");
+}
+TEST(factors_without_a_swizzle, Dies, "another swizzle") { check_rows("rows_not_swizzled_wrong"); }
+TEST(factors_beyond_shared_memory, Dies, "reads beyond dynamic shared memory") { check_rows("rows_beyond_wrong"); }
+TEST(a_block_without_a_warpgroup, Dies, "is in no warpgroup") {
+    check_warpgroup("rows_bf16", to_bf16, false, 96);
+}
+
+// ---- barriers in shared memory ----
+
+void check_hand_on(const char* kernel) {
+    Gpu gpu;
+    constexpr size_t SIZE = 7 * 32;
+    CUdeviceptr x = gpu.put(ramp(SIZE)), y = gpu.room(SIZE * 4);
+    gpu.launch(kernel, {1, 96, 0}, y, x, int(SIZE / 32));
+    std::vector<float> got = gpu.get<float>(y, SIZE), from = ramp(SIZE);
+    for (size_t at = 0; at < SIZE; at++) CHECK(got[at] == 2 * from[at]);
+}
+
+TEST(barriers_of_a_ring, Passes) { check_hand_on("hand_on"); }
+TEST(a_barrier_that_is_none, Dies, "was not initialized") { check_hand_on("hand_on_not_initialized_wrong"); }
+TEST(a_slot_that_is_not_full, Fails) { check_hand_on("hand_on_full_not_awaited_wrong"); }
+TEST(a_slot_that_is_not_empty, Fails) { check_hand_on("hand_on_empty_not_awaited_wrong"); }
+TEST(a_barrier_that_expects_too_few, Fails) { check_hand_on("hand_on_too_few_wrong"); }
+TEST(a_barrier_that_expects_too_many, Dies, "no thread can go on") { check_hand_on("hand_on_too_many_wrong"); }
+TEST(a_barrier_of_another_parity, Fails) { check_hand_on("hand_on_other_parity_wrong"); }
+
+// ---- registers ----
+
+void share_registers(const char* kernel) {
+    Gpu gpu;
+    CUdeviceptr y = gpu.room(384 * 4);
+    gpu.launch(kernel, {1, 384, 0}, y);
+    CHECK(gpu.get<float>(y, 384)[383] == 383.0f);
+}
+
+TEST(registers_that_others_gave, Passes) { share_registers("registers_shared"); }
+TEST(registers_that_nobody_gave, Dies, "more registers than others gave") {
+    share_registers("registers_too_many_wrong");
+}
+TEST(registers_that_can_not_be, Dies, "a number of registers that can't be") {
+    share_registers("registers_of_no_number_wrong");
+}
+
 // ---- memory ----
 
 struct Mixed {
