@@ -8,7 +8,7 @@ pub(crate) mod simd;
 #[allow(unsafe_code, reason = "lends parts of slices to threads")]
 mod split;
 #[allow(unsafe_code, reason = "lends the caller's closure to the helpers")]
-mod team;
+pub(crate) mod team;
 mod tensor;
 
 pub(crate) use floats::Floats;
@@ -18,7 +18,9 @@ pub(crate) use split::Split;
 pub(crate) use tensor::Piece;
 pub use tensor::{Tensor, Weight};
 
-use crate::{Backend, group::Group};
+use std::sync::Mutex;
+
+use crate::{Backend, group::Group, matmul::Shorts};
 use simd::{Isa, Portable};
 use team::Team;
 use tensor::Buffers;
@@ -34,6 +36,9 @@ pub struct CpuConfig {
     pub spin: bool,
     /// Which vector instructions to use.
     pub instructions: Instructions,
+    /// Whether activations stay f32 where they are multiplied with quantized weights; else they are rounded to 16 bits
+    /// there, for which machines have faster products.
+    pub exact: bool,
 }
 
 /// The vector instructions that a device may use.
@@ -51,14 +56,25 @@ pub struct Cpu {
     pub(crate) team: Team,
     pub(crate) isa: Isa,
     pub(crate) group: Group,
+    pub(crate) exact: bool,
     buffers: Buffers,
+    /// What the last product with packed weights read: kept for its memory. Nobody waits for the lock, for a device
+    /// computes one operation after the other.
+    pub(crate) shorts: Mutex<Shorts>,
 }
 
 impl Cpu {
     /// A device of `config.threads` threads that meets the other ranks in `group`.
     pub fn new(config: CpuConfig, group: Group) -> Self {
         let isa = config.instructions.isa();
-        Self { team: Team::new(&config), isa, group, buffers: Buffers::default() }
+        Self {
+            team: Team::new(&config),
+            isa,
+            group,
+            exact: config.exact,
+            buffers: Buffers::default(),
+            shorts: Mutex::default(),
+        }
     }
 
     /// A tensor with left-over contents, for an operation that writes all of it.
@@ -90,8 +106,14 @@ impl Cpu {
         Self::new(CpuConfig { threads, instructions, ..CpuConfig::default() }, Group::solo())
     }
 
-    /// The devices that every operation's check runs on: instruction sets and team sizes.
-    pub(crate) fn kinds() -> [Self; 3] {
-        [Self::solo(1, Instructions::Best), Self::solo(3, Instructions::Best), Self::solo(2, Instructions::Portable)]
+    /// The devices that every operation's check runs on: instruction sets and team sizes, and one that is exact.
+    pub(crate) fn kinds() -> [Self; 4] {
+        let exact = Self { exact: true, ..Self::solo(2, Instructions::Best) };
+        [
+            Self::solo(1, Instructions::Best),
+            Self::solo(3, Instructions::Best),
+            Self::solo(2, Instructions::Portable),
+            exact,
+        ]
     }
 }

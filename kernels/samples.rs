@@ -106,6 +106,12 @@ pub(crate) trait Tested: crate::Backend {
         tolerance
     }
 
+    /// What a product with weights of this format may be off by beside its sums, relative to the magnitudes of their
+    /// terms, since activations are rounded for it.
+    fn rounding(&self, _weight: DType) -> f32 {
+        0.0
+    }
+
     /// What of it is rounded, for its name: nothing, or ` in bf16`.
     fn precision(&self) -> &'static str {
         ""
@@ -117,7 +123,12 @@ pub(crate) trait Tested: crate::Backend {
     }
 }
 
-impl Tested for crate::cpu::Cpu {}
+impl Tested for crate::cpu::Cpu {
+    /// To 16 bits, of the largest of 32 activations; an average one is half as large.
+    fn rounding(&self, weight: DType) -> f32 {
+        if !self.exact && crate::matmul::Packed::takes(weight) { 1.0 / 32768.0 } else { 0.0 }
+    }
+}
 
 impl Tested for crate::cuda::Cuda {
     fn stored(&self, values: Vec<f32>) -> Vec<f32> {

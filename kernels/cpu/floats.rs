@@ -28,6 +28,20 @@ impl Floats {
         self.length = length;
     }
 
+    /// The bytes of all elements.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let bytes = size_of_val::<[f32]>(self);
+        // SAFETY: f32 are bytes, and any address will do for those.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), bytes) }
+    }
+
+    /// The bytes of all elements.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        let bytes = size_of_val::<[f32]>(self);
+        // SAFETY: as above, `self` is borrowed exclusively, and any bytes are f32.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), bytes) }
+    }
+
     /// How long it can get without asking the allocator.
     pub(crate) fn capacity(&self) -> usize {
         self.lines.capacity() * 16

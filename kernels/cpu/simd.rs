@@ -51,6 +51,17 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn bytes(self, from: &[u8; 8]) -> Self::I;
     /// Eight bytes, sign-extended.
     fn signed_bytes(self, from: &[u8; 8]) -> Self::I;
+    /// Eight numbers (little-endian).
+    fn words(self, from: &[u8; 32]) -> Self::I;
+    /// Sixteen bytes, sign-extended to 16 bits: two in each number, the first in its lower half.
+    fn signed_shorts(self, from: &[u8; 16]) -> Self::I;
+    fn store_int(self, value: Self::I, to: &mut [i32; 8]);
+    fn add_int(self, a: Self::I, b: Self::I) -> Self::I;
+    fn sub_int(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Of numbers that are two signed integers of 16 bits each: the sum of both products.
+    fn dot_pairs(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Sixteen values, `low` first, rounded to signed integers of 16 bits, whose range they have: two in each number.
+    fn shorts(self, low: Self::F, high: Self::F) -> Self::I;
     fn and(self, a: Self::I, b: Self::I) -> Self::I;
     fn or(self, a: Self::I, b: Self::I) -> Self::I;
     fn shift_left<const BY: i32>(self, a: Self::I) -> Self::I;
@@ -67,6 +78,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn splat_halves(self, bits: &[u8; 4]) -> (Self::F, Self::F);
     /// Eight half-precision numbers.
     fn halves(self, bits: &[u16; 8]) -> Self::F;
+    /// The same of their bytes (little-endian).
+    fn half_bytes(self, bytes: &[u8; 16]) -> Self::F;
     /// Eight bfloat16.
     fn bfloats(self, bits: &[u16; 8]) -> Self::F;
     /// `a · 2ⁿ`-scaling for [`exp`]: 2 to the power of `round(n)`, for `-126 ≤ n ≤ 127`; and `round(n)` itself.
@@ -247,6 +260,16 @@ mod tests {
                 simd.splat_halves(&[0x55, 0x35, 0, 0xc0]).0,
                 simd.splat_halves(&[0x55, 0x35, 0, 0xc0]).1,
                 simd.halves(&bits),
+                simd.half_bytes(&[0, 0x3c, 0, 0xc0, 1, 0, 0xff, 0x7b, 0x55, 0x35, 0, 0x80, 0, 4, 0x48, 0x42]),
+                simd.bits(simd.and(simd.words(&std::array::from_fn(|at| at as u8 * 7)), simd.splat_int(0x3fff_ffff))),
+                simd.float(simd.signed_shorts(&std::array::from_fn(|at| (at * at * 3) as u8))),
+                simd.float(simd.add_int(int, simd.signed_bytes(&bytes))),
+                simd.float(simd.sub_int(int, simd.splat_int(77))),
+                simd.float(simd.dot_pairs(
+                    simd.words(&std::array::from_fn(|at| (at * 37) as u8)),
+                    simd.signed_shorts(&std::array::from_fn(|at| (at * 91) as u8)),
+                )),
+                simd.float(simd.shorts(a, simd.mul(b, simd.splat(31.25)))),
                 simd.bfloats(&bits),
                 power,
                 n,

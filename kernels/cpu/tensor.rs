@@ -2,11 +2,11 @@
 
 use std::{
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use super::Floats;
-use crate::Matrix;
+use super::{Floats, team::Team};
+use crate::{Matrix, matmul::Packed};
 
 /// `[rows, columns]` of f32, row-major. Its memory goes back to the device's [`Buffers`] when it is dropped, so that a
 /// steady step asks the allocator for nothing.
@@ -94,15 +94,19 @@ impl Buffers {
 pub(crate) struct Piece<'a> {
     /// The matrix that stores them.
     pub(crate) part: &'a Matrix,
+    /// The same as integers, where it is packed.
+    pub(crate) packed: Option<&'a Packed>,
     /// Their rows in it.
     pub(crate) rows: Range<usize>,
     /// The first one's number in the range that was cut up.
     pub(crate) first: usize,
 }
 
-/// A weight `[outputs, inputs]`: stored matrices, the outputs of one after those of the other, read where they lie.
+/// A weight `[outputs, inputs]`: stored matrices, the outputs of one after those of the other. They are read where they
+/// lie, or if they are multiplied and their format allows it, packed once: embeddings are not.
 pub struct Weight {
     parts: Vec<Matrix>,
+    packed: OnceLock<Vec<Option<Packed>>>,
     outputs: usize,
     inputs: usize,
 }
@@ -112,7 +116,7 @@ impl Weight {
     pub(crate) fn new(parts: Vec<Matrix>) -> Self {
         let inputs = parts.first().map_or(0, Matrix::columns);
         assert!(parts.iter().all(|part| part.columns() == inputs), "the parts of a weight have the same inputs");
-        Self { outputs: parts.iter().map(Matrix::rows).sum(), inputs, parts }
+        Self { outputs: parts.iter().map(Matrix::rows).sum(), inputs, parts, packed: OnceLock::new() }
     }
 
     /// Number of outputs.
@@ -134,13 +138,28 @@ impl Weight {
         })
     }
 
+    /// Packs the parts that can be, unless they are.
+    pub(crate) fn pack(&self, team: &Team) {
+        self.packed.get_or_init(|| {
+            let can_be = |part: &Matrix| part.rows() > 0 && Packed::takes(part.dtype());
+            self.parts.iter().map(|part| can_be(part).then(|| Packed::new(part, team))).collect()
+        });
+    }
+
+    /// Whether some part is packed.
+    pub(crate) fn has_packed(&self) -> bool {
+        self.packed.get().is_some_and(|packed| packed.iter().any(Option::is_some))
+    }
+
     /// The outputs `range` in pieces of `grain` at most, each within one stored matrix.
     pub(crate) fn pieces(&self, range: Range<usize>, grain: usize) -> impl Iterator<Item = Piece<'_>> {
-        self.parts().flat_map(move |(first, part)| {
+        let packed = self.packed.get().map_or(&[][..], Vec::as_slice);
+        self.parts().enumerate().flat_map(move |(index, (first, part))| {
             let own = range.start.max(first)..range.end.min(first + part.rows());
             let begin = range.start;
             own.clone().step_by(grain).map(move |start| Piece {
                 part,
+                packed: packed.get(index).and_then(Option::as_ref),
                 rows: start - first..own.end.min(start + grain) - first,
                 first: start - begin,
             })

@@ -110,7 +110,8 @@ fn check_product<B: Tested>(
     let gated = device.gated_product(&x, &weight, bias.as_ref(), activation).expect("a gated product");
     let found = device.to_host(&gated).expect("a copy");
     assert_eq!(found.len(), rows * width, "{what}: length");
-    let of_sums = f64::from(device.tolerance(matmul::tolerance(columns)).min(matmul::ROUNDED));
+    let of_sums = device.tolerance(matmul::tolerance(columns)).min(matmul::ROUNDED) + device.rounding(formats[0]);
+    let of_sums = f64::from(of_sums);
     let of_result = f64::from(device.tolerance(2e-6));
     for (index, found) in found.into_iter().enumerate() {
         let at = index / width * 2 * width + index % width;

@@ -1,20 +1,31 @@
 //! Linear layers on the CPU.
 //!
-//! One order of arithmetic for every batch size, thread count and path: an output is one eight-lane chain of
-//! fused multiply-adds over the inputs (lane = input mod 8, the last eight padded with zeros), then one fixed tree over
-//! the lanes, then the bias. Few rows of `x` read the weights' registers right after decoding ([`direct`]); many rows
-//! make it worth decoding a panel of outputs to memory first ([`panel`]).
+//! One order of arithmetic for every batch size, thread count and path. The formats of most models are multiplied as
+//! integers, for which they are rearranged when they are loaded ([`packed`]).
+//!
+//! Of all others an output is one eight-lane chain of fused multiply-adds over the inputs (lane = input mod 8, the last
+//! eight padded with zeros), then one fixed tree over the lanes, then the bias. Few rows of `x` read the weights'
+//! registers right after decoding ([`direct`]); many rows make it worth decoding a panel of outputs to memory first
+//! ([`panel`]).
 
 mod decode;
 mod direct;
+mod packed;
 mod panel;
 mod with_format;
 
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::{MutexGuard, PoisonError},
+};
 
-pub(crate) use self::decode::decode;
+pub(crate) use self::{
+    decode::decode,
+    packed::{OCTET, Packed, Shorts},
+};
 use self::{
     direct::Direct,
+    packed::PackedProduct,
     panel::{PANEL_ROWS, SIDE, panel_outputs},
     with_format::with_format,
 };
@@ -25,6 +36,7 @@ use crate::{
         Cpu, Piece, Split, Tensor, Weight,
         simd::{Isa, LANES, Simd},
     },
+    memory::Memory,
 };
 
 impl MatMul for Cpu {
@@ -37,22 +49,37 @@ impl MatMul for Cpu {
         let bias = bias.map(Tensor::data);
         assert!(bias.is_none_or(|bias| bias.len() == weight.outputs()), "a bias per output");
         let mut output = self.scratch(x.rows(), weight.outputs());
+        let shorts = self.shorts(x, weight);
         let items: Vec<_> = weight.pieces(0..weight.outputs(), self.grain(x.rows(), weight)).collect();
-        let (split, isa, x) = (Split::new(output.data_mut()), self.isa, Rows::of(x));
+        let (split, isa) = (Split::new(output.data_mut()), self.isa);
         self.team.run(items.len(), |item| {
-            let Piece { part, rows, first } = items[item].clone();
+            let Piece { part, packed, rows, first } = items[item].clone();
             let place = Place { output: &split, stride: weight.outputs(), first_row: 0, first_column: first, bias };
-            Product { x, part, rows, place }.run(isa);
+            Product { x: Rows::of(x), shorts: shorts.as_deref(), part, packed, rows, place }.run(isa);
         });
         Ok(output)
     }
 }
 
 impl Cpu {
+    /// What packed parts of `weight` are multiplied with: `x` in integers, if there are any.
+    pub(crate) fn shorts(&self, x: &Tensor, weight: &Weight) -> Option<MutexGuard<'_, Shorts>> {
+        self.prepare(weight);
+        weight.has_packed().then(|| {
+            let mut shorts = self.shorts.lock().unwrap_or_else(PoisonError::into_inner);
+            shorts.convert(x, self.isa, &self.team);
+            shorts
+        })
+    }
+
     /// How many outputs a thread takes at once: whole panels, or a few thousandths of a second's work, yet enough items
-    /// that the threads end together.
+    /// that the threads end together. A multiple of [`OCTET`], but for panels.
     fn grain(&self, rows: usize, weight: &Weight) -> usize {
         let multiply_adds = rows * weight.outputs() * weight.inputs();
+        if weight.has_packed() {
+            let items = if multiply_adds < 64 * 1024 { 1 } else { self.team.threads() * 8 };
+            return weight.outputs().div_ceil(items).next_multiple_of(2 * OCTET);
+        }
         if self.team.threads() == 1 || multiply_adds < 64 * 1024 {
             return if rows < PANEL_ROWS { weight.outputs().max(1) } else { panel_outputs(weight.inputs()) };
         }
@@ -70,13 +97,32 @@ pub(crate) struct Rows<'a> {
     picked: Picked<'a>,
 }
 
-/// Which rows.
+/// Which rows of a tensor.
 #[derive(Clone, Copy)]
-enum Picked<'a> {
+pub(crate) enum Picked<'a> {
     /// So many from this one on.
     Run { first: usize, count: usize },
     /// These.
     List(&'a [u32]),
+}
+
+impl Picked<'_> {
+    /// How many.
+    fn count(&self) -> usize {
+        match self {
+            Self::Run { count, .. } => *count,
+            Self::List(rows) => rows.len(),
+        }
+    }
+
+    /// One of them.
+    #[inline(always)]
+    fn at(&self, index: usize) -> usize {
+        match self {
+            Self::Run { first, .. } => first + index,
+            Self::List(rows) => rows[index] as usize,
+        }
+    }
 }
 
 impl<'a> Rows<'a> {
@@ -104,20 +150,13 @@ impl<'a> Rows<'a> {
 
     /// How many.
     fn count(&self) -> usize {
-        match self.picked {
-            Picked::Run { count, .. } => count,
-            Picked::List(rows) => rows.len(),
-        }
+        self.picked.count()
     }
 
     /// One of them.
     #[inline(always)]
     fn row(&self, index: usize) -> &'a [f32] {
-        let row = match self.picked {
-            Picked::Run { first, .. } => first + index,
-            Picked::List(rows) => rows[index] as usize,
-        };
-        &self.tensor.row(row)[self.first_column..self.first_column + self.columns]
+        &self.tensor.row(self.picked.at(index))[self.first_column..self.first_column + self.columns]
     }
 }
 
@@ -158,7 +197,11 @@ impl Place<'_> {
 /// Rows `x` times rows `rows` of `part`.
 pub(crate) struct Product<'a> {
     pub(crate) x: Rows<'a>,
+    /// All rows of the tensor of `x`, in integers; there where the part is packed and `x` has all columns.
+    pub(crate) shorts: Option<&'a Shorts>,
     pub(crate) part: &'a Matrix,
+    /// The part as integers; `rows` begin with a multiple of [`OCTET`] then.
+    pub(crate) packed: Option<&'a Packed>,
     pub(crate) rows: Range<usize>,
     pub(crate) place: Place<'a>,
 }
@@ -166,6 +209,10 @@ pub(crate) struct Product<'a> {
 impl Product<'_> {
     /// Each path, format and instruction set is compiled on its own: together they would be one vast function.
     pub(crate) fn run(&self, isa: Isa) {
+        if let (Some(shorts), Some(packed)) = (self.shorts, self.packed) {
+            let (outputs, place) = (self.rows.clone(), self.place);
+            return PackedProduct { x: shorts, picked: self.x.picked, weight: packed, outputs, place }.run(isa);
+        }
         with_format!(self.part.dtype(), F => match self.x.count() {
             0 => {}
             1 => isa.run(Direct::<F, 4, 1>::of(self)),

@@ -1,8 +1,9 @@
 //! `x · Wᵀ + bias`: the linear layer, for every storage format of a weight.
 //!
-//! On the CPU the arithmetic is f32: a quantized weight stands for its dequantized value. Every output is reduced over
-//! its inputs in one fixed order that depends on nothing else in the batch, so a row's result has the same bits
-//! alone, in a batch or in a chunk.
+//! On the CPU the arithmetic is f32, and a quantized weight stands for its dequantized value; those of the formats that
+//! are integers, a scale and perhaps an offset are multiplied as integers, with activations rounded to 16 bits of the
+//! largest of 32 (2⁻¹⁶ of it at most). Every output is reduced over its inputs in one fixed order that depends on nothing
+//! else in the batch, so a row's result has the same bits alone, in a batch or in a chunk.
 //!
 //! On a GPU with bf16 activations sums are f32. Of up to 32 rows (16 of bf16 weights) each has the same bits however many
 //! there are, and weights are exact; more rows have another order, and weights rounded to bf16.
@@ -16,7 +17,7 @@ mod e4m3;
 mod formats;
 mod quantize;
 
-pub(crate) use cpu::{Place, Product, Rows, decode};
+pub(crate) use cpu::{OCTET, Packed, Place, Product, Rows, Shorts, decode};
 pub use dequantize::dequantize;
 pub use e4m3::{E4M3_MAX, decode_e4m3, encode_e4m3};
 pub use quantize::{f8_scale, is_quantizable, quantize, quantize_f8, store_f8, store_wint4, store_wint8};
@@ -93,6 +94,7 @@ pub(crate) fn tolerance(columns: usize) -> f32 {
 /// Compares products of random activations, as results and as scores.
 fn check_parts<B: Tested>(device: &B, samples: &mut Samples, parts: Vec<Matrix>, rows: usize, tolerance: f32) {
     let (columns, outputs) = (parts[0].columns(), parts.iter().map(Matrix::rows).sum());
+    let tolerance = tolerance + device.rounding(parts[0].dtype());
     let what = format!("{}: {rows} rows · {outputs} × {columns} {:?}", device.name(), parts[0].dtype());
     let x = device.stored(samples.floats(rows * columns));
     let bias = (rows % 2 == 1).then(|| samples.floats(outputs));

@@ -43,6 +43,12 @@ impl Memory for Cpu {
         Ok(Weight::new(parts))
     }
 
+    fn prepare(&self, weight: &Weight) {
+        if !self.exact {
+            weight.pack(&self.team);
+        }
+    }
+
     fn batch(&self, batch: Batch) -> Result<Batch> {
         Ok(batch)
     }

@@ -38,8 +38,11 @@ pub trait Memory: Send + Sized + 'static {
     fn rows_to_host(&self, tensor: &Self::Tensor, rows: Range<usize>) -> Result<Vec<f32>>;
 
     /// Takes a weight whose outputs are those of `parts`, one after the other (`q`, `k`, `v`, say); all have the same
-    /// number of columns, dtypes may differ. The CPU reads the parts where they lie.
+    /// number of columns, dtypes may differ. The CPU reads the parts where they lie, until it multiplies with them.
     fn weight(&self, parts: Vec<Matrix>) -> Result<Self::Weight>;
+
+    /// Does now what a weight's first product would do else.
+    fn prepare(&self, _weight: &Self::Weight) {}
 
     /// Hands a step's batch to the device.
     fn batch(&self, batch: Batch) -> Result<Self::Batch>;

@@ -77,9 +77,9 @@ impl Cpu {
         let items: Vec<(usize, Piece)> = (0..heads).flat_map(pieces).collect();
         let (split, isa) = (Split::new(output.data_mut()), self.isa);
         self.team.run(items.len(), |item| {
-            let (head, Piece { part, rows, first }) = items[item].clone();
+            let (head, Piece { part, rows, first, .. }) = items[item].clone();
             let place = Place { output: &split, stride, first_row: 0, first_column: to(head) + first, bias: None };
-            Product { x: Rows::of(x).columns(from(head)), part, rows, place }.run(isa);
+            Product { x: Rows::of(x).columns(from(head)), shorts: None, part, packed: None, rows, place }.run(isa);
         });
     }
 }

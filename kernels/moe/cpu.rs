@@ -7,7 +7,7 @@ use crate::{
     Result,
     cpu::{Cpu, Piece, Split, Tensor, Weight},
     glu::Glu,
-    matmul::{Place, Product, Rows},
+    matmul::{OCTET, Place, Product, Rows},
 };
 
 /// What routing a token costs a thread per expert, roughly: only sharing among threads depends on it.
@@ -37,11 +37,11 @@ impl Moe for Cpu {
         let (count, hidden_size) = (visits.tokens.len(), x.columns());
         let gate_up_width = experts.gate_up.outputs() / experts.count;
         let of_token = |own: Range<usize>| Rows::of(x).list(&visits.tokens[own]);
-        let gate_up = self.grouped(&visits, of_token, &experts.gate_up, gate_up_width, &experts.gate_up_bias);
+        let gate_up = self.grouped(&visits, (x, of_token), &experts.gate_up, gate_up_width, &experts.gate_up_bias);
         let inner = self.glu(&gate_up, experts.activation)?;
         drop(gate_up);
         let of_visit = |own| Rows::of(&inner).run(own);
-        let outer = self.grouped(&visits, of_visit, &experts.down, hidden_size, &experts.down_bias);
+        let outer = self.grouped(&visits, (&inner, of_visit), &experts.down, hidden_size, &experts.down_bias);
         let mut sum = onto.unwrap_or_else(|| {
             let mut zeros = self.scratch(x.rows(), hidden_size);
             zeros.data_mut().fill(0.0);
@@ -96,16 +96,18 @@ impl Visits {
 }
 
 impl Cpu {
-    /// `[visits, width]`: the rows `x` of an expert's visits times its `width` outputs of `weight`.
+    /// `[visits, width]`: the rows of `x` that an expert's visits pick, times its `width` outputs of `weight`.
     fn grouped<'a>(
         &self,
         visits: &Visits,
-        x: impl Fn(Range<usize>) -> Rows<'a> + Sync,
+        (x, picked): (&Tensor, impl Fn(Range<usize>) -> Rows<'a> + Sync),
         weight: &Weight,
         width: usize,
         bias: &Option<Tensor>,
     ) -> Tensor {
         let mut output = self.scratch(visits.tokens.len(), width);
+        // Else some expert would begin within an octet.
+        let shorts = if width.is_multiple_of(OCTET) { self.shorts(x, weight) } else { None };
         let experts = visits.starts.len() - 1;
         let visited = (0..experts).filter(|&expert| visits.starts[expert] < visits.starts[expert + 1]);
         let items: Vec<(usize, Piece)> = visited
@@ -115,11 +117,11 @@ impl Cpu {
             .collect();
         let (split, isa) = (Split::new(output.data_mut()), self.isa);
         self.team.run(items.len(), |item| {
-            let (expert, Piece { part, rows, first }) = items[item].clone();
+            let (expert, Piece { part, packed, rows, first }) = items[item].clone();
             let own = visits.starts[expert]..visits.starts[expert + 1];
             let bias = bias.as_ref().map(|bias| &bias.data()[expert * width..(expert + 1) * width]);
             let place = Place { output: &split, stride: width, first_row: own.start, first_column: first, bias };
-            Product { x: x(own), part, rows, place }.run(isa);
+            Product { x: picked(own), shorts: shorts.as_deref(), part, packed, rows, place }.run(isa);
         });
         output
     }

@@ -19,8 +19,9 @@ pub struct LoadingFlags {
     /// wint8) or block_wise_fp8.
     #[arg(long, value_enum, value_name = "NAME", help_heading = "Model")]
     pub quantization: Option<QuantizationName>,
-    /// What weights that aren't quantized are kept as. The CPU computes in f32 in any case; GPUs compute in bf16, or, far
-    /// slower, in f32 if that is named here.
+    /// What weights that aren't quantized are kept as. GPUs compute in bf16, or, far slower, in f32 if that is named here.
+    /// The CPU computes in f32 in any case, but for what is multiplied with quantized weights, activations rounded to 16
+    /// bits, unless f32 is named here.
     #[arg(long, value_enum, default_value = "auto", help_heading = "Model")]
     pub dtype: PlainName,
     /// Where weights come from: dummy makes random ones of the shape that config.json describes, for tests of scale.

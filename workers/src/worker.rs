@@ -22,6 +22,7 @@ use crate::link::step::Step;
 use crate::link::vitals::{Phase, RankState};
 use crate::link::{ReportWriter, Seat, Segment, StepReader, VitalsWriter, WorkerLink};
 use crate::masks::Masks;
+use crate::models::PlainType;
 use crate::rank::Rank;
 use crate::sensing;
 
@@ -212,7 +213,8 @@ impl Steps<'_> {
 
 fn cpu(config: &WorkerConfig, group: Group) -> Cpu {
     let WorkerConfig { threads, spin, .. } = *config;
-    Cpu::new(CpuConfig { threads, cores: config.cores.clone(), spin, ..CpuConfig::default() }, group)
+    let exact = config.weights.plain == Some(PlainType::F32);
+    Cpu::new(CpuConfig { threads, cores: config.cores.clone(), spin, exact, ..CpuConfig::default() }, group)
 }
 
 fn cuda(config: &WorkerConfig, choice: &CudaChoice, group: Group) -> Result<Cuda, DeviceError> {

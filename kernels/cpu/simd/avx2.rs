@@ -146,6 +146,45 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn words(self, from: &[u8; 32]) -> Self::I {
+        avx2!(_mm256_loadu_si256(from.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn signed_shorts(self, from: &[u8; 16]) -> Self::I {
+        avx2!(_mm256_cvtepi8_epi16(_mm_loadu_si128(from.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn store_int(self, value: Self::I, to: &mut [i32; 8]) {
+        avx2!(_mm256_storeu_si256(to.as_mut_ptr().cast(), value))
+    }
+
+    #[inline(always)]
+    fn add_int(self, a: Self::I, b: Self::I) -> Self::I {
+        avx2!(_mm256_add_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn sub_int(self, a: Self::I, b: Self::I) -> Self::I {
+        avx2!(_mm256_sub_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, a: Self::I, b: Self::I) -> Self::I {
+        avx2!(_mm256_madd_epi16(a, b))
+    }
+
+    #[inline(always)]
+    fn shorts(self, low: Self::F, high: Self::F) -> Self::I {
+        avx2!({
+            // Packing takes four of each in turn.
+            let mixed = _mm256_packs_epi32(_mm256_cvtps_epi32(low), _mm256_cvtps_epi32(high));
+            _mm256_permute4x64_epi64::<0b11_01_10_00>(mixed)
+        })
+    }
+
+    #[inline(always)]
     fn and(self, a: Self::I, b: Self::I) -> Self::I {
         avx2!(_mm256_and_si256(a, b))
     }
@@ -201,6 +240,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn halves(self, bits: &[u16; 8]) -> Self::F {
         avx2!(_mm256_cvtph_ps(_mm_loadu_si128(bits.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn half_bytes(self, bytes: &[u8; 16]) -> Self::F {
+        avx2!(_mm256_cvtph_ps(_mm_loadu_si128(bytes.as_ptr().cast())))
     }
 
     #[inline(always)]

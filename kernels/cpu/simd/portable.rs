@@ -122,6 +122,44 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn words(self, from: &[u8; 32]) -> Self::I {
+        let numbers = from.as_chunks::<4>().0;
+        each!(i => i32::from_le_bytes(numbers[i]))
+    }
+
+    #[inline(always)]
+    fn signed_shorts(self, from: &[u8; 16]) -> Self::I {
+        each!(i => pair(i16::from(from[2 * i] as i8), i16::from(from[2 * i + 1] as i8)))
+    }
+
+    #[inline(always)]
+    fn store_int(self, value: Self::I, to: &mut [i32; 8]) {
+        *to = value;
+    }
+
+    #[inline(always)]
+    fn add_int(self, a: Self::I, b: Self::I) -> Self::I {
+        each!(i => a[i].wrapping_add(b[i]))
+    }
+
+    #[inline(always)]
+    fn sub_int(self, a: Self::I, b: Self::I) -> Self::I {
+        each!(i => a[i].wrapping_sub(b[i]))
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, a: Self::I, b: Self::I) -> Self::I {
+        let low = |a: i32, b: i32| i32::from(a as i16) * i32::from(b as i16);
+        each!(i => low(a[i], b[i]).wrapping_add(low(a[i] >> 16, b[i] >> 16)))
+    }
+
+    #[inline(always)]
+    fn shorts(self, low: Self::F, high: Self::F) -> Self::I {
+        let short = |at: usize| (if at < 8 { low[at] } else { high[at - 8] }).round_ties_even() as i16;
+        each!(i => pair(short(2 * i), short(2 * i + 1)))
+    }
+
+    #[inline(always)]
     fn and(self, a: Self::I, b: Self::I) -> Self::I {
         each!(i => a[i] & b[i])
     }
@@ -173,6 +211,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn half_bytes(self, bytes: &[u8; 16]) -> Self::F {
+        let numbers = bytes.as_chunks::<2>().0;
+        each!(i => f16::from_le_bytes(numbers[i]).to_f32())
+    }
+
+    #[inline(always)]
     fn bfloats(self, bits: &[u16; 8]) -> Self::F {
         each!(i => bf16::from_bits(bits[i]).to_f32())
     }
@@ -187,4 +231,10 @@ impl Simd for Portable {
     fn zero_below(self, a: Self::F, x: Self::F, limit: Self::F) -> Self::F {
         each!(i => if x[i] < limit[i] { 0.0 } else { a[i] })
     }
+}
+
+/// Two integers of 16 bits in one number.
+#[inline(always)]
+fn pair(low: i16, high: i16) -> i32 {
+    i32::from(low as u16) | i32::from(high) << 16
 }

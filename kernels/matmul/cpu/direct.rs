@@ -30,7 +30,7 @@ impl<F: Format, const R: usize, const M: usize> Kernel for Direct<'_, F, R, M> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Product { x, part, rows, place } = self.product;
+        let Product { x, part, rows, place, .. } = self.product;
         // Where there are fewer rows than the kernel has room for, the last one is computed again.
         let mut x_rows: [&[f32]; M] = [&[]; M];
         for (row, values) in x_rows.iter_mut().enumerate() {

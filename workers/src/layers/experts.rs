@@ -109,9 +109,9 @@ impl Own {
             first: self.experts.start,
             count: self.experts.len(),
             chosen: moe.routing.chosen,
-            gate_up: source.weight(gate_up, Role::Expert)?,
+            gate_up: source.factor(gate_up, Role::Expert)?,
             gate_up_bias: moe.bias.then(|| source.upload(&gate_up_bias)).transpose()?,
-            down: source.weight(down, Role::Expert)?,
+            down: source.factor(down, Role::Expert)?,
             down_bias: (moe.bias && self.adds_bias).then(|| source.upload(&down_bias)).transpose()?,
             activation,
         })

@@ -62,7 +62,7 @@ impl<M: Memory> ColumnParallel<M> {
                 biases.extend(source.vector(&format!("{name}.bias"), *outputs, own.clone())?);
             }
         }
-        let weight = source.weight(weights, role)?;
+        let weight = source.factor(weights, role)?;
         Ok(Self { weight, bias: bias.then(|| source.upload(&biases)).transpose()? })
     }
 
@@ -119,7 +119,7 @@ impl<M: Memory> RowParallel<M> {
         bias: bool,
     ) -> std::result::Result<Self, LoadError> {
         let whole = source.matrix(&format!("{name}.weight"), outputs, inputs)?;
-        let weight = source.weight(vec![whole.column_range(own)], Role::Linear)?;
+        let weight = source.factor(vec![whole.column_range(own)], Role::Linear)?;
         let bias = match bias {
             true => Some(source.vector(&format!("{name}.bias"), outputs, 0..outputs)?),
             false => None,

@@ -93,6 +93,13 @@ impl<'a, M: Memory> Source<'a, M> {
         Ok(self.device.weight(matrices)?)
     }
 
+    /// [`Self::weight`], ready to be multiplied with.
+    pub(crate) fn factor(&self, parts: Vec<Stored>, role: Role) -> Result<M::Weight, LoadError> {
+        let weight = self.weight(parts, role)?;
+        self.device.prepare(&weight);
+        Ok(weight)
+    }
+
     fn read(&self, part: &Stored, to: Option<DType>) -> Result<Matrix, LoadError> {
         let matrix = match to {
             Some(to) => convert(part, to, self.threads)?,

@@ -31,6 +31,11 @@ impl<M: Memory> Vocabulary<M> {
         Ok(Self { weight: source.weight(parts, Role::Vocabulary)?, first_token })
     }
 
+    /// Makes it ready to be the head.
+    pub(crate) fn prepare(&self, device: &M) {
+        device.prepare(&self.weight);
+    }
+
     /// `[tokens, hidden size]`: the batch's tokens as hidden states times `scale`, on all ranks.
     pub(crate) fn embed(&self, device: &M, scale: f32, batch: &M::Batch) -> Result<M::Tensor>
     where

@@ -67,6 +67,7 @@ impl<M: Memory> Decoder<M> {
         let norm_scale = (config.rms_norm_eps, config.logit_scale);
         let norm = Norm::scaled(source, "model.norm", config.hidden_size, norm_scale)?;
         let lm_head = if config.tied { None } else { Some(Vocabulary::load(source, "lm_head")?) };
+        lm_head.as_ref().unwrap_or(&embed_tokens).prepare(source.device);
         let angles = |rope: &Rope| source.device.angles(rope.turns(options.max_model_len));
         progress(1.0);
         Ok(Self {

@@ -15,6 +15,8 @@ use workers::{
     weights::Checkpoint,
 };
 
+use crate::{ROUNDED, TOLERANCE, reference::Tolerance};
+
 /// Small, so that every prompt but the shortest crosses several blocks.
 const BLOCK_SIZE: usize = 16;
 
@@ -34,11 +36,20 @@ pub struct Ranks {
     pub weights: WeightOptions,
     /// … and keep keys and values.
     pub kv_dtype: KvDType,
+    /// Whether activations stay f32 where they meet quantized weights.
+    pub exact: bool,
 }
 
 impl From<usize> for Ranks {
     fn from(world_size: usize) -> Self {
-        Self { world_size, weights: WeightOptions::default(), kv_dtype: KvDType::F32 }
+        Self { world_size, weights: WeightOptions::default(), kv_dtype: KvDType::F32, exact: true }
+    }
+}
+
+impl Ranks {
+    /// How near they are to the reference.
+    pub fn tolerance(&self) -> Tolerance {
+        if self.exact { TOLERANCE } else { ROUNDED }
     }
 }
 
@@ -96,7 +107,7 @@ impl Rank {
         let waiting = Waiting::Sleep;
         let membership = Membership { rank, world_size, waiting, join_timeout: Duration::from_secs(60) };
         let group = if world_size == 1 { Group::solo() } else { Group::join(memory, membership).unwrap() };
-        let device = Cpu::new(CpuConfig { threads: 1, ..CpuConfig::default() }, group);
+        let device = Cpu::new(CpuConfig { threads: 1, exact: ranks.exact, ..CpuConfig::default() }, group);
         let options = LoadOptions { max_model_len: tokens_max, threads: 1, weights: ranks.weights };
         let model = models::load(&device, checkpoint, shard, options, &mut |_| {}).unwrap();
         let blocks = tokens_max.div_ceil(BLOCK_SIZE) + 16;

@@ -1,0 +1,117 @@
+//! Quantized weights as integers: the products that decide how fast a model is.
+//!
+//! A stored weight is `scale · quant + offset`, scale and offset being those of at least 32 inputs. So are activations
+//! here: 32 of them are 16-bit integers and a scale ([`Shorts`]). What remains of a product over 32 inputs is a sum of
+//! integers, which is exact in whatever order it is computed, and its place in the sum of all 32s:
+//!
+//! ```text
+//! y += (Σ q · a) · (scale · step) + offset · (step · Σ a)
+//! ```
+//!
+//! The machine multiplies and adds sixteen such numbers where it has eight f32, and a quant is an integer as it is
+//! stored. To be rounded to 16 bits costs an activation 2⁻¹⁶ of the largest of its 32 at most: that is closer to f32
+//! than to bf16 (2⁻⁹), and far from the 8 bits that others round to.
+//!
+//! Eight outputs lie in the eight lanes ([`Packed`]), so that no sum goes across lanes and each output has one chain of
+//! sums, in the order of its inputs, whatever else is computed: a row's result has the same bits in any company.
+
+mod layout;
+mod multiply;
+mod shorts;
+
+use std::ops::Range;
+
+pub(crate) use self::shorts::Shorts;
+use self::{
+    layout::{Layout, with_layout},
+    multiply::Multiply,
+};
+use super::{Picked, Place};
+use crate::{
+    DType, Matrix,
+    cpu::{Floats, Split, simd::Isa, team::Team},
+};
+
+/// Inputs that have a scale in common, of weights as of activations.
+const GROUP: usize = 32;
+/// Outputs that lie side by side.
+pub(crate) const OCTET: usize = 8;
+/// Octets that are computed side by side: what is read of an activation serves both.
+const OCTETS: usize = 2;
+/// Rows of activations that are computed side by side, at most.
+const ROWS: usize = 4;
+/// So many rows of activations stay in a core's second-level cache while weights pass by.
+const ROWS_AT_ONCE: usize = 64;
+
+/// A stored matrix, rearranged: eight outputs after eight, of each the inputs group by group.
+pub(crate) struct Packed {
+    dtype: DType,
+    outputs: usize,
+    /// Bytes of eight outputs.
+    stride: usize,
+    blocks: Floats,
+}
+
+impl Packed {
+    /// Whether a format can be: it has integers, a scale and perhaps an offset.
+    pub(crate) fn takes(dtype: DType) -> bool {
+        with_layout!(dtype, L => L::STORED > 0, else false)
+    }
+
+    /// Rearranges a matrix that [`Self::takes`] says yes to.
+    pub(crate) fn new(matrix: &Matrix, team: &Team) -> Self {
+        with_layout!(matrix.dtype(), L => Self::of::<L>(matrix, team), else unreachable!("a format with a layout"))
+    }
+
+    fn of<L: Layout>(matrix: &Matrix, team: &Team) -> Self {
+        let spans = matrix.columns() / (L::SPAN * GROUP);
+        let stride = spans * L::BYTES;
+        let octets = matrix.rows().div_ceil(OCTET);
+        let mut blocks = Floats::new();
+        blocks.resize((octets * stride).div_ceil(size_of::<f32>()));
+        let split = Split::new(blocks.bytes_mut());
+        team.run(octets, |octet| {
+            // SAFETY: every octet has its own bytes.
+            let to = unsafe { split.part(octet * stride..(octet + 1) * stride) };
+            // What is missing to eight is the last output once more: nobody asks for it.
+            let rows: [&[u8]; OCTET] =
+                std::array::from_fn(|lane| matrix.row((octet * OCTET + lane).min(matrix.rows() - 1)));
+            for (span, to) in to.chunks_exact_mut(L::BYTES).enumerate() {
+                L::pack(rows.map(|row| &row[span * L::STORED..][..L::STORED]), to);
+            }
+        });
+        Self { dtype: matrix.dtype(), outputs: matrix.rows(), stride, blocks }
+    }
+
+    /// Two octets from one on; behind the last one that one again.
+    #[inline(always)]
+    fn octets(&self, first: usize) -> [&[u8]; OCTETS] {
+        let last = self.outputs.div_ceil(OCTET) - 1;
+        std::array::from_fn(|index| &self.blocks.bytes()[(first + index).min(last) * self.stride..][..self.stride])
+    }
+}
+
+/// Rows of activations times outputs `outputs` of a weight, the first of which is a multiple of eight.
+pub(crate) struct PackedProduct<'a> {
+    pub(crate) x: &'a Shorts,
+    pub(crate) picked: Picked<'a>,
+    pub(crate) weight: &'a Packed,
+    pub(crate) outputs: Range<usize>,
+    pub(crate) place: Place<'a>,
+}
+
+impl PackedProduct<'_> {
+    /// Computes it.
+    pub(crate) fn run(&self, isa: Isa) {
+        assert!(self.outputs.start.is_multiple_of(OCTET), "whole octets from the first output on");
+        assert!(self.outputs.end <= self.weight.outputs, "outputs of the weight");
+        for first in (0..self.picked.count()).step_by(ROWS_AT_ONCE) {
+            let rows = first..self.picked.count().min(first + ROWS_AT_ONCE);
+            with_layout!(
+                self.weight.dtype,
+                L => isa.run(Multiply::<L>::of(self, rows)),
+                else unreachable!("packed weights have a layout")
+            );
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The arithmetic: some rows of activations with two octets of outputs at a time.
+
+use std::{marker::PhantomData, ops::Range};
+
+use super::{
+    GROUP, Layout, OCTET, OCTETS, PackedProduct, ROWS,
+    layout::QUADS,
+    shorts::{Head, Pairs},
+};
+use crate::cpu::simd::{Kernel, LANES, Simd};
+
+/// How far ahead of the weights being read others are asked for.
+const PREFETCH_BYTES: usize = 1024;
+
+/// Rows `rows` of a product.
+pub(super) struct Multiply<'a, L> {
+    product: &'a PackedProduct<'a>,
+    rows: Range<usize>,
+    layout: PhantomData<L>,
+}
+
+impl<'a, L: Layout> Multiply<'a, L> {
+    pub(super) fn of(product: &'a PackedProduct<'a>, rows: Range<usize>) -> Self {
+        Self { product, rows, layout: PhantomData }
+    }
+}
+
+impl<L: Layout> Kernel for Multiply<'_, L> {
+    type Output = ();
+
+    /// Octets outside, rows inside: two octets' weights stay in the first-level cache while all rows pass.
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let outputs = self.product.outputs.clone();
+        for output in outputs.step_by(OCTET * OCTETS) {
+            let octets = self.product.weight.octets(output / OCTET);
+            let mut row = self.rows.start;
+            while row < self.rows.end {
+                row += match self.rows.end - row {
+                    1 => self.rows::<S, 1>(simd, octets, output, row),
+                    2 => self.rows::<S, 2>(simd, octets, output, row),
+                    3 => self.rows::<S, 3>(simd, octets, output, row),
+                    _ => self.rows::<S, ROWS>(simd, octets, output, row),
+                };
+            }
+        }
+    }
+}
+
+impl<L: Layout> Multiply<'_, L> {
+    /// `M` rows from `row` on; returns `M`.
+    #[inline(always)]
+    fn rows<S: Simd, const M: usize>(&self, simd: S, octets: [&[u8]; OCTETS], output: usize, row: usize) -> usize {
+        let PackedProduct { x, picked, outputs, place, .. } = self.product;
+        let mut x_rows: [(&[Pairs], &[Head]); M] = [(&[], &[]); M];
+        for (index, own) in x_rows.iter_mut().enumerate() {
+            *own = x.row(picked.at(row + index));
+        }
+        let sums = chains::<S, L, M>(simd, octets, x_rows);
+        for (index, sums) in sums.into_iter().enumerate() {
+            let mut values = [0.0; OCTET * OCTETS];
+            for (sum, values) in sums.into_iter().zip(values.as_chunks_mut::<LANES>().0) {
+                simd.store(sum, values);
+            }
+            let first = output - outputs.start;
+            place.put(row + index, first, &values[..(outputs.end - output).min(OCTET * OCTETS)]);
+        }
+        M
+    }
+}
+
+/// For each row the sums of sixteen outputs.
+#[inline(always)]
+fn chains<S: Simd, L: Layout, const M: usize>(
+    simd: S,
+    octets: [&[u8]; OCTETS],
+    x: [(&[Pairs], &[Head]); M],
+) -> [[S::F; OCTETS]; M] {
+    let mut chains = [[simd.splat(0.0); OCTETS]; M];
+    let [first, second] = octets;
+    let groups = x[0].0.len();
+    assert!(x.iter().all(|(pairs, heads)| pairs.len() == groups && heads.len() == groups), "rows of as many groups");
+    assert!(first.len() == groups / L::SPAN * L::BYTES && second.len() == first.len(), "weights of as many groups");
+    for (span, blocks) in first.chunks_exact(L::BYTES).zip(second.chunks_exact(L::BYTES)).enumerate() {
+        let blocks: [&[u8]; OCTETS] = blocks.into();
+        for block in blocks {
+            for line in (0..L::BYTES).step_by(64) {
+                simd.prefetch(block.as_ptr().wrapping_add(PREFETCH_BYTES + line));
+            }
+        }
+        for part in 0..L::SPAN {
+            let group = span * L::SPAN + part;
+            let mut sums = [[simd.splat_int(0); OCTETS]; M];
+            for quad in 0..QUADS {
+                let mut quants = [[simd.splat_int(0); 4]; OCTETS];
+                for o in 0..OCTETS {
+                    quants[o] = L::quants(simd, blocks[o], part, quad);
+                }
+                for pair in 0..4 {
+                    for m in 0..M {
+                        let own = simd.splat_int(x[m].0[group][quad * 4 + pair]);
+                        for o in 0..OCTETS {
+                            sums[m][o] = simd.add_int(sums[m][o], simd.dot_pairs(quants[o][pair], own));
+                        }
+                    }
+                }
+            }
+            for o in 0..OCTETS {
+                let (scale, offset) = L::head(simd, blocks[o], part);
+                for m in 0..M {
+                    let head = &x[m].1[group];
+                    let mut sum = sums[m][o];
+                    if L::ZERO != 0 {
+                        sum = simd.sub_int(sum, simd.splat_int(L::ZERO * head.total));
+                    }
+                    let step = simd.mul(scale, simd.splat(head.step));
+                    chains[m][o] = simd.fma(simd.float(sum), step, chains[m][o]);
+                    if L::OFFSETS {
+                        chains[m][o] = simd.fma(offset, simd.splat(head.sum), chains[m][o]);
+                    }
+                }
+            }
+        }
+    }
+    chains
+}
+
+const _: () = assert!(GROUP == QUADS * 8, "a group is made of quads of pairs");

@@ -1,0 +1,106 @@
+//! Activations as 16-bit integers, 32 with a scale of their own.
+
+use super::GROUP;
+use crate::cpu::{
+    Split, Tensor,
+    simd::{Isa, Kernel, LANES, Simd},
+    team::Team,
+};
+
+/// The largest of an activation's integers.
+const LARGEST: f32 = 32767.0;
+/// A group whose magnitudes are all below this is zero: the inverse of its step would not be finite.
+const LEAST: f32 = 1e-30;
+/// What converting an element costs a thread, roughly: only sharing among threads depends on it.
+const NANOSECONDS: f64 = 0.4;
+
+/// Rows of activations, `[rows][groups]`.
+#[derive(Default)]
+pub(crate) struct Shorts {
+    groups: usize,
+    /// Neighbouring integers in pairs, as they are multiplied.
+    pub(super) pairs: Vec<Pairs>,
+    pub(super) heads: Vec<Head>,
+}
+
+/// A group's integers.
+pub(super) type Pairs = [i32; GROUP / 2];
+
+/// What a group of activations has in common.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Head {
+    /// An activation is its integer times this.
+    pub(super) step: f32,
+    /// The integers' sum …
+    pub(super) total: i32,
+    /// … times the step.
+    pub(super) sum: f32,
+}
+
+impl Shorts {
+    /// Makes it that of `x`, whose columns are whole groups.
+    pub(crate) fn convert(&mut self, x: &Tensor, isa: Isa, team: &Team) {
+        let (rows, columns) = (x.rows(), x.columns());
+        assert!(columns.is_multiple_of(GROUP), "whole groups");
+        let groups = columns / GROUP;
+        self.groups = groups;
+        self.pairs.resize(rows * groups, [0; GROUP / 2]);
+        self.heads.resize(rows * groups, Head::default());
+        let (pairs, heads) = (Split::new(&mut self.pairs), Split::new(&mut self.heads));
+        let grain = rows.div_ceil(4 * team.threads()).max(1);
+        team.share(rows.div_ceil(grain), NANOSECONDS * (grain * columns) as f64, |item| {
+            for row in item * grain..rows.min((item + 1) * grain) {
+                let own = row * groups..(row + 1) * groups;
+                // SAFETY: each row is one item's.
+                let (pairs, heads) = unsafe { (pairs.part(own.clone()), heads.part(own)) };
+                isa.run(Convert { values: x.row(row), pairs, heads });
+            }
+        });
+    }
+
+    /// A row's groups.
+    #[inline(always)]
+    pub(super) fn row(&self, row: usize) -> (&[Pairs], &[Head]) {
+        let own = row * self.groups..(row + 1) * self.groups;
+        (&self.pairs[own.clone()], &self.heads[own])
+    }
+}
+
+struct Convert<'a> {
+    values: &'a [f32],
+    pairs: &'a mut [Pairs],
+    heads: &'a mut [Head],
+}
+
+impl Kernel for Convert<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let groups = self.values.as_chunks::<GROUP>().0;
+        for ((values, pairs), head) in groups.iter().zip(self.pairs).zip(self.heads) {
+            let eights = values.as_chunks::<LANES>().0;
+            let mut most = simd.splat(0.0);
+            for eight in eights {
+                let value = simd.load(eight);
+                most = simd.max(simd.max(value, simd.sub(simd.splat(0.0), value)), most);
+            }
+            let most = simd.max_lane(most);
+            // Of what is not a number, so is the step.
+            let (step, inverse) = if most < LEAST { (0.0, 0.0) } else { (most / LARGEST, LARGEST / most) };
+            let inverse = simd.splat(inverse);
+            let mut total = 0;
+            for (half, eights) in eights.as_chunks::<2>().0.iter().enumerate() {
+                let [low, high] = [simd.mul(simd.load(&eights[0]), inverse), simd.mul(simd.load(&eights[1]), inverse)];
+                let own = &mut pairs[half * LANES..][..LANES];
+                let own: &mut [i32; LANES] = own.try_into().expect("eight pairs");
+                let shorts = simd.shorts(low, high);
+                simd.store_int(shorts, own);
+                let mut sums = [0; LANES];
+                simd.store_int(simd.dot_pairs(shorts, simd.splat_int(0x0001_0001)), &mut sums);
+                total += sums.iter().sum::<i32>();
+            }
+            *head = Head { step, total, sum: step * total as f32 };
+        }
+    }
+}
