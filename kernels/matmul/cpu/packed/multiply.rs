@@ -92,15 +92,14 @@ fn chains<S: Simd, L: Layout, const M: usize>(
             let group = span * L::SPAN + part;
             let mut sums = [[simd.splat_int(0); OCTETS]; M];
             for quad in 0..QUADS {
-                let mut quants = [[simd.splat_int(0); 4]; OCTETS];
-                for o in 0..OCTETS {
-                    quants[o] = L::quants(simd, blocks[o], part, quad);
-                }
-                for pair in 0..4 {
+                let [first, second] = blocks;
+                let quants = L::quants(simd, first, part, quad).into_iter().zip(L::quants(simd, second, part, quad));
+                for (pair, quants) in quants.enumerate() {
+                    let quants: [S::I; OCTETS] = quants.into();
                     for m in 0..M {
                         let own = simd.splat_int(x[m].0[group][quad * 4 + pair]);
                         for o in 0..OCTETS {
-                            sums[m][o] = simd.add_int(sums[m][o], simd.dot_pairs(quants[o][pair], own));
+                            sums[m][o] = simd.add_int(sums[m][o], simd.dot_pairs(quants[o], own));
                         }
                     }
                 }
