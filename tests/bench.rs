@@ -99,7 +99,7 @@ fn a_load_is_counted_level_by_level() {
 }
 
 #[test]
-fn chats_arrivals_and_prefixes_are_asked_as_the_flags_say() {
+fn chats_and_arrivals_are_asked_as_the_flags_say() {
     let server = Server::of_golden(MODEL, &["--served-model-name", "tiny", "--api-key", "k"]);
     let results = Results::new();
     let url = server.url("");
@@ -116,6 +116,14 @@ fn chats_arrivals_and_prefixes_are_asked_as_the_flags_say() {
         // About 40, as the server counts them, its template included.
         assert!(request["input_tokens"].as_u64().is_some_and(|tokens| (20..=60).contains(&tokens)), "{request}");
     }
+}
+
+#[test]
+fn shared_prefixes_and_unequal_lengths_are_asked_as_the_flags_say() {
+    let server = Server::of_golden(MODEL, &[]);
+    let results = Results::new();
+    let url = server.url("");
+    let to = ["serve", "--url", &url, "--num-prompts", "5", "--output-len", "4"];
     let shared = ["--input-len", "200", "--shared-prefix-len", "192", "--max-concurrency", "1", "--dataset", "fixed"];
     let (code, out, error) = results.bench(&[&to[..], &shared].concat());
     assert!(code == 0 && out.contains("the first 192 shared"), "{out}{error}");

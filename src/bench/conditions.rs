@@ -32,23 +32,20 @@ pub struct Conditions {
 impl Conditions {
     /// Of this server as it is now: ask after the load, when its memory is what it took.
     pub fn of(target: &Target, serve_words: &[OsString], asked: String) -> Self {
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let ranks = target.told("/ranks").unwrap_or_default();
-        let devices = ranks["ranks"].as_array().into_iter().flatten().filter_map(|rank| text(&rank["device"]));
         let own = target.server.own_pid().is_some();
         Self {
-            time: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+            time: OffsetDateTime::now_utc().truncate_to_second().format(&Rfc3339).unwrap_or_default(),
             server: target.server.remote.url(""),
             model: target.model.clone(),
             sequence_tokens_max: target.sequence_tokens_max,
             own,
             here: target.server.remote.is_here(),
             serve_flags: serve_words.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
-            version: target.told("/version").and_then(|body| text(&body["version"])),
-            devices: devices.collect(),
+            version: target.version.clone(),
+            devices: target.devices.clone(),
             program: collect_env::program(),
             machine: collect_env::machine(),
-            memory: target.pid().and_then(memory::of_tree),
+            memory: target.pid.and_then(memory::of_tree),
             asked: format!("{}, {asked}", target.path()),
         }
     }
@@ -103,7 +100,12 @@ impl Conditions {
 
     /// For the head of a picture.
     pub fn title(&self) -> String {
-        format!("{} – {}", self.model, self.asked)
+        // A path says less than its end, and does not fit.
+        let name = match self.model.starts_with('/') {
+            true => self.model.rsplit('/').next().unwrap_or_default(),
+            false => &self.model,
+        };
+        format!("{name} – {}", self.asked)
     }
 
     /// For the foot of a picture.
@@ -127,12 +129,12 @@ impl Conditions {
     fn hardware(&self) -> String {
         let of = |name: &str| self.machine[name].as_str().unwrap_or("unknown").to_owned();
         format!(
-            "{}, {} of {} cores, kernel {}, load {}",
+            "{}, {} of {} cores, kernel {}, load average {} afterwards",
             of("model"),
             self.machine["cores_usable"],
             self.machine["cores_online"],
             of("kernel"),
-            of("load")
+            of("load").split(' ').next().unwrap_or_default()
         )
     }
 }

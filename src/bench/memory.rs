@@ -25,11 +25,11 @@ pub fn of_tree(pid: u32) -> Option<TreeMemory> {
     (!sizes.is_empty()).then(|| TreeMemory { processes: sizes.len(), pss_bytes: sizes.iter().sum() })
 }
 
-/// The process that started a rank's, if it is one of ours.
+/// The process that started a rank's, if it runs the same program: an id alone may be that of another container.
 pub fn server_of_rank(rank_pid: u32) -> Option<u32> {
     let parent = parent(&fs::read_to_string(process_folder(rank_pid).join("stat")).ok()?)?;
-    let name = |pid| fs::read_to_string(process_folder(pid).join("comm")).ok();
-    (name(rank_pid)?.trim() == "shardwire" && name(parent)?.trim() == "shardwire").then_some(parent)
+    let program = |pid| fs::read_link(process_folder(pid).join("exe")).ok();
+    (program(rank_pid)? == program(parent)?).then_some(parent)
 }
 
 fn process_folder(pid: u32) -> std::path::PathBuf {

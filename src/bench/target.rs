@@ -25,6 +25,12 @@ pub struct Target {
     pub model: String,
     /// Its longest sequence, tokens, where the server tells.
     pub sequence_tokens_max: Option<u32>,
+    /// The server's version, where it tells.
+    pub version: Option<String>,
+    /// The devices of its ranks, where it is a Shardwire.
+    pub devices: Vec<String>,
+    /// Its process, where it runs on this machine and can be known.
+    pub pid: Option<u32>,
     /// What is asked.
     pub endpoint: BenchEndpoint,
     ignore_eos: bool,
@@ -41,16 +47,21 @@ impl Target {
         let server = own_server::reach(&server_flags, Some(flags.request_timeout), interrupts)?;
         let client = Client::new(&server.remote).map_err(Halt::Refused)?;
         let named = flags.model.clone().filter(|_| flags.server.url.is_some());
+        let server_pid = server.own_pid();
         let mut target = Self {
             server,
             client,
             model: String::new(),
             sequence_tokens_max: None,
+            version: None,
+            devices: Vec::new(),
+            pid: server_pid,
             endpoint: flags.endpoint,
             ignore_eos: flags.ignore_eos,
             extra: flags.extra_body.clone().unwrap_or_default(),
         };
         target.find_model(named).map_err(Halt::Refused)?;
+        target.look_around();
         Ok(target)
     }
 
@@ -93,18 +104,21 @@ impl Target {
         body["tokens"].as_array()?.iter().map(|id| u32::try_from(id.as_u64()?).ok()).collect()
     }
 
-    /// The JSON that the server answers at a path, where it does.
-    pub fn told(&self, path: &str) -> Option<Value> {
-        let answer = self.server.remote.get(path).ok().filter(|answer| answer.status == 200)?;
-        serde_json::from_str(&answer.text).ok()
-    }
-
-    /// The process of the server, where it runs on this machine and can be known.
-    pub fn pid(&self) -> Option<u32> {
-        self.server.own_pid().or_else(|| {
-            let ranks = self.told("/ranks").filter(|_| self.server.remote.is_here())?;
-            memory::server_of_rank(u32::try_from(ranks["ranks"][0]["pid"].as_u64()?).ok()?)
-        })
+    /// Asks what not every server tells; before the load, which may end it.
+    fn look_around(&mut self) {
+        let told = |path| {
+            let answer = self.server.remote.get(path).ok().filter(|answer| answer.status == 200)?;
+            serde_json::from_str::<Value>(&answer.text).ok()
+        };
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        self.version = told("/version").and_then(|body| text(&body["version"]));
+        let ranks = told("/ranks").unwrap_or_default();
+        self.devices =
+            ranks["ranks"].as_array().into_iter().flatten().filter_map(|rank| text(&rank["device"])).collect();
+        if self.pid.is_none() && self.server.remote.is_here() {
+            let rank = ranks["ranks"][0]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+            self.pid = rank.and_then(memory::server_of_rank);
+        }
     }
 
     fn find_model(&mut self, named: Option<String>) -> Result<(), String> {

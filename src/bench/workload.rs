@@ -1,5 +1,7 @@
 //! What is asked, round by round: never the same prompt twice, always the same lengths in the same order.
 
+use std::path::Path;
+
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::{
@@ -33,53 +35,21 @@ enum Source {
 impl Workload {
     /// As the flags say, for this server and so many requests in all.
     pub fn open(asking: &AskingFlags, prompts: &PromptFlags, count: usize, target: &Target) -> Result<Self, Halt> {
-        if prompts.dataset_path.is_some() {
-            return Self::read(asking, prompts, count, target);
+        match &prompts.dataset_path {
+            Some(path) => Self::read(asking, path, count, target),
+            None => Self::make(asking, prompts, target),
         }
-        let (input_len, output_len) = (asking.input_len, asking.output_len());
-        if prompts.shared_prefix_len >= input_len && prompts.shared_prefix_len > 0 {
-            let shared = prompts.shared_prefix_len;
-            return Err(Halt::Refused(format!(
-                "--shared-prefix-len {shared} leaves nothing of --input-len {input_len} to differ; make it shorter"
-            )));
-        }
-        let sequence_max = target.sequence_tokens_max.unwrap_or(u32::MAX);
-        let lengths = |mean| match prompts.dataset {
-            Dataset::Fixed => Lengths::Even { mean, ratio: prompts.range_ratio },
-            // A half for each, so that every request fits.
-            Dataset::SharegptLike => Lengths::LogNormal { mean, max: sequence_max / 2 },
-        };
-        let (input, output) = (lengths(input_len), lengths(output_len));
-        let longest = u64::from(input.longest()) + u64::from(output.longest());
-        if longest > u64::from(sequence_max) {
-            return Err(Halt::Refused(format!(
-                "prompts and answers have up to {longest} tokens together, more than this server's {sequence_max}; lower \
-                 --input-len or --output-len"
-            )));
-        }
-        let vocabulary = probing::vocabulary(target, input_len).map_err(Halt::Refused)?;
-        let unit = match &vocabulary {
-            Vocabulary::Ids { .. } => "token ids".to_owned(),
-            Vocabulary::Words { tokens_per_word, added } => {
-                format!("text of {tokens_per_word:.2} tokens a word, {added:.0} tokens added by the server")
-            }
-        };
-        let kind = match prompts.dataset {
-            Dataset::Fixed if prompts.range_ratio > 0.0 => format!("± {:.0} %", prompts.range_ratio * 100.0),
-            Dataset::Fixed => "fixed".into(),
-            Dataset::SharegptLike => "in the mean, sharegpt-like".into(),
-        };
-        let shared = match prompts.shared_prefix_len {
-            0 => String::new(),
-            shared => format!(", the first {shared} shared"),
-        };
-        let name = format!("{input_len} + {output_len} tokens ({kind}{shared}), {unit}");
+    }
+
+    fn make(asking: &AskingFlags, prompts: &PromptFlags, target: &Target) -> Result<Self, Halt> {
+        let (input, output) = lengths(asking, prompts, target.sequence_tokens_max).map_err(Halt::Refused)?;
+        let vocabulary = probing::vocabulary(target, asking.input_len).map_err(Halt::Refused)?;
+        let name = name(asking, prompts, &vocabulary);
         let prompts = PromptMaker::new(vocabulary, prompts.shared_prefix_len, asking.seed);
         Ok(Self { source: Source::Made { prompts, input, output, seed: asking.seed }, name })
     }
 
-    fn read(asking: &AskingFlags, prompts: &PromptFlags, count: usize, target: &Target) -> Result<Self, Halt> {
-        let path = prompts.dataset_path.as_deref().unwrap_or_else(|| "".as_ref());
+    fn read(asking: &AskingFlags, path: &Path, count: usize, target: &Target) -> Result<Self, Halt> {
         // The first question tells whether the key and the model's name are right.
         target.ask_once(&Prompt::Text("Hello".into())).map_err(|refusal| Halt::Refused(refusal.message))?;
         let counts = target.tokenize("Hello").is_some();
@@ -129,4 +99,53 @@ impl Workload {
             }
         }
     }
+}
+
+/// Lengths of prompts and of answers, that fit the server's longest sequence.
+fn lengths(
+    asking: &AskingFlags,
+    prompts: &PromptFlags,
+    sequence_max: Option<u32>,
+) -> Result<(Lengths, Lengths), String> {
+    let (input_len, shared) = (asking.input_len, prompts.shared_prefix_len);
+    if shared > 0 && shared >= input_len {
+        return Err(format!(
+            "--shared-prefix-len {shared} leaves nothing of --input-len {input_len} to differ; make it shorter"
+        ));
+    }
+    let sequence_max = sequence_max.unwrap_or(u32::MAX);
+    let lengths = |mean| match prompts.dataset {
+        Dataset::Fixed => Lengths::Even { mean, ratio: prompts.range_ratio },
+        // A half for each, so that every request fits.
+        Dataset::SharegptLike => Lengths::LogNormal { mean, max: sequence_max / 2 },
+    };
+    let (input, output) = (lengths(input_len), lengths(asking.output_len()));
+    let longest = u64::from(input.longest()) + u64::from(output.longest());
+    if longest > u64::from(sequence_max) {
+        return Err(format!(
+            "prompts and answers have up to {longest} tokens together, more than this server's {sequence_max}; lower \
+             --input-len or --output-len"
+        ));
+    }
+    Ok((input, output))
+}
+
+/// What is asked, for people.
+fn name(asking: &AskingFlags, prompts: &PromptFlags, vocabulary: &Vocabulary) -> String {
+    let kind = match prompts.dataset {
+        Dataset::Fixed if prompts.range_ratio > 0.0 => format!("± {:.0} %", prompts.range_ratio * 100.0),
+        Dataset::Fixed => "fixed".into(),
+        Dataset::SharegptLike => "in the mean, sharegpt-like".into(),
+    };
+    let shared = match prompts.shared_prefix_len {
+        0 => String::new(),
+        shared => format!(", the first {shared} shared"),
+    };
+    let unit = match vocabulary {
+        Vocabulary::Ids { .. } => "token ids".to_owned(),
+        Vocabulary::Words { tokens_per_word, added } => {
+            format!("text of {tokens_per_word:.2} tokens a word, {added:.0} tokens added by the server")
+        }
+    };
+    format!("{} + {} tokens ({kind}{shared}), {unit}", asking.input_len, asking.output_len())
 }
