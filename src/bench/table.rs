@@ -61,8 +61,11 @@ fn times(detail: Detail) -> &'static [(&'static str, Times)] {
     }
 }
 
+/// One number of a spread.
+pub type Part = fn(&Spread) -> f64;
+
 /// The numbers of a spread that are told.
-pub const PARTS: &[(&str, fn(&Spread) -> f64)] = &[
+pub const PARTS: &[(&str, Part)] = &[
     ("mean", |spread| spread.mean),
     ("p50", |spread| spread.p50),
     ("p90", |spread| spread.p90),
@@ -123,7 +126,7 @@ mod tests {
 
     #[test]
     fn numbers_have_the_digits_that_matter() {
-        for (value, expected) in [(1234.56, "1235"), (99.94, "99.9"), (0.0, "0.00"), (3.14159, "3.14")] {
+        for (value, expected) in [(1234.56, "1235"), (99.94, "99.9"), (0.0, "0.00"), (2.3456, "2.35")] {
             assert_eq!(number(value), expected);
         }
     }

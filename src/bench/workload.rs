@@ -28,7 +28,7 @@ pub struct Workload {
 
 #[derive(Debug)]
 enum Source {
-    Made { prompts: PromptMaker, input: Lengths, output: Lengths, seed: u64 },
+    Made { prompts: Box<PromptMaker>, input: Lengths, output: Lengths, seed: u64 },
     Read { questions: Vec<Question>, next: usize },
 }
 
@@ -45,7 +45,7 @@ impl Workload {
         let (input, output) = lengths(asking, prompts, target.sequence_tokens_max).map_err(Halt::Refused)?;
         let vocabulary = probing::vocabulary(target, asking.input_len).map_err(Halt::Refused)?;
         let name = name(asking, prompts, &vocabulary);
-        let prompts = PromptMaker::new(vocabulary, prompts.shared_prefix_len, asking.seed);
+        let prompts = Box::new(PromptMaker::new(vocabulary, prompts.shared_prefix_len, asking.seed));
         Ok(Self { source: Source::Made { prompts, input, output, seed: asking.seed }, name })
     }
 
