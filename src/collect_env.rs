@@ -33,6 +33,17 @@ pub fn run(flags: &CollectEnvFlags) -> ExitCode {
     }
 }
 
+/// What a measurement has to tell of this program.
+pub fn program() -> Value {
+    object(&program::shardwire())
+}
+
+/// What a measurement has to tell of this machine: system and processor.
+pub fn machine() -> Value {
+    let root = ROOT.as_ref();
+    object(&machine::system(root).into_iter().chain(machine::processor(root)).collect())
+}
+
 fn report() -> Vec<(&'static str, Facts)> {
     let root = ROOT.as_ref();
     vec![
@@ -48,9 +59,12 @@ fn report() -> Vec<(&'static str, Facts)> {
 }
 
 fn json(report: &[(&'static str, Facts)]) -> Value {
-    let object = |facts: &Facts| facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-    let sections = report.iter().map(|(name, facts)| ((*name).to_owned(), Value::Object(object(facts))));
+    let sections = report.iter().map(|(name, facts)| ((*name).to_owned(), object(facts)));
     Value::Object(sections.collect::<Map<_, _>>())
+}
+
+fn object(facts: &Facts) -> Value {
+    Value::Object(facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
 }
 
 fn text(report: &[(&'static str, Facts)]) -> String {

@@ -3,6 +3,7 @@
 //! FastDeploy's flags keep their names, so that its commands run unchanged; [`ignored`] lists those without a meaning here.
 
 mod argv;
+mod bench;
 mod commands;
 mod ignored;
 mod loading;
@@ -14,6 +15,10 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use workers::link::sampling::LOGPROBS_MAX;
 
+pub use self::bench::{
+    AskingFlags, BenchCommand, BenchEndpoint, BenchFlags, BenchLatencyFlags, BenchServeFlags, BenchThroughputFlags,
+    Dataset, PromptFlags,
+};
 pub use self::commands::{
     ChatFlags, CollectEnvFlags, FetchFlags, HubFlags, InspectFlags, RunBatchFlags, SamplingFlags, SelftestFlags,
     ServerFlags, SpeedSizes,
@@ -46,6 +51,8 @@ pub enum Command {
     Complete(Box<ChatFlags>),
     /// Answer a file of requests (OpenAI's batch format); goes on where an earlier run ended.
     RunBatch(Box<RunBatchFlags>),
+    /// Measure a server's speed.
+    Bench(BenchFlags),
     /// Tell what a model is and what it needs, without loading it.
     Inspect(InspectFlags),
     /// Print what a bug report needs to know about this machine.
@@ -328,6 +335,11 @@ impl CommandLine {
                 flags.server.serve_words = own_server::words_for_serve(given);
             }
             Command::RunBatch(flags) => flags.server.serve_words = own_server::words_for_serve(given),
+            Command::Bench(flags) => {
+                if let (Some(server), Some((_, given))) = (flags.command.server_mut(), given.subcommand()) {
+                    server.serve_words = own_server::words_for_serve(given);
+                }
+            }
             _ => {}
         }
         Ok(line)
@@ -337,9 +349,11 @@ impl CommandLine {
     /// a server of its own.
     fn definition() -> clap::Command {
         let serving = |command: clap::Command| command.args(ignored::arguments());
-        let own_server = |command: clap::Command, name| command.mut_subcommand(name, own_server::with_flags_of_serve);
-        let command = Self::command().mut_subcommand("serve", serving);
-        ["chat", "complete", "run-batch"].into_iter().fold(command, own_server)
+        let own_server =
+            |command: clap::Command, name: &&str| command.mut_subcommand(name, own_server::with_flags_of_serve);
+        let benches = |bench| BenchCommand::WITH_SERVER.iter().fold(bench, own_server);
+        let command = Self::command().mut_subcommand("serve", serving).mut_subcommand("bench", benches);
+        ["chat", "complete", "run-batch"].iter().fold(command, own_server)
     }
 }
 
@@ -367,6 +381,7 @@ mod tests {
             Ok(match CommandLine::read(words)?.command {
                 Command::Chat(flags) => flags.server.serve_words,
                 Command::RunBatch(flags) => flags.server.serve_words,
+                Command::Bench(mut flags) => flags.command.server_mut().expect("a server").serve_words.clone(),
                 other => panic!("{other:?}"),
             })
         };
@@ -376,7 +391,12 @@ mod tests {
         let expected = ["--model=m", "--tensor-parallel-size=2", "--enable-logprob", "--swap-space=4"];
         assert_eq!(given, expected.map(OsString::from));
         assert_eq!(words("chat --model m --seed 1").unwrap(), ["--model=m"].map(OsString::from));
+        // A load's concurrency is not the bound that a server sets.
+        let bench = words("bench serve --model m --max-concurrency 1,4 -tp 2 --input-len 8 --seed 1").unwrap();
+        assert_eq!(bench, ["--model=m", "--tensor-parallel-size=2"].map(OsString::from));
+        assert_eq!(words("bench latency --max-concurrency 9").unwrap(), ["--max-concurrency=9"].map(OsString::from));
         // A model's name makes sense with another's server, all else does not.
+        assert!(words("bench throughput --url http://h --model m").is_ok());
         assert!(words("chat --url http://h --model m").is_ok());
         for line in ["chat --url http://h --max-num-seqs 2", "run-batch -i a -o b --url http://h --model m"] {
             let error = words(line).unwrap_err();

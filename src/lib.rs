@@ -2,14 +2,16 @@
 //!
 //! A request's way: [`api`] (HTTP) → [`text`] (template, tokens) → [`engine`] (schedule, publish, collect, deliver) and
 //! back; [`guides`] keeps answers to a form. [`supervisor`] keeps the worker processes alive beside it, [`monitor`] counts,
-//! [`config`] names every flag, [`hub`] finds and fetches models. [`batch`], [`chat`], [`top`], [`inspect`] and
-//! [`collect_env`] and [`selftest`] are commands beside [`serve`]; the first three ask a [`remote`] server, perhaps an [`own_server`].
+//! [`config`] names every flag, [`hub`] finds and fetches models. [`batch`], [`bench`], [`chat`], [`top`],
+//! [`inspect`], [`collect_env`] and [`selftest`] are commands beside [`serve`]; the first four ask a [`remote`] server,
+//! perhaps an [`own_server`].
 
 #![forbid(unsafe_code)]
 
 pub mod apart;
 pub mod api;
 pub mod batch;
+pub mod bench;
 pub mod chat;
 pub mod collect_env;
 pub mod config;

@@ -85,6 +85,11 @@ pub fn reach(
 }
 
 impl Reached {
+    /// The server's process, where the command started it.
+    pub fn own_pid(&self) -> Option<u32> {
+        self.own.as_ref().map(|own| own.child.id())
+    }
+
     /// Why the server is gone, where it was the command's own and has ended by itself.
     pub fn obituary(&mut self) -> Option<String> {
         let own = self.own.as_mut()?;

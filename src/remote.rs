@@ -61,6 +61,16 @@ impl Remote {
         format!("{}{path}", self.url)
     }
 
+    /// The `Authorization` that is sent.
+    pub fn authorization(&self) -> Option<&str> {
+        self.authorization.as_deref()
+    }
+
+    /// Whether it runs on this machine, as its address says.
+    pub fn is_here(&self) -> bool {
+        is_this_machine(&self.url)
+    }
+
     /// GET.
     pub fn get(&self, path: &str) -> Result<Answer, ureq::Error> {
         read(self.keyed(self.agent.get(self.url(path))).call()?)

@@ -13,8 +13,8 @@ const HEADING: &str = "Its own server (without --url): all flags of serve";
 
 /// Gives `command` the flags of `serve` that it does not have itself. They make no sense beside `--url`.
 pub fn with_flags_of_serve(command: Command) -> Command {
-    let own: Vec<String> = command.get_arguments().map(|argument| argument.get_id().to_string()).collect();
-    let new = flags().into_iter().filter(|flag| !own.iter().any(|id| flag.get_id() == id.as_str()));
+    let own: Vec<String> = command.get_arguments().filter_map(Arg::get_long).map(str::to_owned).collect();
+    let new = flags().into_iter().filter(|flag| !own.iter().any(|name| flag.get_long() == Some(name)));
     let of_serve = |flag: Arg| {
         let hidden = flag.is_hide_set();
         flag.help_heading(HEADING).conflicts_with("url").hide(hidden)
@@ -22,9 +22,13 @@ pub fn with_flags_of_serve(command: Command) -> Command {
     command.args_override_self(true).args(new.map(of_serve))
 }
 
-/// The words of the command line that are meant for `serve`.
+/// The words of the command line that are meant for `serve`. A flag of the command's own that has a name of `serve`'s is
+/// meant for both if it has the same id too.
 pub fn words_for_serve(given: &ArgMatches) -> Vec<OsString> {
-    let on_the_line = |flag: &Arg| given.value_source(flag.get_id().as_str()) == Some(ValueSource::CommandLine);
+    let on_the_line = |flag: &Arg| {
+        let id = flag.get_id().as_str();
+        given.try_contains_id(id).is_ok() && given.value_source(id) == Some(ValueSource::CommandLine)
+    };
     flags().iter().filter(|flag| on_the_line(flag)).flat_map(|flag| words_of(flag, given)).collect()
 }
 

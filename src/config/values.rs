@@ -1,8 +1,8 @@
 //! How the values of flags are written.
 
-use std::str::FromStr;
+use std::{path::PathBuf, str::FromStr};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::engine::request::EarlyStop;
 
@@ -32,6 +32,36 @@ pub fn fraction(text: &str) -> Result<f64, String> {
     match f64::from_str(text) {
         Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
         _ => Err("must be more than 0 and at most 1".to_owned()),
+    }
+}
+
+/// A share in `0 <= x < 1`.
+pub fn share_below_one(text: &str) -> Result<f64, String> {
+    match f64::from_str(text) {
+        Ok(share) if (0.0..1.0).contains(&share) => Ok(share),
+        _ => Err("must be at least 0 and less than 1".to_owned()),
+    }
+}
+
+/// A number above 0; `inf` is one.
+pub fn positive(text: &str) -> Result<f64, String> {
+    match f64::from_str(text) {
+        Ok(number) if number > 0.0 => Ok(number),
+        _ => Err("must be more than 0".to_owned()),
+    }
+}
+
+/// A JSON object.
+pub fn json_object(text: &str) -> Result<Map<String, Value>, String> {
+    serde_json::from_str(text).map_err(|error| format!("must be a JSON object: {error}"))
+}
+
+/// A file that a picture is written to.
+pub fn svg_file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.extension() {
+        Some(extension) if extension.eq_ignore_ascii_case("svg") => Ok(path),
+        _ => Err("pictures are written as SVG, which browsers show; name a file that ends in .svg".to_owned()),
     }
 }
 
@@ -102,5 +132,20 @@ mod tests {
         for wrong in ["0", "1.1", "NaN", "-0.5", "x"] {
             assert!(fraction(wrong).is_err(), "{wrong}");
         }
+        assert_eq!((share_below_one("0"), share_below_one("0.9")), (Ok(0.0), Ok(0.9)));
+        for wrong in ["1", "NaN", "-0.5", "x"] {
+            assert!(share_below_one(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!((positive("0.5"), positive("inf")), (Ok(0.5), Ok(f64::INFINITY)));
+        for wrong in ["0", "-1", "NaN", "x"] {
+            assert!(positive(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn objects_and_pictures_are_told_from_others() {
+        assert!(json_object(r#"{"top_k": 1}"#).is_ok() && json_object("[1]").is_err() && json_object("x").is_err());
+        assert!(svg_file("a/b.SVG").is_ok());
+        assert!(svg_file("b.png").is_err_and(|why| why.contains(".svg")) && svg_file("svg").is_err());
     }
 }
