@@ -3,6 +3,7 @@
 //! FastDeploy's flags keep their names, so that its commands run unchanged; [`ignored`] lists those without a meaning here.
 
 mod argv;
+mod bench;
 mod commands;
 mod ignored;
 mod loading;
@@ -14,6 +15,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use workers::link::sampling::LOGPROBS_MAX;
 
+pub use self::bench::{BenchCommand, BenchFlags, BenchKernelsFlags, BenchLinkFlags};
 pub use self::commands::{
     ChatFlags, CollectEnvFlags, FetchFlags, HubFlags, InspectFlags, RunBatchFlags, SamplingFlags, SelftestFlags,
     ServerFlags, SpeedSizes,
@@ -46,6 +48,8 @@ pub enum Command {
     Complete(Box<ChatFlags>),
     /// Answer a file of requests (OpenAI's batch format); goes on where an earlier run ended.
     RunBatch(Box<RunBatchFlags>),
+    /// Measure what this machine does, beside what it could do.
+    Bench(BenchFlags),
     /// Tell what a model is and what it needs, without loading it.
     Inspect(InspectFlags),
     /// Print what a bug report needs to know about this machine.

@@ -10,6 +10,7 @@
 pub mod apart;
 pub mod api;
 pub mod batch;
+pub mod bench;
 pub mod chat;
 pub mod collect_env;
 pub mod config;

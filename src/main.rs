@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use shardwire::{
-    batch, chat, collect_env,
+    batch, bench, chat, collect_env,
     config::{Command, CommandLine, FetchFlags},
     hub, inspect, interrupts, selftest, serve, top,
 };
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Chat(flags) => chat::run(&flags, chat::Manner::Chat),
         Command::Complete(flags) => chat::run(&flags, chat::Manner::Complete),
         Command::RunBatch(flags) => batch::run(&flags),
+        Command::Bench(flags) => bench::run(&flags),
         Command::Inspect(flags) => inspect::run(&flags),
         Command::CollectEnv(flags) => collect_env::run(&flags),
         Command::Selftest(flags) => selftest::run(&flags),
