@@ -102,7 +102,7 @@ mod tests {
     fn the_floor_is_the_slower_of_moving_and_computing() {
         let int8 = Some(Int8Peak { instructions: "avx2", peak: 400e9 });
         let peaks = Peaks { memory: 20e9, cache: 200e9, f32: 100e9, int8 };
-        let check = |bytes, operations, arithmetic, state, seconds, bound| {
+        let check = |bytes, operations, arithmetic, state, seconds: f64, bound| {
             let floor = peaks.floor(&Work { bytes, operations, arithmetic, state });
             assert!(floor.bound == bound && (floor.seconds - seconds).abs() < 1e-12, "{floor:?}");
         };

@@ -74,7 +74,7 @@ impl Asker {
 
     /// Waits until the echo has attached, and takes the names away.
     pub fn meet(&mut self) -> Result<(), AskerError> {
-        self.round_trip(&mut vec![0; word::BYTES])?;
+        self.round_trip(&mut [0; word::BYTES])?;
         self.segments.drain(..).for_each(|segment| segment.unlink());
         Ok(())
     }
