@@ -102,12 +102,17 @@ fn run<B: Tested>(device: &B, checks: &[(&'static str, Check<B>)], tell: &mut dy
 
 fn check_one<B: Tested>(device: &B, operation: &'static str, check: fn(&B), tell: &mut dyn FnMut(Finding)) {
     let started = Instant::now();
-    let fault = catch_unwind(AssertUnwindSafe(|| check(device))).err().map(words);
+    let fault = fault_of(|| check(device));
     let device = format!("{}{}", device.name(), device.precision());
     tell(Finding { device, operation, took: started.elapsed(), fault });
 }
 
-/// What a check had to say.
+/// What a check had to say against a result, if something.
+pub fn fault_of(check: impl FnOnce()) -> Option<String> {
+    catch_unwind(AssertUnwindSafe(check)).err().map(words)
+}
+
+/// What a panic said.
 fn words(panic: Box<dyn Any + Send>) -> String {
     let text = panic.downcast::<String>().map(|text| *text);
     text.or_else(|panic| panic.downcast::<&str>().map(|text| text.to_string())).unwrap_or_else(|_| "it broke".into())

@@ -39,6 +39,7 @@ pub mod rms_norm;
 pub mod rotary;
 pub mod select_rows;
 
+pub mod bench;
 pub mod conformance;
 pub(crate) mod samples;
 pub mod speed;

@@ -49,7 +49,8 @@ impl Samples {
         Matrix::new(Arc::new(bytes), 3, dtype, rows, columns).expect("as many bytes as it needs")
     }
 
-    fn block(&mut self, dtype: DType) -> Vec<u8> {
+    /// One block of random weights as `dtype` stores them; of a plain format, one weight.
+    pub(crate) fn block(&mut self, dtype: DType) -> Vec<u8> {
         let mut block: Vec<u8> = (0..dtype.block_bytes()).map(|_| self.bits() as u8).collect();
         let halves: &[usize] = match dtype {
             DType::F32 => return self.float().to_le_bytes().into(),

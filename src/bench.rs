@@ -1,6 +1,7 @@
-//! `shardwire bench`: how fast a server is, measured from outside as its clients see it.
+//! `shardwire bench`: how fast a server is, measured from outside as its clients see it; and how fast this machine's
+//! [`kernels`] and its [`link`] are, beside what it could do, told as a [`sheet`].
 //!
-//! A [`session`] reaches or starts the server; [`probing`] finds out how it counts tokens; a [`workload`] makes requests of
+//! Of a server: a [`session`] reaches or starts the server; [`probing`] finds out how it counts tokens; a [`workload`] makes requests of
 //! wanted lengths ([`prompts`], [`lengths`], or questions out of a file, [`sharegpt`]). [`load`] sends them on one thread
 //! ([`client`], [`framing`], [`sse`]) and times each [`answer`]; [`levels`] repeats that, and [`figures`] are what it comes
 //! down to. They are told with their [`conditions`] as a [`table`], a file ([`results`]) and a picture ([`mod@plot`]).
@@ -12,9 +13,11 @@ mod conditions;
 mod failure;
 mod figures;
 mod framing;
+mod kernels;
 mod latency;
 mod lengths;
 mod levels;
+mod link;
 mod load;
 mod memory;
 mod plot;
@@ -25,6 +28,7 @@ mod results;
 mod serve;
 mod session;
 mod sharegpt;
+mod sheet;
 mod sse;
 mod stop;
 mod table;
@@ -72,6 +76,9 @@ pub fn run(flags: &BenchFlags) -> ExitCode {
         BenchCommand::Serve(flags) => serve::measure(flags),
         BenchCommand::Throughput(flags) => throughput::measure(flags),
         BenchCommand::Latency(flags) => latency::measure(flags),
+        BenchCommand::Kernels(flags) => return kernels::run(flags),
+        BenchCommand::Link(flags) => return link::run(flags),
+        BenchCommand::LinkEcho => return workers::bench::link::run_echo(),
     };
     let (code, why) = match outcome {
         Ok(code) => return ExitCode::from(code),

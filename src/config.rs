@@ -16,8 +16,8 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use workers::link::sampling::LOGPROBS_MAX;
 
 pub use self::bench::{
-    AskingFlags, BenchCommand, BenchEndpoint, BenchFlags, BenchLatencyFlags, BenchServeFlags, BenchThroughputFlags,
-    Dataset, PromptFlags,
+    AskingFlags, BenchCommand, BenchEndpoint, BenchFlags, BenchKernelsFlags, BenchLatencyFlags, BenchLinkFlags,
+    BenchServeFlags, BenchThroughputFlags, Dataset, PromptFlags,
 };
 pub use self::commands::{
     ChatFlags, CollectEnvFlags, FetchFlags, HubFlags, InspectFlags, RunBatchFlags, SamplingFlags, SelftestFlags,
@@ -51,7 +51,7 @@ pub enum Command {
     Complete(Box<ChatFlags>),
     /// Answer a file of requests (OpenAI's batch format); goes on where an earlier run ended.
     RunBatch(Box<RunBatchFlags>),
-    /// Measure a server's speed.
+    /// Measure a server's speed, or this machine's kernels and link.
     Bench(BenchFlags),
     /// Tell what a model is and what it needs, without loading it.
     Inspect(InspectFlags),

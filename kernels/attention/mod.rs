@@ -46,7 +46,7 @@ pub trait Attention: Memory {
 
 /// What attention means for one query head of one token, plainly and in f64: `keys` and `values` are those of the
 /// positions that it sees, as the cache stores them.
-fn reference(query: &[f32], keys: &[&[f32]], values: &[&[f32]], scale: f32, sink: Option<f32>) -> Vec<f32> {
+pub(crate) fn reference(query: &[f32], keys: &[&[f32]], values: &[&[f32]], scale: f32, sink: Option<f32>) -> Vec<f32> {
     let dot = |key: &&[f32]| query.iter().zip(*key).map(|(&q, &k)| f64::from(q) * f64::from(k)).sum::<f64>();
     let scores: Vec<f64> = keys.iter().map(|key| dot(key) * f64::from(scale)).collect();
     let sink = sink.map(f64::from);
@@ -72,7 +72,7 @@ pub(crate) fn reference_of_rows(heads: &Heads, scale: f32, rows: &[f32], kept: &
 
 impl Heads {
     /// Of fused rows the keys and values that a query head reads.
-    fn seen<'a>(&self, head: usize, rows: &[&'a [f32]]) -> (Vec<&'a [f32]>, Vec<&'a [f32]>) {
+    pub(crate) fn seen<'a>(&self, head: usize, rows: &[&'a [f32]]) -> (Vec<&'a [f32]>, Vec<&'a [f32]>) {
         let Heads { query, kv, dim, values_from, .. } = *self;
         let own = self.kv_of(head);
         let (key, value) = ((query + own) * dim, (query + kv + own) * dim);

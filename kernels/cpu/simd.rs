@@ -6,10 +6,12 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod byte_dots;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
+pub(crate) use byte_dots::ByteDots;
 pub(crate) use portable::Portable;
 
 /// Lanes of a vector.

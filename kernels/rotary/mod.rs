@@ -70,7 +70,7 @@ pub trait Rotary: Memory {
 }
 
 /// What turning one head at one position means, plainly.
-fn reference(head: &[f32], turns: &Turns, position: u32) -> Vec<f32> {
+pub(crate) fn reference(head: &[f32], turns: &Turns, position: u32) -> Vec<f32> {
     let mut turned = head.to_vec();
     let pairs = turns.frequencies.len();
     for (i, frequency) in turns.frequencies.iter().enumerate() {

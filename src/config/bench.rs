@@ -1,10 +1,13 @@
 //! Flags of `bench`. Where vLLM's and SGLang's tools have the same thing, it has their name.
 
+mod machine;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value};
 
+pub use self::machine::{BenchKernelsFlags, BenchLinkFlags};
 use super::{
     ServerFlags,
     values::{json_object, positive, share_below_one, svg_file},
@@ -27,6 +30,13 @@ pub enum BenchCommand {
     Throughput(Box<BenchThroughputFlags>),
     /// Ask for one batch at a time and measure how long its answers take.
     Latency(Box<BenchLatencyFlags>),
+    /// Measure the CPU's operations, each beside what this machine could do at best.
+    Kernels(BenchKernelsFlags),
+    /// Measure how fast two processes talk through the link's rings.
+    Link(BenchLinkFlags),
+    /// The second of them; started by `bench link`, told what to do on its standard input.
+    #[command(hide = true)]
+    LinkEcho,
 }
 
 impl BenchCommand {
@@ -39,6 +49,7 @@ impl BenchCommand {
             Self::Serve(flags) => Some(&mut flags.asking.server),
             Self::Throughput(flags) => Some(&mut flags.asking.server),
             Self::Latency(flags) => Some(&mut flags.asking.server),
+            Self::Kernels(_) | Self::Link(_) | Self::LinkEcho => None,
         }
     }
 }

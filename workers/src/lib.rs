@@ -14,6 +14,7 @@ pub use kernels::{
 };
 
 pub mod batch;
+pub mod bench;
 mod child;
 #[cfg(test)]
 #[path = "../../tests/fixtures/mod.rs"]

@@ -53,7 +53,7 @@ pub fn measure_gpus(
 }
 
 /// A check that fails has its say in its finding, and not on standard error as well.
-fn quietly<T>(check: impl FnOnce() -> T) -> T {
+pub(crate) fn quietly<T>(check: impl FnOnce() -> T) -> T {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
     let result = check();

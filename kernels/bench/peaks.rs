@@ -1,0 +1,161 @@
+//! What the machine reaches at best, by loops that do nothing else: the denominators of every share.
+
+use std::{array, hint::black_box, time::Duration};
+
+use super::{Timing, caches::cold_bytes};
+use crate::cpu::{
+    Cpu, Floats,
+    simd::{self, Kernel, LANES, Simd},
+};
+
+/// What a device's threads reach together: the best of some runs, so that neighbours do little harm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Peaks {
+    /// Bytes per second read from memory, one after another.
+    pub memory: f64,
+    /// Bytes per second read from the cores' own second caches (128 KiB each thread).
+    pub cache: f64,
+    /// Multiplications and additions of f32 per second, in the vectors that kernels use.
+    pub f32: f64,
+    /// Those of bytes, where there are instructions for them.
+    pub int8: Option<Int8Peak>,
+}
+
+/// Products of bytes, summed in 32-bit integers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Int8Peak {
+    /// By which instructions.
+    pub instructions: &'static str,
+    /// Multiplications and additions per second.
+    pub peak: f64,
+}
+
+/// Bytes that a thread reads at once from memory.
+const STRETCH: usize = 1 << 20;
+/// Bytes that stay in a core's second cache, and leave the first.
+const IN_CACHE: usize = 128 << 10;
+/// How often a thread reads them, and how many rounds of products it does, before it looks for the next item.
+const PASSES: usize = 256;
+const ROUNDS: usize = 40_000;
+
+/// Every share is told by these: they get at least so much time each, to find the machine at its best.
+const TIME_MIN: Duration = Duration::from_millis(300);
+
+/// Measures all of them, each for about `time`.
+pub(super) fn measure(cpu: &Cpu, time: Duration) -> Peaks {
+    let (isa, time) = (cpu.isa, time.max(TIME_MIN));
+    Peaks {
+        memory: memory(cpu, time),
+        cache: cache(cpu, time),
+        f32: of_items(cpu, time, ROUNDS * CHAINS * 2 * LANES, || {
+            black_box(isa.run(Multiply { rounds: ROUNDS, factor: black_box(0.999_999) }));
+        }),
+        int8: simd::ByteDots::detect().map(|dots| Int8Peak {
+            instructions: dots.instructions,
+            peak: of_items(cpu, time, ROUNDS * dots.operations, || {
+                black_box((dots.run)(ROUNDS));
+            }),
+        }),
+    }
+}
+
+fn memory(cpu: &Cpu, time: Duration) -> f64 {
+    let bytes = cold_bytes();
+    let buffer = ones(bytes / 4);
+    let stretches: Vec<&[f32]> = buffer.chunks_exact(STRETCH / 4).collect();
+    let isa = cpu.isa;
+    let read = |at: usize| {
+        black_box(isa.run(Read(stretches[at])));
+    };
+    per_second(stretches.len() * STRETCH, time, || cpu.team.run(stretches.len(), read))
+}
+
+fn cache(cpu: &Cpu, time: Duration) -> f64 {
+    let buffers: Vec<Floats> = (0..items(cpu)).map(|_| ones(IN_CACHE / 4)).collect();
+    let isa = cpu.isa;
+    let read = |at: usize| {
+        for _ in 0..PASSES {
+            black_box(isa.run(Read(black_box(&buffers[at]))));
+        }
+    };
+    per_second(buffers.len() * PASSES * IN_CACHE, time, || cpu.team.run(buffers.len(), read))
+}
+
+/// Some operations per item, on all threads.
+fn of_items(cpu: &Cpu, time: Duration, operations: usize, item: impl Fn() + Sync) -> f64 {
+    let items = items(cpu);
+    per_second(items * operations, time, || cpu.team.run(items, |_| item()))
+}
+
+/// So many that the threads end nearly together.
+fn items(cpu: &Cpu) -> usize {
+    cpu.team.threads() * 8
+}
+
+fn per_second(amount: usize, time: Duration, run: impl FnMut()) -> f64 {
+    amount as f64 / Timing::measure(time, run).least.as_secs_f64()
+}
+
+/// Not zeros: those would be one page, seen many times.
+fn ones(length: usize) -> Floats {
+    let mut floats = Floats::new();
+    floats.resize(length);
+    floats.fill(1.0);
+    floats
+}
+
+/// Adds up a slice in as many chains as hide an addition's latency.
+struct Read<'a>(&'a [f32]);
+
+impl Kernel for Read<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        let mut sums = [simd.splat(0.0); LANES];
+        for eight in self.0.as_chunks::<LANES>().0.as_chunks::<LANES>().0 {
+            for i in 0..LANES {
+                sums[i] = simd.add(sums[i], simd.load(&eight[i]));
+            }
+        }
+        total(simd, &sums)
+    }
+}
+
+/// Chains of multiply-adds that do not wait for each other: as many as hide the latency, and registers hold.
+const CHAINS: usize = 12;
+
+/// Multiply-adds in registers.
+struct Multiply {
+    rounds: usize,
+    factor: f32,
+}
+
+impl Kernel for Multiply {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        let (factor, term) = (simd.splat(self.factor), simd.splat(1e-7));
+        let starts: [f32; CHAINS] = array::from_fn(|chain| chain as f32 * 1e-3);
+        let mut chains = [term; CHAINS];
+        for i in 0..CHAINS {
+            chains[i] = simd.splat(starts[i]);
+        }
+        for _ in 0..self.rounds {
+            for chain in &mut chains {
+                *chain = simd.fma(*chain, factor, term);
+            }
+        }
+        total(simd, &chains)
+    }
+}
+
+#[inline(always)]
+fn total<S: Simd>(simd: S, sums: &[S::F]) -> f32 {
+    let mut all = simd.splat(0.0);
+    for &sum in sums {
+        all = simd.add(all, sum);
+    }
+    simd.sum(all)
+}
