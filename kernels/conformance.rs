@@ -33,7 +33,7 @@ pub struct Finding {
 
 /// Checks every operation on the processor, with the best instructions that it has and with plain ones.
 pub fn check_cpu(tell: &mut dyn FnMut(Finding)) {
-    for instructions in [Instructions::Best, Instructions::Portable] {
+    for instructions in [Instructions::Best, Instructions::Avx2, Instructions::Portable] {
         let config = CpuConfig { threads: 2, instructions, ..CpuConfig::default() };
         check(&Cpu::new(config, Group::solo()), tell);
     }

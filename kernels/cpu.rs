@@ -42,11 +42,13 @@ pub struct CpuConfig {
 }
 
 /// The vector instructions that a device may use.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Instructions {
-    /// The best that the machine has; plain ones if the environment says `SHARDWIRE_ISA=portable`.
+    /// The best that the machine has; fewer if the environment says `SHARDWIRE_ISA=portable` or `=avx2`.
     #[default]
     Best,
+    /// AVX2 at most, without AVX-512's products of integers.
+    Avx2,
     /// What every machine of this architecture has.
     Portable,
 }
@@ -85,11 +87,16 @@ impl Cpu {
 
 impl Instructions {
     fn isa(self) -> Isa {
-        let wanted = std::env::var("SHARDWIRE_ISA");
-        if self == Instructions::Portable || wanted.is_ok_and(|wanted| wanted == "portable") {
-            return Isa::Portable(Portable);
+        let wanted = match std::env::var("SHARDWIRE_ISA").as_deref() {
+            Ok("portable") => Instructions::Portable,
+            Ok("avx2") => Instructions::Avx2,
+            _ => Instructions::Best,
+        };
+        match self.max(wanted) {
+            Instructions::Best => Isa::detect(),
+            Instructions::Avx2 => Isa::without_vnni(),
+            Instructions::Portable => Isa::Portable(Portable),
         }
-        Isa::detect()
     }
 }
 
@@ -107,11 +114,12 @@ impl Cpu {
     }
 
     /// The devices that every operation's check runs on: instruction sets and team sizes, and one that is exact.
-    pub(crate) fn kinds() -> [Self; 4] {
+    pub(crate) fn kinds() -> [Self; 5] {
         let exact = Self { exact: true, ..Self::solo(2, Instructions::Best) };
         [
             Self::solo(1, Instructions::Best),
             Self::solo(3, Instructions::Best),
+            Self::solo(2, Instructions::Avx2),
             Self::solo(2, Instructions::Portable),
             exact,
         ]
