@@ -47,7 +47,7 @@ pub enum Instructions {
     /// The best that the machine has; fewer if the environment says `SHARDWIRE_ISA=portable` or `=avx2`.
     #[default]
     Best,
-    /// AVX2 at most, without AVX-512's products of integers.
+    /// AVX2 at most.
     Avx2,
     /// What every machine of this architecture has.
     Portable,
@@ -94,7 +94,7 @@ impl Instructions {
         };
         match self.max(wanted) {
             Instructions::Best => Isa::detect(),
-            Instructions::Avx2 => Isa::without_vnni(),
+            Instructions::Avx2 => Isa::without_avx512(),
             Instructions::Portable => Isa::Portable(Portable),
         }
     }

@@ -62,8 +62,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn sub_int(self, a: Self::I, b: Self::I) -> Self::I;
     /// Of numbers that are two signed integers of 16 bits each: the sum of both products.
     fn dot_pairs(self, a: Self::I, b: Self::I) -> Self::I;
-    /// `sum` and [`Self::dot_pairs`].
-    fn add_dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
     /// Sixteen values, `low` first, rounded to signed integers of 16 bits, whose range they have: two in each number.
     fn shorts(self, low: Self::F, high: Self::F) -> Self::I;
     fn and(self, a: Self::I, b: Self::I) -> Self::I;
@@ -149,23 +147,23 @@ pub(crate) enum Isa {
     /// AVX2 with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2<false>),
-    /// The same with AVX-512's products of integers.
+    /// The same with AVX-512's registers.
     #[cfg(target_arch = "x86_64")]
-    Vnni(Avx2<true>),
+    Avx512(Avx2<true>),
 }
 
 impl Isa {
     /// The best that this machine has.
     pub(crate) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
-        if let Some(vnni) = Avx2::detect() {
-            return Isa::Vnni(vnni);
+        if let Some(avx512) = Avx2::detect() {
+            return Isa::Avx512(avx512);
         }
-        Self::without_vnni()
+        Self::without_avx512()
     }
 
-    /// The best without products of integers of AVX-512: what older machines have.
-    pub(crate) fn without_vnni() -> Self {
+    /// The best without AVX-512.
+    pub(crate) fn without_avx512() -> Self {
         #[cfg(target_arch = "x86_64")]
         if let Some(avx2) = Avx2::detect() {
             return Isa::Avx2(avx2);
@@ -180,7 +178,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
-            Isa::Vnni(_) => "avx2, avx512-vnni",
+            Isa::Avx512(_) => "avx512",
         }
     }
 
@@ -192,7 +190,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(avx2) => avx2.run(kernel),
             #[cfg(target_arch = "x86_64")]
-            Isa::Vnni(vnni) => vnni.run(kernel),
+            Isa::Avx512(avx512) => avx512.run(kernel),
         }
     }
 }
@@ -289,11 +287,6 @@ mod tests {
                     simd.words(&std::array::from_fn(|at| (at * 37) as u8)),
                     simd.signed_shorts(&std::array::from_fn(|at| (at * 91) as u8)),
                 )),
-                simd.float(simd.add_dot_pairs(
-                    int,
-                    simd.words(&std::array::from_fn(|at| (at * 53) as u8)),
-                    simd.signed_shorts(&std::array::from_fn(|at| (at * 29) as u8)),
-                )),
                 simd.float(simd.shorts(a, simd.mul(b, simd.splat(31.25)))),
                 simd.bfloats(&bits),
                 power,
@@ -311,6 +304,6 @@ mod tests {
     fn instruction_sets_agree() {
         let portable = Isa::Portable(Portable).run(Every);
         assert_eq!(Isa::detect().run(Every), portable);
-        assert_eq!(Isa::without_vnni().run(Every), portable);
+        assert_eq!(Isa::without_avx512().run(Every), portable);
     }
 }

@@ -1,55 +1,53 @@
-//! Eight lanes as one AVX2 register, with FMA and F16C; and maybe with AVX-512's products of integers (VNNI), in vectors
-//! of 256 bits, and its registers, which are twice as many.
+//! Eight lanes as one AVX2 register, with FMA and F16C; and maybe with AVX-512's registers, which are twice as many.
 
 use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};
 
-/// Exists only where the three extensions were found, and AVX-512's too where it says so: [`Avx2::detect`] is the only way
-/// to make one.
+/// Exists only where the three extensions were found, and those of AVX-512 where it is `WIDE`: [`Avx2::detect`] is the only
+/// way to make one.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2<const VNNI: bool>(());
+pub(crate) struct Avx2<const WIDE: bool>(());
 
-impl<const VNNI: bool> Avx2<VNNI> {
+impl<const WIDE: bool> Avx2<WIDE> {
     /// The proof, if this machine has it.
     pub(crate) fn detect() -> Option<Self> {
         let has_avx2 =
             is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-        let has_vnni = is_x86_feature_detected!("avx512vnni")
-            && is_x86_feature_detected!("avx512vl")
+        let has_avx512 = is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq");
-        (has_avx2 && (has_vnni || !VNNI)).then_some(Self(()))
+        (has_avx2 && (has_avx512 || !WIDE)).then_some(Self(()))
     }
 
     /// Runs a kernel compiled for the extensions.
     #[inline]
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: `self` proves that the machine has the extensions.
-        unsafe { if VNNI { run_with_vnni(self, kernel) } else { run(self, kernel) } }
+        unsafe { if WIDE { run_wide(self, kernel) } else { run(self, kernel) } }
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn run<K: Kernel, const VNNI: bool>(avx2: Avx2<VNNI>, kernel: K) -> K::Output {
+fn run<K: Kernel, const WIDE: bool>(avx2: Avx2<WIDE>, kernel: K) -> K::Output {
     kernel.run(avx2)
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni")]
-fn run_with_vnni<K: Kernel, const VNNI: bool>(avx2: Avx2<VNNI>, kernel: K) -> K::Output {
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl,avx512bw,avx512dq")]
+fn run_wide<K: Kernel, const WIDE: bool>(avx2: Avx2<WIDE>, kernel: K) -> K::Output {
     kernel.run(avx2)
 }
 
 /// Evaluates an expression of intrinsics.
 macro_rules! avx2 {
     ($value:expr) => {{
-        // SAFETY: an `Avx2` exists only where AVX2, FMA and F16C were detected, and VNNI where it says so. Pointers in the expressions come from
+        // SAFETY: an `Avx2` exists only where AVX2, FMA and F16C were detected. Pointers in the expressions come from
         // references to arrays of the size that the intrinsic reads or writes, none of which asks for alignment.
         unsafe { $value }
     }};
 }
 
-impl<const VNNI: bool> Simd for Avx2<VNNI> {
+impl<const WIDE: bool> Simd for Avx2<WIDE> {
     type F = __m256;
     type I = __m256i;
 
@@ -185,11 +183,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn dot_pairs(self, a: Self::I, b: Self::I) -> Self::I {
         avx2!(_mm256_madd_epi16(a, b))
-    }
-
-    #[inline(always)]
-    fn add_dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
-        if VNNI { avx2!(_mm256_dpwssd_epi32(sum, a, b)) } else { avx2!(_mm256_add_epi32(sum, _mm256_madd_epi16(a, b))) }
     }
 
     #[inline(always)]

@@ -154,11 +154,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn add_dot_pairs(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
-        self.add_int(sum, self.dot_pairs(a, b))
-    }
-
-    #[inline(always)]
     fn shorts(self, low: Self::F, high: Self::F) -> Self::I {
         let short = |at: usize| (if at < 8 { low[at] } else { high[at - 8] }).round_ties_even() as i16;
         each!(i => pair(short(2 * i), short(2 * i + 1)))

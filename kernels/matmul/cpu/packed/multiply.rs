@@ -99,7 +99,8 @@ fn chains<S: Simd, L: Layout, const M: usize>(
                     for m in 0..M {
                         let own = simd.splat_int(x[m].0[group][quad * 4 + pair]);
                         for o in 0..OCTETS {
-                            sums[m][o] = simd.add_dot_pairs(sums[m][o], quants[o], own);
+                            // AVX-512 has one instruction for both, which takes longer than the two.
+                            sums[m][o] = simd.add_int(sums[m][o], simd.dot_pairs(quants[o], own));
                         }
                     }
                 }
