@@ -9,8 +9,10 @@ use super::{
 };
 use crate::cpu::simd::{Kernel, LANES, Simd};
 
-/// How far ahead of the weights being read others are asked for.
-const PREFETCH_BYTES: usize = 1024;
+/// Weights are asked for two octets ahead, or if those are long, by so many bytes.
+const PREFETCH_BYTES: usize = 2048;
+/// The longest octet that is not long, bytes: four of them fit in the first-level cache.
+const SHORT_BYTES: usize = 8 * 1024;
 
 /// Rows `rows` of a product.
 pub(super) struct Multiply<'a, L> {
@@ -56,7 +58,11 @@ impl<L: Layout> Multiply<'_, L> {
         for (index, own) in x_rows.iter_mut().enumerate() {
             *own = x.row(picked.at(row + index));
         }
-        let sums = chains::<S, L, M>(simd, octets, x_rows);
+        let sums = if row == self.rows.start {
+            chains::<S, L, M, true>(simd, octets, x_rows)
+        } else {
+            chains::<S, L, M, false>(simd, octets, x_rows)
+        };
         for (index, sums) in sums.into_iter().enumerate() {
             let mut values = [0.0; OCTET * OCTETS];
             for (sum, values) in sums.into_iter().zip(values.as_chunks_mut::<LANES>().0) {
@@ -69,9 +75,9 @@ impl<L: Layout> Multiply<'_, L> {
     }
 }
 
-/// For each row the sums of sixteen outputs.
+/// For each row the sums of sixteen outputs. The `FIRST` rows ask for weights ahead, the others find them in the cache.
 #[inline(always)]
-fn chains<S: Simd, L: Layout, const M: usize>(
+fn chains<S: Simd, L: Layout, const M: usize, const FIRST: bool>(
     simd: S,
     octets: [&[u8]; OCTETS],
     x: [(&[Pairs], &[Head]); M],
@@ -81,11 +87,14 @@ fn chains<S: Simd, L: Layout, const M: usize>(
     let groups = x[0].0.len();
     assert!(x.iter().all(|(pairs, heads)| pairs.len() == groups && heads.len() == groups), "rows of as many groups");
     assert!(first.len() == groups / L::SPAN * L::BYTES && second.len() == first.len(), "weights of as many groups");
+    let ahead = if first.len() <= SHORT_BYTES { OCTETS * first.len() } else { PREFETCH_BYTES };
     for (span, blocks) in first.chunks_exact(L::BYTES).zip(second.chunks_exact(L::BYTES)).enumerate() {
         let blocks: [&[u8]; OCTETS] = blocks.into();
-        for block in blocks {
-            for line in (0..L::BYTES).step_by(64) {
-                simd.prefetch(block.as_ptr().wrapping_add(PREFETCH_BYTES + line));
+        if FIRST {
+            for block in blocks {
+                for line in (0..L::BYTES).step_by(64) {
+                    simd.prefetch(block.as_ptr().wrapping_add(ahead + line));
+                }
             }
         }
         for part in 0..L::SPAN {
