@@ -3,6 +3,8 @@
 #[allow(unsafe_code, reason = "slices of aligned lines")]
 mod floats;
 mod kv_cache;
+#[allow(unsafe_code, reason = "advises the system on pages")]
+mod pages;
 #[allow(unsafe_code, reason = "vector instructions, behind a proof that the machine has them")]
 pub(crate) mod simd;
 #[allow(unsafe_code, reason = "lends parts of slices to threads")]

@@ -2,7 +2,10 @@
 
 use half::{bf16, f16};
 
-use super::simd::{LANES, Simd, e4m3};
+use super::{
+    pages::ask_for_large,
+    simd::{LANES, Simd, e4m3},
+};
 use crate::{DeviceError, KvDType, KvShape, Result, matmul::encode_e4m3};
 
 /// The KV cache of one rank. A (layer, block, KV head) holds its keys as `[head_dim][slots]`, so that the scores of
@@ -118,7 +121,10 @@ fn zeros<T: Zero>(elements: usize) -> Result<Vec<T>> {
         purpose: "the KV cache".into(),
     };
     Vec::<T>::new().try_reserve_exact(elements).map_err(refused)?;
-    Ok(T::zeros(elements))
+    let mut zeros = T::zeros(elements);
+    // Blocks of a sequence lie anywhere: with small pages each costs a walk through the tables of pages.
+    ask_for_large(&mut zeros);
+    Ok(zeros)
 }
 
 /// Numbers for which `vec![0; n]` asks the system for zeroed pages.
