@@ -20,8 +20,8 @@ pub struct Work {
 pub enum Arithmetic {
     /// 32-bit floating-point ones.
     F32,
-    /// Bytes, summed in 32-bit integers.
-    Int8,
+    /// 16-bit integers, summed in 32-bit ones.
+    Int16,
 }
 
 /// Where operands lie before a run.
@@ -42,8 +42,8 @@ pub enum Bound {
     Cache,
     /// Products of f32.
     F32,
-    /// Products of bytes.
-    Int8,
+    /// Products of 16-bit integers.
+    Int16,
 }
 
 /// The least time, and why.
@@ -72,21 +72,21 @@ impl Bound {
             Bound::Memory => "memory",
             Bound::Cache => "cache",
             Bound::F32 => "f32",
-            Bound::Int8 => "int8",
+            Bound::Int16 => "int16",
         }
     }
 }
 
 impl Peaks {
-    /// The least time that the machine needs. Without instructions for products of bytes, those are done as f32's.
+    /// The least time that the machine needs.
     pub fn floor(&self, work: &Work) -> Floor {
         let (bandwidth, bytes_bound) = match work.state {
             State::Cold => (self.memory, Bound::Memory),
             State::Warm => (self.cache, Bound::Cache),
         };
-        let (peak, operations_bound) = match (work.arithmetic, self.int8) {
-            (Arithmetic::Int8, Some(int8)) => (int8.peak, Bound::Int8),
-            _ => (self.f32, Bound::F32),
+        let (peak, operations_bound) = match work.arithmetic {
+            Arithmetic::F32 => (self.f32, Bound::F32),
+            Arithmetic::Int16 => (self.int16, Bound::Int16),
         };
         let moving = Floor { seconds: work.bytes as f64 / bandwidth, bound: bytes_bound };
         let computing = Floor { seconds: work.operations as f64 / peak, bound: operations_bound };
@@ -96,12 +96,11 @@ impl Peaks {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Int8Peak, *};
+    use super::*;
 
     #[test]
     fn the_floor_is_the_slower_of_moving_and_computing() {
-        let int8 = Some(Int8Peak { instructions: "avx2", peak: 400e9 });
-        let peaks = Peaks { memory: 20e9, cache: 200e9, f32: 100e9, int8 };
+        let peaks = Peaks { memory: 20e9, cache: 200e9, f32: 100e9, int16: 400e9, int8: None };
         let check = |bytes, operations, arithmetic, state, seconds: f64, bound| {
             let floor = peaks.floor(&Work { bytes, operations, arithmetic, state });
             assert!(floor.bound == bound && (floor.seconds - seconds).abs() < 1e-12, "{floor:?}");
@@ -109,10 +108,7 @@ mod tests {
         check(20_000_000, 0, Arithmetic::F32, State::Cold, 1e-3, Bound::Memory);
         check(20_000_000, 0, Arithmetic::F32, State::Warm, 1e-4, Bound::Cache);
         check(20_000_000, 200_000_000, Arithmetic::F32, State::Cold, 2e-3, Bound::F32);
-        check(20_000_000, 200_000_000, Arithmetic::Int8, State::Cold, 1e-3, Bound::Memory);
-        check(20_000_000, 800_000_000, Arithmetic::Int8, State::Cold, 2e-3, Bound::Int8);
-        let plain = Peaks { int8: None, ..peaks };
-        let work = Work { bytes: 1, operations: 100_000_000, arithmetic: Arithmetic::Int8, state: State::Cold };
-        assert_eq!(plain.floor(&work), Floor { seconds: 1e-3, bound: Bound::F32 });
+        check(20_000_000, 200_000_000, Arithmetic::Int16, State::Cold, 1e-3, Bound::Memory);
+        check(20_000_000, 800_000_000, Arithmetic::Int16, State::Cold, 2e-3, Bound::Int16);
     }
 }

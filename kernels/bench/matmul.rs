@@ -10,7 +10,7 @@ use crate::{
     DType, Matrix,
     conformance::fault_of,
     cpu::Cpu,
-    matmul::{MatMul, assert_near, reference, tolerance},
+    matmul::{MatMul, Packed, assert_near, reference, tolerance},
     memory::Memory,
     samples::Samples,
 };
@@ -61,8 +61,8 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// What the device computes products of a format in, whatever it stores.
-fn arithmetic(_: DType) -> Arithmetic {
-    Arithmetic::F32
+fn arithmetic(dtype: DType) -> Arithmetic {
+    if Packed::takes(dtype) { Arithmetic::Int16 } else { Arithmetic::F32 }
 }
 
 impl Product {

@@ -17,7 +17,9 @@ pub struct Peaks {
     pub cache: f64,
     /// Multiplications and additions of f32 per second, in the vectors that kernels use.
     pub f32: f64,
-    /// Those of bytes, where there are instructions for them.
+    /// Those of 16-bit integers, as packed weights are multiplied.
+    pub int16: f64,
+    /// Those of bytes, where there are instructions for them; no kernel uses them.
     pub int8: Option<Int8Peak>,
 }
 
@@ -49,6 +51,9 @@ pub(super) fn measure(cpu: &Cpu, time: Duration) -> Peaks {
         cache: cache(cpu, time),
         f32: of_items(cpu, time, ROUNDS * CHAINS * 2 * LANES, || {
             black_box(isa.run(Multiply { rounds: ROUNDS, factor: black_box(0.999_999) }));
+        }),
+        int16: of_items(cpu, time, ROUNDS * CHAINS * 4 * LANES, || {
+            black_box(isa.run(MultiplyPairs { rounds: ROUNDS, factor: black_box(3) }));
         }),
         int8: simd::ByteDots::detect().map(|dots| Int8Peak {
             instructions: dots.instructions,
@@ -148,6 +153,37 @@ impl Kernel for Multiply {
             }
         }
         total(simd, &chains)
+    }
+}
+
+/// Products of pairs of 16-bit integers in registers.
+struct MultiplyPairs {
+    rounds: usize,
+    factor: i32,
+}
+
+impl Kernel for MultiplyPairs {
+    type Output = i32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> i32 {
+        let mut chains = [simd.splat_int(0); CHAINS];
+        let mut factor = simd.splat_int(self.factor);
+        let one = simd.splat_int(1);
+        for _ in 0..self.rounds {
+            for chain in &mut chains {
+                *chain = simd.add_int(*chain, simd.dot_pairs(*chain, factor));
+            }
+            // Others each time, so that no product can be taken out of the loop.
+            factor = simd.add_int(factor, one);
+        }
+        let mut all = chains[0];
+        for &chain in &chains[1..] {
+            all = simd.add_int(all, chain);
+        }
+        let mut lanes = [0; LANES];
+        simd.store_int(all, &mut lanes);
+        lanes.iter().fold(0, |sum, lane| i32::wrapping_add(sum, *lane))
     }
 }
 

@@ -151,6 +151,11 @@ impl Weight {
         self.packed.get().is_some_and(|packed| packed.iter().any(Option::is_some))
     }
 
+    /// Whether all parts are.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.packed.get().is_some_and(|packed| packed.iter().all(Option::is_some))
+    }
+
     /// The outputs `range` in pieces of `grain` at most, each within one stored matrix.
     pub(crate) fn pieces(&self, range: Range<usize>, grain: usize) -> impl Iterator<Item = Piece<'_>> {
         let packed = self.packed.get().map_or(&[][..], Vec::as_slice);

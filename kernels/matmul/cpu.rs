@@ -21,7 +21,7 @@ use std::{
 
 pub(crate) use self::{
     decode::decode,
-    packed::{OCTET, Packed, Shorts},
+    packed::{Packed, SIDE as PACKED_SIDE, Shorts},
 };
 use self::{
     direct::Direct,
@@ -73,12 +73,12 @@ impl Cpu {
     }
 
     /// How many outputs a thread takes at once: whole panels, or a few thousandths of a second's work, yet enough items
-    /// that the threads end together. A multiple of [`OCTET`], but for panels.
+    /// that the threads end together. A multiple of [`PACKED_SIDE`], but for panels.
     fn grain(&self, rows: usize, weight: &Weight) -> usize {
         let multiply_adds = rows * weight.outputs() * weight.inputs();
         if weight.has_packed() {
             let items = if multiply_adds < 64 * 1024 { 1 } else { self.team.threads() * 8 };
-            return weight.outputs().div_ceil(items).next_multiple_of(2 * OCTET);
+            return weight.outputs().div_ceil(items).next_multiple_of(PACKED_SIDE);
         }
         if self.team.threads() == 1 || multiply_adds < 64 * 1024 {
             return if rows < PANEL_ROWS { weight.outputs().max(1) } else { panel_outputs(weight.inputs()) };
@@ -200,7 +200,7 @@ pub(crate) struct Product<'a> {
     /// All rows of the tensor of `x`, in integers; there where the part is packed and `x` has all columns.
     pub(crate) shorts: Option<&'a Shorts>,
     pub(crate) part: &'a Matrix,
-    /// The part as integers; `rows` begin with a multiple of [`OCTET`] then.
+    /// The part as integers; `rows` begin with a multiple of [`PACKED_SIDE`] then.
     pub(crate) packed: Option<&'a Packed>,
     pub(crate) rows: Range<usize>,
     pub(crate) place: Place<'a>,

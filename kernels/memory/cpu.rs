@@ -43,10 +43,11 @@ impl Memory for Cpu {
         Ok(Weight::new(parts))
     }
 
-    fn prepare(&self, weight: &Weight) {
+    fn prepare(&self, weight: &Weight) -> bool {
         if !self.exact {
             weight.pack(&self.team);
         }
+        weight.is_packed()
     }
 
     fn batch(&self, batch: Batch) -> Result<Batch> {

@@ -41,8 +41,10 @@ pub trait Memory: Send + Sized + 'static {
     /// number of columns, dtypes may differ. The CPU reads the parts where they lie, until it multiplies with them.
     fn weight(&self, parts: Vec<Matrix>) -> Result<Self::Weight>;
 
-    /// Does now what a weight's first product would do else.
-    fn prepare(&self, _weight: &Self::Weight) {}
+    /// Does now what a weight's first product would do else; whether products need the parts' own bytes no more.
+    fn prepare(&self, _weight: &Self::Weight) -> bool {
+        false
+    }
 
     /// Hands a step's batch to the device.
     fn batch(&self, batch: Batch) -> Result<Self::Batch>;

@@ -7,7 +7,7 @@ use crate::{
     Result,
     cpu::{Cpu, Piece, Split, Tensor, Weight},
     glu::Glu,
-    matmul::{OCTET, Place, Product, Rows},
+    matmul::{PACKED_SIDE, Place, Product, Rows},
 };
 
 /// What routing a token costs a thread per expert, roughly: only sharing among threads depends on it.
@@ -106,8 +106,8 @@ impl Cpu {
         bias: &Option<Tensor>,
     ) -> Tensor {
         let mut output = self.scratch(visits.tokens.len(), width);
-        // Else some expert would begin within an octet.
-        let shorts = if width.is_multiple_of(OCTET) { self.shorts(x, weight) } else { None };
+        // Else some expert would begin within what is packed together.
+        let shorts = if width.is_multiple_of(PACKED_SIDE) { self.shorts(x, weight) } else { None };
         let experts = visits.starts.len() - 1;
         let visited = (0..experts).filter(|&expert| visits.starts[expert] < visits.starts[expert + 1]);
         let items: Vec<(usize, Piece)> = visited

@@ -88,9 +88,10 @@ fn peaks_line(peaks: &Peaks) -> String {
     let int8 = peaks
         .int8
         .map_or(String::new(), |int8| format!(" · int8 {:.0} Gop/s ({})", int8.peak / 1e9, int8.instructions));
-    let Peaks { memory, cache, f32, .. } = peaks;
-    let [memory, cache, f32] = [memory, cache, f32].map(|peak| peak / 1e9);
-    format!("peaks: memory {memory:.1} GB/s · cache {cache:.0} GB/s · f32 {f32:.0} GFLOP/s{int8}")
+    let Peaks { memory, cache, f32, int16, .. } = peaks;
+    let [memory, cache, f32, int16] = [memory, cache, f32, int16].map(|peak| peak / 1e9);
+    let bytes = format!("memory {memory:.1} GB/s · cache {cache:.0} GB/s");
+    format!("peaks: {bytes} · f32 {f32:.0} GFLOP/s · int16 {int16:.0} Gop/s{int8}")
 }
 
 fn headings() -> String {
@@ -157,7 +158,7 @@ fn first_line(text: &str) -> &str {
 fn peaks_json(peaks: &Peaks) -> Value {
     json!({
         "memory_gigabytes_per_second": peaks.memory / 1e9, "cache_gigabytes_per_second": peaks.cache / 1e9,
-        "f32_gigaflops": peaks.f32 / 1e9, "int8_gigaops": peaks.int8.map(|int8| int8.peak / 1e9),
+        "f32_gigaflops": peaks.f32 / 1e9, "int16_gigaops": peaks.int16 / 1e9, "int8_gigaops": peaks.int8.map(|int8| int8.peak / 1e9),
         "int8_instructions": peaks.int8.map(|int8| int8.instructions),
     })
 }
@@ -182,8 +183,13 @@ mod tests {
 
     use super::*;
 
-    const PEAKS: Peaks =
-        Peaks { memory: 20e9, cache: 200e9, f32: 100e9, int8: Some(Int8Peak { instructions: "avx2", peak: 300e9 }) };
+    const PEAKS: Peaks = Peaks {
+        memory: 20e9,
+        cache: 200e9,
+        f32: 100e9,
+        int16: 150e9,
+        int8: Some(Int8Peak { instructions: "avx2", peak: 300e9 }),
+    };
 
     fn measurement() -> Measurement {
         let [median, least] = [50, 40].map(Duration::from_micros);
@@ -208,7 +214,7 @@ mod tests {
         assert_eq!(words(&wrong), "1 × 576 → 1536 50.0 40.0 10.0 – 5 % cache warm WRONG: element 3 is off");
         assert_eq!(
             peaks_line(&PEAKS),
-            "peaks: memory 20.0 GB/s · cache 200 GB/s · f32 100 GFLOP/s · int8 300 Gop/s (avx2)"
+            "peaks: memory 20.0 GB/s · cache 200 GB/s · f32 100 GFLOP/s · int16 150 Gop/s · int8 300 Gop/s (avx2)"
         );
         let figures = json(&measurement(), &PEAKS);
         assert_eq!(

@@ -13,7 +13,8 @@
 //! than to bf16 (2⁻⁹), and far from the 8 bits that others round to.
 //!
 //! Eight outputs lie in the eight lanes ([`Packed`]), so that no sum goes across lanes and each output has one chain of
-//! sums, in the order of its inputs, whatever else is computed: a row's result has the same bits in any company.
+//! sums, in the order of its inputs, whatever else is computed: a row's result has the same bits in any company. What is
+//! read of an activation serves two such octets, which lie in memory as they are read.
 
 mod layout;
 mod multiply;
@@ -34,20 +35,23 @@ use crate::{
 
 /// Inputs that have a scale in common, of weights as of activations.
 const GROUP: usize = 32;
-/// Outputs that lie side by side.
-pub(crate) const OCTET: usize = 8;
-/// Octets that are computed side by side: what is read of an activation serves both.
+/// Outputs in the lanes of a vector.
+const OCTET: usize = 8;
+/// Octets that are computed side by side.
 const OCTETS: usize = 2;
+/// Outputs that are: a product begins with a multiple of them.
+pub(crate) const SIDE: usize = OCTET * OCTETS;
 /// Rows of activations that are computed side by side, at most.
 const ROWS: usize = 4;
 /// So many rows of activations stay in a core's second-level cache while weights pass by.
 const ROWS_AT_ONCE: usize = 64;
 
-/// A stored matrix, rearranged: eight outputs after eight, of each the inputs group by group.
+/// A stored matrix, rearranged: two octets of outputs after two, of these the inputs span by span, of a span one octet
+/// after the other.
 pub(crate) struct Packed {
     dtype: DType,
     outputs: usize,
-    /// Bytes of eight outputs.
+    /// Bytes of two octets.
     stride: usize,
     blocks: Floats,
 }
@@ -65,33 +69,33 @@ impl Packed {
 
     fn of<L: Layout>(matrix: &Matrix, team: &Team) -> Self {
         let spans = matrix.columns() / (L::SPAN * GROUP);
-        let stride = spans * L::BYTES;
-        let octets = matrix.rows().div_ceil(OCTET);
+        let stride = spans * OCTETS * L::BYTES;
+        let sides = matrix.rows().div_ceil(SIDE);
         let mut blocks = Floats::new();
-        blocks.resize((octets * stride).div_ceil(size_of::<f32>()));
+        blocks.resize((sides * stride).div_ceil(size_of::<f32>()));
         let split = Split::new(blocks.bytes_mut());
-        team.run(octets, |octet| {
-            // SAFETY: every octet has its own bytes.
-            let to = unsafe { split.part(octet * stride..(octet + 1) * stride) };
-            // What is missing to eight is the last output once more: nobody asks for it.
-            let rows: [&[u8]; OCTET] =
-                std::array::from_fn(|lane| matrix.row((octet * OCTET + lane).min(matrix.rows() - 1)));
-            for (span, to) in to.chunks_exact_mut(L::BYTES).enumerate() {
-                L::pack(rows.map(|row| &row[span * L::STORED..][..L::STORED]), to);
+        team.run(sides, |side| {
+            // SAFETY: every two octets have their own bytes.
+            let to = unsafe { split.part(side * stride..(side + 1) * stride) };
+            // What is missing is the last output once more: nobody asks for it.
+            let rows: [&[u8]; SIDE] =
+                std::array::from_fn(|lane| matrix.row((side * SIDE + lane).min(matrix.rows() - 1)));
+            for (at, to) in to.chunks_exact_mut(L::BYTES).enumerate() {
+                let (span, first) = (at / OCTETS, at % OCTETS * OCTET);
+                L::pack(std::array::from_fn(|lane| &rows[first + lane][span * L::STORED..][..L::STORED]), to);
             }
         });
         Self { dtype: matrix.dtype(), outputs: matrix.rows(), stride, blocks }
     }
 
-    /// Two octets from one on; behind the last one that one again.
+    /// The two octets that begin with an output.
     #[inline(always)]
-    fn octets(&self, first: usize) -> [&[u8]; OCTETS] {
-        let last = self.outputs.div_ceil(OCTET) - 1;
-        std::array::from_fn(|index| &self.blocks.bytes()[(first + index).min(last) * self.stride..][..self.stride])
+    fn octets(&self, first: usize) -> &[u8] {
+        &self.blocks.bytes()[first / SIDE * self.stride..][..self.stride]
     }
 }
 
-/// Rows of activations times outputs `outputs` of a weight, the first of which is a multiple of eight.
+/// Rows of activations times outputs `outputs` of a weight, the first of which is a multiple of [`SIDE`].
 pub(crate) struct PackedProduct<'a> {
     pub(crate) x: &'a Shorts,
     pub(crate) picked: Picked<'a>,
@@ -103,7 +107,7 @@ pub(crate) struct PackedProduct<'a> {
 impl PackedProduct<'_> {
     /// Computes it.
     pub(crate) fn run(&self, isa: Isa) {
-        assert!(self.outputs.start.is_multiple_of(OCTET), "whole octets from the first output on");
+        assert!(self.outputs.start.is_multiple_of(SIDE), "whole octets from the first output on");
         assert!(self.outputs.end <= self.weight.outputs, "outputs of the weight");
         for first in (0..self.picked.count()).step_by(ROWS_AT_ONCE) {
             let rows = first..self.picked.count().min(first + ROWS_AT_ONCE);

@@ -93,10 +93,13 @@ impl<'a, M: Memory> Source<'a, M> {
         Ok(self.device.weight(matrices)?)
     }
 
-    /// [`Self::weight`], ready to be multiplied with.
+    /// [`Self::weight`], ready to be multiplied with, and for nothing else: of what the device has in another form, the
+    /// file's pages are given back.
     pub(crate) fn factor(&self, parts: Vec<Stored>, role: Role) -> Result<M::Weight, LoadError> {
-        let weight = self.weight(parts, role)?;
-        self.device.prepare(&weight);
+        let weight = self.weight(parts.clone(), role)?;
+        if self.purpose == Purpose::Load && self.device.prepare(&weight) {
+            parts.iter().for_each(Stored::forget);
+        }
         Ok(weight)
     }
 

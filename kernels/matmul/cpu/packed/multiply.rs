@@ -3,16 +3,14 @@
 use std::{marker::PhantomData, ops::Range};
 
 use super::{
-    GROUP, Layout, OCTET, OCTETS, PackedProduct, ROWS,
+    GROUP, Layout, OCTETS, PackedProduct, ROWS, SIDE,
     layout::QUADS,
     shorts::{Head, Pairs},
 };
 use crate::cpu::simd::{Kernel, LANES, Simd};
 
-/// Weights are asked for two octets ahead, or if those are long, by so many bytes.
+/// How far ahead of the weights being read others are asked for.
 const PREFETCH_BYTES: usize = 2048;
-/// The longest octet that is not long, bytes: four of them fit in the first-level cache.
-const SHORT_BYTES: usize = 8 * 1024;
 
 /// Rows `rows` of a product.
 pub(super) struct Multiply<'a, L> {
@@ -34,8 +32,8 @@ impl<L: Layout> Kernel for Multiply<'_, L> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let outputs = self.product.outputs.clone();
-        for output in outputs.step_by(OCTET * OCTETS) {
-            let octets = self.product.weight.octets(output / OCTET);
+        for output in outputs.step_by(SIDE) {
+            let octets = self.product.weight.octets(output);
             let mut row = self.rows.start;
             while row < self.rows.end {
                 row += match self.rows.end - row {
@@ -52,86 +50,83 @@ impl<L: Layout> Kernel for Multiply<'_, L> {
 impl<L: Layout> Multiply<'_, L> {
     /// `M` rows from `row` on; returns `M`.
     #[inline(always)]
-    fn rows<S: Simd, const M: usize>(&self, simd: S, octets: [&[u8]; OCTETS], output: usize, row: usize) -> usize {
+    fn rows<S: Simd, const M: usize>(&self, simd: S, octets: &[u8], output: usize, row: usize) -> usize {
+        if row == self.rows.start {
+            self.some::<S, M, true>(simd, octets, output, row);
+        } else {
+            self.some::<S, M, false>(simd, octets, output, row);
+        }
+        M
+    }
+
+    /// Of each of `M` rows the sums of sixteen outputs. The `FIRST` rows ask for weights ahead, the others find them in the
+    /// cache.
+    #[inline(always)]
+    fn some<S: Simd, const M: usize, const FIRST: bool>(&self, simd: S, octets: &[u8], output: usize, row: usize) {
         let PackedProduct { x, picked, outputs, place, .. } = self.product;
         let mut x_rows: [(&[Pairs], &[Head]); M] = [(&[], &[]); M];
         for (index, own) in x_rows.iter_mut().enumerate() {
             *own = x.row(picked.at(row + index));
         }
-        let sums = if row == self.rows.start {
-            chains::<S, L, M, true>(simd, octets, x_rows)
-        } else {
-            chains::<S, L, M, false>(simd, octets, x_rows)
-        };
-        for (index, sums) in sums.into_iter().enumerate() {
-            let mut values = [0.0; OCTET * OCTETS];
-            for (sum, values) in sums.into_iter().zip(values.as_chunks_mut::<LANES>().0) {
-                simd.store(sum, values);
-            }
-            let first = output - outputs.start;
-            place.put(row + index, first, &values[..(outputs.end - output).min(OCTET * OCTETS)]);
-        }
-        M
-    }
-}
-
-/// For each row the sums of sixteen outputs. The `FIRST` rows ask for weights ahead, the others find them in the cache.
-#[inline(always)]
-fn chains<S: Simd, L: Layout, const M: usize, const FIRST: bool>(
-    simd: S,
-    octets: [&[u8]; OCTETS],
-    x: [(&[Pairs], &[Head]); M],
-) -> [[S::F; OCTETS]; M] {
-    let mut chains = [[simd.splat(0.0); OCTETS]; M];
-    let [first, second] = octets;
-    let groups = x[0].0.len();
-    assert!(x.iter().all(|(pairs, heads)| pairs.len() == groups && heads.len() == groups), "rows of as many groups");
-    assert!(first.len() == groups / L::SPAN * L::BYTES && second.len() == first.len(), "weights of as many groups");
-    let ahead = if first.len() <= SHORT_BYTES { OCTETS * first.len() } else { PREFETCH_BYTES };
-    for (span, blocks) in first.chunks_exact(L::BYTES).zip(second.chunks_exact(L::BYTES)).enumerate() {
-        let blocks: [&[u8]; OCTETS] = blocks.into();
-        if FIRST {
-            for block in blocks {
-                for line in (0..L::BYTES).step_by(64) {
-                    simd.prefetch(block.as_ptr().wrapping_add(ahead + line));
+        let x = x_rows;
+        let mut chains = [[simd.splat(0.0); OCTETS]; M];
+        let groups = x[0].0.len();
+        assert!(
+            x.iter().all(|(pairs, heads)| pairs.len() == groups && heads.len() == groups),
+            "rows of as many groups"
+        );
+        assert!(octets.len() == groups / L::SPAN * L::BYTES * OCTETS, "weights of as many groups");
+        for (span, both) in octets.chunks_exact(L::BYTES * OCTETS).enumerate() {
+            if FIRST {
+                for line in (0..L::BYTES * OCTETS).step_by(64) {
+                    simd.prefetch(both.as_ptr().wrapping_add(PREFETCH_BYTES + line));
                 }
             }
-        }
-        for part in 0..L::SPAN {
-            let group = span * L::SPAN + part;
-            let mut sums = [[simd.splat_int(0); OCTETS]; M];
-            for quad in 0..QUADS {
-                let [first, second] = blocks;
-                let quants = L::quants(simd, first, part, quad).into_iter().zip(L::quants(simd, second, part, quad));
-                for (pair, quants) in quants.enumerate() {
-                    let quants: [S::I; OCTETS] = quants.into();
+            let blocks: [&[u8]; OCTETS] = both.split_at(L::BYTES).into();
+            for part in 0..L::SPAN {
+                let group = span * L::SPAN + part;
+                let mut sums = [[simd.splat_int(0); OCTETS]; M];
+                for quad in 0..QUADS {
+                    let [first, second] = blocks;
+                    let quants =
+                        L::quants(simd, first, part, quad).into_iter().zip(L::quants(simd, second, part, quad));
+                    for (pair, quants) in quants.enumerate() {
+                        let quants: [S::I; OCTETS] = quants.into();
+                        for m in 0..M {
+                            let own = simd.splat_int(x[m].0[group][quad * 4 + pair]);
+                            for o in 0..OCTETS {
+                                // AVX-512 has one instruction for both, which takes longer than the two.
+                                sums[m][o] = simd.add_int(sums[m][o], simd.dot_pairs(quants[o], own));
+                            }
+                        }
+                    }
+                }
+                for o in 0..OCTETS {
+                    let (scale, offset) = L::head(simd, blocks[o], part);
                     for m in 0..M {
-                        let own = simd.splat_int(x[m].0[group][quad * 4 + pair]);
-                        for o in 0..OCTETS {
-                            // AVX-512 has one instruction for both, which takes longer than the two.
-                            sums[m][o] = simd.add_int(sums[m][o], simd.dot_pairs(quants[o], own));
+                        let head = &x[m].1[group];
+                        let mut sum = sums[m][o];
+                        if L::ZERO != 0 {
+                            sum = simd.sub_int(sum, simd.splat_int(L::ZERO * head.total));
+                        }
+                        let step = simd.mul(scale, simd.splat(head.step));
+                        chains[m][o] = simd.fma(simd.float(sum), step, chains[m][o]);
+                        if L::OFFSETS {
+                            chains[m][o] = simd.fma(offset, simd.splat(head.sum), chains[m][o]);
                         }
                     }
                 }
             }
-            for o in 0..OCTETS {
-                let (scale, offset) = L::head(simd, blocks[o], part);
-                for m in 0..M {
-                    let head = &x[m].1[group];
-                    let mut sum = sums[m][o];
-                    if L::ZERO != 0 {
-                        sum = simd.sub_int(sum, simd.splat_int(L::ZERO * head.total));
-                    }
-                    let step = simd.mul(scale, simd.splat(head.step));
-                    chains[m][o] = simd.fma(simd.float(sum), step, chains[m][o]);
-                    if L::OFFSETS {
-                        chains[m][o] = simd.fma(offset, simd.splat(head.sum), chains[m][o]);
-                    }
-                }
+        }
+        let (first, count) = (output - outputs.start, (outputs.end - output).min(SIDE));
+        for (index, sums) in chains.into_iter().enumerate() {
+            let mut values = [0.0; SIDE];
+            for (sum, values) in sums.into_iter().zip(values.as_chunks_mut::<LANES>().0) {
+                simd.store(sum, values);
             }
+            place.put(row + index, first, &values[..count]);
         }
     }
-    chains
 }
 
 const _: () = assert!(GROUP == QUADS * 8, "a group is made of quads of pairs");
