@@ -30,14 +30,19 @@ pub(super) trait Layout {
     /// Bytes of a span.
     const BYTES: usize = Self::HEADS + Self::SPAN * Self::QUANTS;
 
-    /// Writes the heads of a span.
-    fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]);
+    /// Writes the heads of a span: a scale in half precision that each output has stored first, unless a format differs.
+    fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]) {
+        copy_heads::<2>(stored, 0, heads);
+    }
 
     /// One output's quants of a group, as they are stored.
     fn stored_quants(stored: &[u8], group: usize) -> [u8; GROUP];
 
-    /// Scale and offset of the outputs, for one of a span's groups.
-    fn head<S: Simd>(simd: S, span: &[u8], group: usize) -> (S::F, S::F);
+    /// Scale and offset of the outputs.
+    #[inline(always)]
+    fn head<S: Simd>(simd: S, span: &[u8]) -> (S::F, S::F) {
+        (halves(simd, span, 0), simd.splat(0.0))
+    }
 
     /// Rearranges what eight outputs have stored of a span.
     fn pack(stored: [&[u8]; OCTET], span: &mut [u8]) {
@@ -97,17 +102,8 @@ impl Layout for Q4_0 {
     const NIBBLES: bool = true;
     const ZERO: i32 = 8;
 
-    fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]) {
-        copy_heads::<2>(stored, 0, heads);
-    }
-
     fn stored_quants(stored: &[u8], _: usize) -> [u8; GROUP] {
         nibbles(&stored[2..])
-    }
-
-    #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8], _: usize) -> (S::F, S::F) {
-        (halves(simd, span, 0), simd.splat(0.0))
     }
 }
 
@@ -128,7 +124,7 @@ impl Layout for Q4_1 {
     }
 
     #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8], _: usize) -> (S::F, S::F) {
+    fn head<S: Simd>(simd: S, span: &[u8]) -> (S::F, S::F) {
         (halves(simd, span, 0), halves(simd, span, 2 * OCTET))
     }
 }
@@ -138,17 +134,8 @@ impl Layout for Q8_0 {
     const HEADS: usize = 2 * OCTET;
     const NIBBLES: bool = false;
 
-    fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]) {
-        copy_heads::<2>(stored, 0, heads);
-    }
-
     fn stored_quants(stored: &[u8], _: usize) -> [u8; GROUP] {
         stored[2..][..GROUP].try_into().expect("a group")
-    }
-
-    #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8], _: usize) -> (S::F, S::F) {
-        (halves(simd, span, 0), simd.splat(0.0))
     }
 }
 
@@ -167,7 +154,7 @@ impl Layout for WInt8 {
     }
 
     #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8], _: usize) -> (S::F, S::F) {
+    fn head<S: Simd>(simd: S, span: &[u8]) -> (S::F, S::F) {
         (simd.bits(simd.words(span[..32].try_into().expect("a vector"))), simd.splat(0.0))
     }
 }
@@ -188,7 +175,7 @@ impl Layout for WInt4 {
     }
 
     #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8], _: usize) -> (S::F, S::F) {
+    fn head<S: Simd>(simd: S, span: &[u8]) -> (S::F, S::F) {
         scale_and_offset(simd, span)
     }
 }
@@ -208,7 +195,7 @@ impl Layout for WInt4G32 {
     }
 
     #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8], _: usize) -> (S::F, S::F) {
+    fn head<S: Simd>(simd: S, span: &[u8]) -> (S::F, S::F) {
         scale_and_offset(simd, span)
     }
 }

@@ -64,11 +64,11 @@ impl<L: Layout> Multiply<'_, L> {
     #[inline(always)]
     fn some<S: Simd, const M: usize, const FIRST: bool>(&self, simd: S, octets: &[u8], output: usize, row: usize) {
         let PackedProduct { x, picked, outputs, place, .. } = self.product;
-        let mut x_rows: [(&[Pairs], &[Head]); M] = [(&[], &[]); M];
-        for (index, own) in x_rows.iter_mut().enumerate() {
-            *own = x.row(picked.at(row + index));
+        let shorts = *x;
+        let mut x: [(&[Pairs], &[Head]); M] = [(&[], &[]); M];
+        for (index, own) in x.iter_mut().enumerate() {
+            *own = shorts.row(picked.at(row + index));
         }
-        let x = x_rows;
         let mut chains = [[simd.splat(0.0); OCTETS]; M];
         let groups = x[0].0.len();
         assert!(
@@ -102,7 +102,7 @@ impl<L: Layout> Multiply<'_, L> {
                     }
                 }
                 for o in 0..OCTETS {
-                    let (scale, offset) = L::head(simd, blocks[o], part);
+                    let (scale, offset) = L::head(simd, blocks[o]);
                     for m in 0..M {
                         let head = &x[m].1[group];
                         let mut sum = sums[m][o];
