@@ -88,7 +88,8 @@ impl Cpu {
 }
 
 impl Instructions {
-    fn isa(self) -> Isa {
+    /// Those of this machine.
+    pub(crate) fn isa(self) -> Isa {
         let wanted = match std::env::var("SHARDWIRE_ISA").as_deref() {
             Ok("portable") => Instructions::Portable,
             Ok("avx2") => Instructions::Avx2,

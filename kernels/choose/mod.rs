@@ -5,11 +5,15 @@
 //! is drawn: the token at which the weights, added up in the order of ids, or where anything was cut from the heaviest
 //! on, pass the share `uniform` of their sum.
 
+#[allow(unsafe_code, reason = "threads write disjoint parts")]
 mod cpu;
 #[allow(unsafe_code, reason = "launches kernels")]
 mod cuda;
+mod distribution;
+pub mod rows;
 
 pub(crate) use cuda::{ASKS_MAX, Choices};
+pub use distribution::Distribution;
 
 use crate::samples::{Samples, Tested};
 use crate::{CHOSEN, Result, memory::Memory};

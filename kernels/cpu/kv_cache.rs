@@ -210,8 +210,9 @@ impl KvFormat for KvF16 {
         simd.halves(from)
     }
 
+    /// What is beyond its range becomes its greatest: an infinite key would leave nothing to be weighed.
     fn round(value: f32) -> u16 {
-        f16::from_f32(value).to_bits()
+        f16::from_f32(value.clamp(-f16::MAX.to_f32_const(), f16::MAX.to_f32_const())).to_bits()
     }
 }
 

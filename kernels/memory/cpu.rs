@@ -1,6 +1,6 @@
 //! Memory on the CPU: the host's own.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use super::Memory;
 use crate::{
@@ -35,8 +35,8 @@ impl Memory for Cpu {
         Ok(tensor.data().to_vec())
     }
 
-    fn rows_to_host(&self, tensor: &Tensor, rows: Range<usize>) -> Result<Vec<f32>> {
-        Ok(tensor.data()[rows.start * tensor.columns()..rows.end * tensor.columns()].to_vec())
+    fn rows_to_host<'a>(&self, tensor: &'a Tensor, rows: Range<usize>) -> Result<Cow<'a, [f32]>> {
+        Ok(Cow::Borrowed(&tensor.data()[rows.start * tensor.columns()..rows.end * tensor.columns()]))
     }
 
     fn weight(&self, parts: Vec<Matrix>) -> Result<Weight> {

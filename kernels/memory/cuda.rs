@@ -1,6 +1,6 @@
 //! Memory on a GPU.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use super::Memory;
 use crate::{
@@ -30,17 +30,17 @@ impl Memory for Cuda {
     }
 
     fn to_host(&self, tensor: &Tensor) -> Result<Vec<f32>> {
-        self.rows_to_host(tensor, 0..tensor.rows())
+        Ok(self.rows_to_host(tensor, 0..tensor.rows())?.into_owned())
     }
 
-    fn rows_to_host(&self, tensor: &Tensor, rows: Range<usize>) -> Result<Vec<f32>> {
+    fn rows_to_host<'a>(&self, tensor: &'a Tensor, rows: Range<usize>) -> Result<Cow<'a, [f32]>> {
         assert!(rows.end <= tensor.rows(), "rows that there are");
         let row_bytes = tensor.columns() * tensor.element().bytes();
         let mut bytes = vec![0; rows.len() * row_bytes];
         self.finish()?;
         // SAFETY: a tensor has as many bytes, and whoever made it enqueued what writes them.
         unsafe { self.driver().copy_out(&mut bytes, tensor.pointer().offset(rows.start * row_bytes)) }?;
-        Ok(tensor.element().decode(&bytes))
+        Ok(Cow::Owned(tensor.element().decode(&bytes)))
     }
 
     fn weight(&self, parts: Vec<Matrix>) -> Result<Weight> {

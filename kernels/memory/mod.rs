@@ -4,7 +4,7 @@ mod cpu;
 #[allow(unsafe_code, reason = "copies to and from a GPU")]
 mod cuda;
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use crate::{Batch, KvShape, Matrix, Result, rotary::Turns};
 
@@ -34,8 +34,8 @@ pub trait Memory: Send + Sized + 'static {
     /// Copies a tensor to the host, row-major.
     fn to_host(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
 
-    /// Copies some rows of a tensor to the host.
-    fn rows_to_host(&self, tensor: &Self::Tensor, rows: Range<usize>) -> Result<Vec<f32>>;
+    /// Some rows of a tensor on the host: copied there, or as they lie.
+    fn rows_to_host<'a>(&self, tensor: &'a Self::Tensor, rows: Range<usize>) -> Result<Cow<'a, [f32]>>;
 
     /// Takes a weight whose outputs are those of `parts`, one after the other (`q`, `k`, `v`, say); all have the same
     /// number of columns, dtypes may differ. The CPU reads the parts where they lie, until it multiplies with them.

@@ -27,7 +27,7 @@ pub struct LoadingFlags {
     /// Where weights come from: dummy makes random ones of the shape that config.json describes, for tests of scale.
     #[arg(long, value_enum, default_value = "default", help_heading = "Model")]
     pub load_choices: LoadChoice,
-    /// Storage format of keys and values.
+    /// Storage format of keys and values: bf16 on GPUs, f16 on the CPU, unless --dtype is f32.
     #[arg(long, value_enum, default_value = "auto", help_heading = "Scheduling and memory")]
     pub kv_cache_dtype: KvCacheType,
 }
@@ -119,9 +119,10 @@ impl LoadingFlags {
     /// Storage format of the KV cache.
     pub fn kv_dtype(&self, on_gpus: bool) -> KvDType {
         match self.kv_cache_dtype {
-            KvCacheType::Auto if on_gpus && self.dtype != PlainName::F32 => KvDType::BF16,
-            KvCacheType::Auto | KvCacheType::F32 => KvDType::F32,
-            KvCacheType::F16 => KvDType::F16,
+            KvCacheType::Auto if self.dtype == PlainName::F32 => KvDType::F32,
+            KvCacheType::Auto if on_gpus => KvDType::BF16,
+            KvCacheType::Auto | KvCacheType::F16 => KvDType::F16,
+            KvCacheType::F32 => KvDType::F32,
             KvCacheType::Bf16 => KvDType::BF16,
             KvCacheType::Int8 => KvDType::Int8,
             KvCacheType::Fp8 => KvDType::F8E4M3,

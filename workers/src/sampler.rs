@@ -6,11 +6,14 @@
 
 mod ask;
 mod bans;
-mod distribution;
 mod logprobs;
 mod penalties;
 mod random;
 
+use kernels::choose::{
+    Distribution, Draw,
+    rows::{argmax, maximum, not_finite},
+};
 use thiserror::Error;
 
 use crate::link::{
@@ -20,7 +23,6 @@ use crate::link::{
 };
 pub use ask::ask;
 use bans::Bans;
-use distribution::Distribution;
 use penalties::Penalties;
 
 /// Chooses tokens; keeps its scratch memory between calls and nothing else.
@@ -107,8 +109,9 @@ impl Sampler {
         if sampling.is_greedy() {
             return Some(best);
         }
-        self.distribution.compute(scores, scores[best], sampling);
-        Some(self.distribution.draw(random::uniform(sampling.seed, history.tokens.len() as u64)))
+        let draw = draw(sampling, history);
+        self.distribution.compute(scores, scores[best], &draw);
+        Some(self.distribution.draw(draw.uniform))
     }
 
     /// Of the untouched distribution, unless the parameters want it shaped.
@@ -119,7 +122,7 @@ impl Sampler {
         if temperature == 1.0 && top_p == 1.0 {
             return logprobs::of(logits, token, count);
         }
-        let shape = Sampling { temperature, top_p, ..Sampling::default() };
+        let shape = Draw { temperature, top_k: 0, top_p, min_p: 0.0, uniform: 0.0 };
         let greatest = maximum(logits);
         self.distribution.compute(logits, greatest, &shape);
         let log_total = self.distribution.log_total();
@@ -151,41 +154,19 @@ fn change<'a>(
     scores
 }
 
-/// The sum is infinite or not a number if any logit is; unlike a search it is done many at a time.
 fn check_finite(logits: &[f32]) -> Result<(), SamplerError> {
-    let all_finite = logits.iter().fold(true, |fine, logit| fine & logit.is_finite());
-    let fault = || logits.iter().position(|logit| !logit.is_finite());
-    match (!all_finite).then(fault).flatten() {
-        Some(token) => Err(SamplerError::NotFinite { token, value: logits[token] }),
-        None => Ok(()),
-    }
+    not_finite(logits).map_or(Ok(()), |token| Err(SamplerError::NotFinite { token, value: logits[token] }))
 }
 
-/// Index of the greatest value, the first of equals.
-fn argmax(values: &[f32]) -> Option<usize> {
-    const CHUNK: usize = 128;
-    let mut best = (0, *values.first()?);
-    for (index, chunk) in values.chunks(CHUNK).enumerate() {
-        let greatest = maximum(chunk);
-        if greatest > best.1 {
-            best = (index, greatest);
-        }
+/// How `sampling` draws the token that follows `history`.
+fn draw(sampling: &Sampling, history: History<'_>) -> Draw {
+    Draw {
+        temperature: sampling.temperature,
+        top_k: sampling.top_k as usize,
+        top_p: sampling.top_p,
+        min_p: sampling.min_p,
+        uniform: random::uniform(sampling.seed, history.tokens.len() as u64),
     }
-    let start = best.0 * CHUNK;
-    values[start..].iter().position(|&value| value == best.1).map(|offset| start + offset)
-}
-
-/// The greatest value, by 16 running maxima that the compiler keeps in registers.
-fn maximum(values: &[f32]) -> f32 {
-    let greater = |a: f32, b: f32| if b > a { b } else { a };
-    let (chunks, rest) = values.as_chunks::<16>();
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane = greater(*lane, value);
-        }
-    }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| greater(a, b))
 }
 
 #[cfg(test)]

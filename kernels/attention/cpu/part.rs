@@ -1,5 +1,7 @@
 //! The arithmetic: a task's queries over one partition, tile by tile. Scores, then their exponentials, then the values.
 
+use std::{f32::consts::LOG2_E, ops::Range};
+
 use super::{
     View,
     sums::Sums,
@@ -7,11 +9,24 @@ use super::{
 };
 use crate::cpu::{
     Floats, KvFormat,
-    simd::{Isa, Kernel, LANES, Simd, exp},
+    simd::{Isa, Kernel, LANES, Simd, exp2},
 };
 
-/// Queries that a micro-kernel computes side by side.
-const SIDE: usize = 4;
+/// Queries that a micro-kernel computes side by side, where there are many: with two vectors each, as many sums as eight
+/// FMAs on their way and sixteen registers allow.
+const MANY: usize = 6;
+/// Where there are a few.
+const FEW: usize = 4;
+
+/// How many of so many queries that are left are computed next. What lacks of a full side is computed for nothing.
+#[inline(always)]
+fn side(left: usize) -> usize {
+    match left {
+        1 => 1,
+        2..=FEW | 7 | 8 => FEW,
+        _ => MANY,
+    }
+}
 
 /// Of so many queries at most keys and values are asked for ahead.
 const QUERIES_ASKING: usize = 16;
@@ -35,7 +50,7 @@ pub(super) fn part<'a, F: KvFormat>(
     let rows = task.rows.clone().flat_map(|row| task.heads.clone().map(move |head| (row, head)));
     for ((row, head), to) in rows.zip(query_values.chunks_exact_mut(stride)) {
         for (to, value) in to.iter_mut().zip(&view.qkv.row(row)[head * dim..][..dim]) {
-            *to = value * view.scoring.scale;
+            *to = value * view.scoring.scale * LOG2_E;
         }
         to[dim..].fill(0.0);
     }
@@ -51,7 +66,7 @@ struct Part<'a, 'b, F: KvFormat> {
     partition: usize,
     keys: &'a [F::Bits],
     values: &'a [F::Bits],
-    /// `[queries][padded dim]`, scaled.
+    /// `[queries][padded dim]`, scaled, for scores in powers of two.
     queries: &'a [f32],
     /// `[queries][lanes]`: a tile's scores, later their exponentials.
     scores: &'a mut [f32],
@@ -127,11 +142,13 @@ impl<F: KvFormat> Part<'_, '_, F> {
                 let mut query = tile.first_query;
                 while query < end {
                     let place = Scores { query, last: end - 1, at: index * slots + slot };
-                    query += match (end - query, pair) {
+                    query += match (side(end - query), pair) {
                         (1, true) => self.score_some::<S, 1, 2>(simd, &keys[slot..], slots, place),
                         (1, false) => self.score_some::<S, 1, 1>(simd, &keys[slot..], slots, place),
-                        (_, true) => self.score_some::<S, SIDE, 2>(simd, &keys[slot..], slots, place),
-                        (_, false) => self.score_some::<S, SIDE, 1>(simd, &keys[slot..], slots, place),
+                        (FEW, true) => self.score_some::<S, FEW, 2>(simd, &keys[slot..], slots, place),
+                        (FEW, false) => self.score_some::<S, FEW, 1>(simd, &keys[slot..], slots, place),
+                        (_, true) => self.score_some::<S, MANY, 2>(simd, &keys[slot..], slots, place),
+                        (_, false) => self.score_some::<S, MANY, 1>(simd, &keys[slot..], slots, place),
                     };
                 }
             }
@@ -178,7 +195,7 @@ impl<F: KvFormat> Part<'_, '_, F> {
                     let place = Scores { query, last: end - 1, at: index * shape.padded_slots() + slot };
                     query += match end - query {
                         1 => self.score_row::<S, 1>(simd, key, place),
-                        _ => self.score_row::<S, SIDE>(simd, key, place),
+                        _ => self.score_row::<S, FEW>(simd, key, place),
                     };
                 }
             }
@@ -241,42 +258,33 @@ impl<F: KvFormat> Part<'_, '_, F> {
         R
     }
 
-    /// Scores to exponentials, unseen ones to zeros; best scores and totals follow.
+    /// Scores to weights, unseen ones to zeros; best scores and totals follow.
     #[inline(always)]
     fn soften<S: Simd>(&mut self, simd: S, tile: Tile) {
         let heads = self.task.heads.len();
         let shape = self.view.cache.shape();
-        let (slots, block_size) = (shape.padded_slots(), shape.block_size);
+        let (slots, positions) = (shape.padded_slots(), tile.blocks.len() * shape.block_size);
         // Values within keys have the keys' scales.
         let values = if self.view.heads.values_from.is_none() { VALUES } else { KEYS };
         for query in tile.first_query..tile.end_query {
             let row = self.task.rows.start + query / heads;
             let seen = self.view.seen(row) - tile.start;
             let passed = self.view.first_seen(row).saturating_sub(tile.start);
+            let sees_all = passed == 0 && seen >= positions && slots == shape.block_size;
+            if F::GREATEST.is_some() || !sees_all {
+                self.finish_scores(simd, tile, query, passed..seen);
+            }
             let scores = &mut self.scores[query * self.lanes..][..tile.blocks.len() * slots];
             let (eights, _) = scores.as_chunks_mut::<LANES>();
             let mut best = simd.splat(f32::NEG_INFINITY);
-            for (index, eight) in eights.iter_mut().enumerate() {
-                let (block, slot) = (index * LANES / slots, index * LANES % slots);
-                // Of the lanes' positions, those below `end` are seen, but for those below `start`.
-                let below =
-                    |position: usize| position.saturating_sub(block * block_size).min(block_size).saturating_sub(slot);
-                let (start, end) = (below(passed), below(seen));
-                let mut score = simd.load(eight);
-                if F::GREATEST.is_some() {
-                    let scales = self.view.scales(KEYS, tile.blocks[block], self.task.kv_head, slot);
-                    score = simd.mul(score, simd.load(scales));
-                }
-                let score = simd.first(score, end, simd.splat(f32::NEG_INFINITY));
-                let score = simd.first(simd.splat(f32::NEG_INFINITY), start, score);
-                best = simd.max(best, score);
-                simd.store(score, eight);
+            for eight in eights.iter() {
+                best = simd.max(best, simd.load(eight));
             }
             let old = self.sums.best[query];
             let new = old.max(simd.max_lane(best));
             let mut total = simd.splat(0.0);
             for (index, eight) in eights.iter_mut().enumerate() {
-                let mut weight = exp(simd, simd.sub(simd.load(eight), simd.splat(new)));
+                let mut weight = exp2(simd, simd.sub(simd.load(eight), simd.splat(new)));
                 total = simd.add(total, weight);
                 if F::GREATEST.is_some() {
                     let (block, slot) = (index * LANES / slots, index * LANES % slots);
@@ -285,10 +293,33 @@ impl<F: KvFormat> Part<'_, '_, F> {
                 }
                 simd.store(weight, eight);
             }
-            let keep = simd.max_lane(exp(simd, simd.splat(old - new)));
+            let keep = simd.max_lane(exp2(simd, simd.splat(old - new)));
             self.keeps[query] = keep;
             self.sums.best[query] = new;
             self.sums.total[query] = self.sums.total[query] * keep + simd.sum(total);
+        }
+    }
+
+    /// Multiplies a query's scores by the keys' scales, and makes those of positions that it does not see minus infinity.
+    #[inline(always)]
+    fn finish_scores<S: Simd>(&mut self, simd: S, tile: Tile, query: usize, sees: Range<usize>) {
+        let shape = self.view.cache.shape();
+        let (slots, block_size) = (shape.padded_slots(), shape.block_size);
+        let scores = &mut self.scores[query * self.lanes..][..tile.blocks.len() * slots];
+        let (eights, _) = scores.as_chunks_mut::<LANES>();
+        for (index, eight) in eights.iter_mut().enumerate() {
+            let (block, slot) = (index * LANES / slots, index * LANES % slots);
+            let mut score = simd.load(eight);
+            if F::GREATEST.is_some() {
+                let scales = self.view.scales(KEYS, tile.blocks[block], self.task.kv_head, slot);
+                score = simd.mul(score, simd.load(scales));
+            }
+            // Of the lanes' positions, those below `end` are seen, but for those below `start`.
+            let below =
+                |position: usize| position.saturating_sub(block * block_size).min(block_size).saturating_sub(slot);
+            let (start, end) = (below(sees.start), below(sees.end));
+            let score = simd.first(score, end, simd.splat(f32::NEG_INFINITY));
+            simd.store(simd.first(simd.splat(f32::NEG_INFINITY), start, score), eight);
         }
     }
 
@@ -299,14 +330,16 @@ impl<F: KvFormat> Part<'_, '_, F> {
         let mut query = tile.first_query;
         while query < end {
             for dim in (0..padded).step_by(2 * LANES) {
-                match (end - query, dim + 2 * LANES <= padded) {
+                match (side(end - query), dim + 2 * LANES <= padded) {
                     (1, true) => self.add_some::<S, 1, 2>(simd, tile, query, dim),
                     (1, false) => self.add_some::<S, 1, 1>(simd, tile, query, dim),
-                    (_, true) => self.add_some::<S, SIDE, 2>(simd, tile, query, dim),
-                    (_, false) => self.add_some::<S, SIDE, 1>(simd, tile, query, dim),
+                    (FEW, true) => self.add_some::<S, FEW, 2>(simd, tile, query, dim),
+                    (FEW, false) => self.add_some::<S, FEW, 1>(simd, tile, query, dim),
+                    (_, true) => self.add_some::<S, MANY, 2>(simd, tile, query, dim),
+                    (_, false) => self.add_some::<S, MANY, 1>(simd, tile, query, dim),
                 }
             }
-            query += if end - query == 1 { 1 } else { SIDE };
+            query += side(end - query);
         }
     }
 

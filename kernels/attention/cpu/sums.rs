@@ -1,12 +1,14 @@
 //! The softmax of a query, in the making: sums over some of its positions, which further positions join.
 
+use std::f32::consts::LOG2_E;
+
 /// Softmax-weighted sums of values in the making, one per query.
 pub(super) struct Sums<'a> {
-    /// `[queries][padded value dim]`: Σ exp(score − best) · value.
+    /// `[queries][padded value dim]`: Σ 2^(score − best) · value.
     pub(super) values: &'a mut [f32],
-    /// The best score so far.
+    /// The best score so far; scores are in units of ln 2.
     pub(super) best: &'a mut [f32],
-    /// Σ exp(score − best).
+    /// Σ 2^(score − best).
     pub(super) total: &'a mut [f32],
 }
 
@@ -27,7 +29,7 @@ impl<'a> Sums<'a> {
     pub(super) fn share(&self, query: usize, sink: Option<f32>) -> f32 {
         let (total, best) = (self.total[query], self.best[query]);
         // A sink far above the best score takes all: infinity, and nothing is left for the values.
-        total + sink.map_or(0.0, |sink| (sink - best).exp())
+        total + sink.map_or(0.0, |sink| (sink * LOG2_E - best).exp2())
     }
 
     /// Adds the sums over further positions. Queries that see none of those stay as they are.
@@ -38,7 +40,7 @@ impl<'a> Sums<'a> {
                 continue;
             }
             let best = self.best[query].max(next.best[query]);
-            let (keep, take) = ((self.best[query] - best).exp(), (next.best[query] - best).exp());
+            let (keep, take) = ((self.best[query] - best).exp2(), (next.best[query] - best).exp2());
             self.best[query] = best;
             self.total[query] = self.total[query] * keep + next.total[query] * take;
             let own = &mut self.values[query * dim..][..dim];

@@ -8,7 +8,7 @@ use crate::{Heads, KvShape};
 /// Positions of a tile, about: their scores are few enough to stay in the first-level cache.
 const TILE: usize = 64;
 /// Positions of a partition, about.
-const PARTITION: usize = 512;
+const PARTITION: usize = 256;
 /// Queries of a task, about: they share the reading of keys and values.
 const QUERIES: usize = 32;
 

@@ -1,4 +1,5 @@
-//! Eight lanes as one AVX2 register, with FMA and F16C; and maybe with AVX-512's registers, which are twice as many.
+//! Eight lanes as one AVX2 register, with FMA and F16C; and maybe with AVX-512's registers, which are twice as many, and
+//! its products of bytes (VNNI).
 
 use std::arch::x86_64::*;
 
@@ -16,7 +17,8 @@ impl<const WIDE: bool> Avx2<WIDE> {
             is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
         let has_avx512 = is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq");
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni");
         (has_avx2 && (has_avx512 || !WIDE)).then_some(Self(()))
     }
 
@@ -33,9 +35,16 @@ fn run<K: Kernel, const WIDE: bool>(avx2: Avx2<WIDE>, kernel: K) -> K::Output {
     kernel.run(avx2)
 }
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl,avx512bw,avx512dq")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni")]
 fn run_wide<K: Kernel, const WIDE: bool>(avx2: Avx2<WIDE>, kernel: K) -> K::Output {
     kernel.run(avx2)
+}
+
+/// The even numbers of eight, then the odd ones.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn apart(numbers: __m256i) -> __m256i {
+    _mm256_permutevar8x32_epi32(numbers, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7))
 }
 
 /// Evaluates an expression of intrinsics.
@@ -48,6 +57,8 @@ macro_rules! avx2 {
 }
 
 impl<const WIDE: bool> Simd for Avx2<WIDE> {
+    const DOTS_QUADS: bool = WIDE;
+
     type F = __m256;
     type I = __m256i;
 
@@ -161,11 +172,6 @@ impl<const WIDE: bool> Simd for Avx2<WIDE> {
     }
 
     #[inline(always)]
-    fn signed_shorts(self, from: &[u8; 16]) -> Self::I {
-        avx2!(_mm256_cvtepi8_epi16(_mm_loadu_si128(from.as_ptr().cast())))
-    }
-
-    #[inline(always)]
     fn store_int(self, value: Self::I, to: &mut [i32; 8]) {
         avx2!(_mm256_storeu_si256(to.as_mut_ptr().cast(), value))
     }
@@ -183,6 +189,46 @@ impl<const WIDE: bool> Simd for Avx2<WIDE> {
     #[inline(always)]
     fn dot_pairs(self, a: Self::I, b: Self::I) -> Self::I {
         avx2!(_mm256_madd_epi16(a, b))
+    }
+
+    #[inline(always)]
+    fn dot_quads(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        if WIDE {
+            // SAFETY: a wide one exists only where VNNI was detected, too.
+            return unsafe { _mm256_dpbusd_epi32(sum, a, b) };
+        }
+        let ((even, odd), (lower, upper)) = (
+            self.even_and_odd(a),
+            avx2!({
+                // Signs come in from above.
+                (_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)), _mm256_srai_epi16::<8>(b))
+            }),
+        );
+        self.add_int(sum, self.add_int(self.dot_pairs(even, lower), self.dot_pairs(odd, upper)))
+    }
+
+    #[inline(always)]
+    fn even_and_odd(self, a: Self::I) -> (Self::I, Self::I) {
+        avx2!((_mm256_and_si256(a, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(a)))
+    }
+
+    #[inline(always)]
+    fn split_quads(self, a: Self::I) -> Self::I {
+        avx2!({
+            // The upper byte is one more where the lower one is below zero.
+            let upper = _mm256_add_epi16(a, _mm256_set1_epi16(0x80));
+            let bytes = _mm256_blendv_epi8(a, upper, _mm256_set1_epi16(0xff00u16 as i16));
+            let order = _mm_setr_epi8(1, 3, 5, 7, 0, 2, 4, 6, 9, 11, 13, 15, 8, 10, 12, 14);
+            apart(_mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(order)))
+        })
+    }
+
+    #[inline(always)]
+    fn pair_quads(self, a: Self::I) -> Self::I {
+        avx2!({
+            let order = _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+            apart(_mm256_shuffle_epi8(a, _mm256_broadcastsi128_si256(order)))
+        })
     }
 
     #[inline(always)]

@@ -20,6 +20,8 @@ macro_rules! each {
 }
 
 impl Simd for Portable {
+    const DOTS_QUADS: bool = false;
+
     type F = [f32; 8];
     type I = [i32; 8];
 
@@ -128,11 +130,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn signed_shorts(self, from: &[u8; 16]) -> Self::I {
-        each!(i => pair(i16::from(from[2 * i] as i8), i16::from(from[2 * i + 1] as i8)))
-    }
-
-    #[inline(always)]
     fn store_int(self, value: Self::I, to: &mut [i32; 8]) {
         *to = value;
     }
@@ -151,6 +148,38 @@ impl Simd for Portable {
     fn dot_pairs(self, a: Self::I, b: Self::I) -> Self::I {
         let low = |a: i32, b: i32| i32::from(a as i16) * i32::from(b as i16);
         each!(i => low(a[i], b[i]).wrapping_add(low(a[i] >> 16, b[i] >> 16)))
+    }
+
+    #[inline(always)]
+    fn dot_quads(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        let product = |a: i32, b: i32, at: i32| (a >> (8 * at) & 0xff) * i32::from((b >> (8 * at)) as i8);
+        each!(i => {
+            let [p, q, r, s] = [0, 1, 2, 3].map(|at| product(a[i], b[i], at));
+            sum[i].wrapping_add(p + q + r + s)
+        })
+    }
+
+    #[inline(always)]
+    fn even_and_odd(self, a: Self::I) -> (Self::I, Self::I) {
+        (each!(i => a[i] & 0x00ff_00ff), each!(i => a[i] >> 8 & 0x00ff_00ff))
+    }
+
+    #[inline(always)]
+    fn split_quads(self, a: Self::I) -> Self::I {
+        let upper = |pair: i32| (pair as i16).wrapping_add(0x80) >> 8;
+        each!(i => {
+            let (first, second) = (a[i % 4 * 2], a[i % 4 * 2 + 1]);
+            let shorts = [first, first >> 16, second, second >> 16];
+            i32::from_le_bytes(shorts.map(|short| if i < 4 { upper(short) as u8 } else { short as u8 }))
+        })
+    }
+
+    #[inline(always)]
+    fn pair_quads(self, a: Self::I) -> Self::I {
+        each!(i => {
+            let (first, second) = (a[i % 4 * 2] >> (i / 4 * 16), a[i % 4 * 2 + 1] >> (i / 4 * 16));
+            pair(first as i16, second as i16)
+        })
     }
 
     #[inline(always)]

@@ -35,6 +35,8 @@ use crate::{
 
 /// Inputs that have a scale in common, of weights as of activations.
 const GROUP: usize = 32;
+/// Fours of them, which are multiplied together.
+const QUADS: usize = GROUP / 4;
 /// Outputs in the lanes of a vector.
 const OCTET: usize = 8;
 /// Octets that are computed side by side.

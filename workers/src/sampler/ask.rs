@@ -1,8 +1,8 @@
 //! Choices that a device can make which has the logits: those that need nothing else.
 
-use kernels::choose::{Ask, Draw};
+use kernels::choose::Ask;
 
-use super::{History, bans::Bans, penalties, random};
+use super::{History, bans::Bans, draw, penalties};
 use crate::link::{mask::Allowed, sampling::Sampling};
 
 /// What the device is asked for the token that follows `history`, by the logits of `row`; none where the choice needs
@@ -10,19 +10,16 @@ use crate::link::{mask::Allowed, sampling::Sampling};
 pub fn ask(row: usize, sampling: &Sampling, history: History<'_>) -> Option<Ask> {
     let changes = penalties::apply_to(sampling) || !Bans::of(sampling, history, &Allowed::All).is_empty();
     let reports = sampling.logprobs.is_some() || sampling.confidence_threshold.is_some();
-    let draw = (!sampling.is_greedy()).then(|| Draw {
-        temperature: sampling.temperature,
-        top_k: sampling.top_k as usize,
-        top_p: sampling.top_p,
-        min_p: sampling.min_p,
-        uniform: random::uniform(sampling.seed, history.tokens.len() as u64),
-    });
+    let draw = (!sampling.is_greedy()).then(|| draw(sampling, history));
     (!changes && !reports && !sampling.guided).then_some(Ask { row, draw })
 }
 
 #[cfg(test)]
 mod tests {
+    use kernels::choose::Draw;
+
     use super::*;
+    use crate::sampler::random;
 
     const HISTORY: History<'_> = History { tokens: &[1, 2, 3], prompt_length: 2 };
 

@@ -1,7 +1,7 @@
 //! Log-probabilities, of the untouched distribution or of a shaped one.
 
-use super::distribution::{exp, sum};
-use super::{argmax, maximum};
+use kernels::choose::rows::{argmax, exponentials, maximum, sum};
+
 use crate::link::report::Logprobs;
 
 /// Of `token`, and of the `count` most likely tokens, best first.
@@ -28,16 +28,10 @@ fn rank(logits: &[f32], own: f32) -> u32 {
 
 /// `ln Σ exp(logit)`.
 fn log_sum_exp(logits: &[f32]) -> f64 {
-    const CHUNK: usize = 64;
     let greatest = maximum(logits);
-    let (mut weights, mut total) = ([0.0; CHUNK], 0.0);
-    for chunk in logits.chunks(CHUNK) {
-        // In two strokes: the compiler does several exponentials at once only where nothing is summed meanwhile.
-        let weights = &mut weights[..chunk.len()];
-        weights.iter_mut().zip(chunk).for_each(|(weight, logit)| *weight = exp(logit - greatest));
-        total += sum(weights);
-    }
-    f64::from(greatest) + total.ln()
+    let mut weights = vec![0.0; logits.len()];
+    exponentials(logits, greatest, 1.0, &mut weights);
+    f64::from(greatest) + sum(&weights).ln()
 }
 
 /// Indices of the `count` greatest logits, greatest first, the smaller index first among equals.

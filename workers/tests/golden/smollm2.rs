@@ -129,6 +129,7 @@ fn smollm2_finds_a_long_text_as_likely_as_the_reference_does() {
             scored.map(|(row, &token)| -f64::from(logprob(row, token))).sum::<f64>()
         });
         let expected = f64::from(chunks[0].nll_sum);
-        assert!((sum - expected).abs() / expected < 1e-5, "{sum}, the reference has {expected}, exact: {exact}");
+        let tolerance = if exact { 1e-5 } else { 2e-5 };
+        assert!((sum - expected).abs() / expected < tolerance, "{sum}, the reference has {expected}, exact: {exact}");
     }
 }

@@ -1,14 +1,14 @@
 //! How eight outputs' weights lie side by side, by storage format.
 //!
 //! A *span* is what has a scale in common, 32 inputs or more, of eight outputs: their heads, then their quants group by
-//! group. A group's quants are sixteen pairs of neighbouring inputs, in the order of the inputs: for each output the two
-//! integers that [`Simd::dot_pairs`] multiplies. As nibbles, four pairs share the 16-bit numbers of one vector.
+//! group. A group's quants are eight quads of neighbouring inputs, in the order of the inputs: for each output the four
+//! bytes, without a sign, that [`Simd::dot_quads`] multiplies. As nibbles, two quads share the bytes of one vector.
 
 use super::{GROUP, OCTET};
 use crate::cpu::simd::{LANES, Simd};
 
-/// Quads of pairs in a group.
-pub(super) const QUADS: usize = 4;
+/// What a byte's sign is worth, once it counts as a part of its value.
+const SIGN: u8 = 128;
 
 /// A storage format, rearranged.
 pub(super) trait Layout {
@@ -18,10 +18,10 @@ pub(super) trait Layout {
     const STORED: usize;
     /// Bytes of a span's heads.
     const HEADS: usize;
-    /// Whether quants are nibbles; else bytes with a sign.
+    /// Whether quants are nibbles; else they are bytes, stored with a sign.
     const NIBBLES: bool;
     /// What is to be subtracted of each quant.
-    const ZERO: i32 = 0;
+    const ZERO: i32 = if Self::NIBBLES { 0 } else { SIGN as i32 };
     /// Whether weights have an offset of their own.
     const OFFSETS: bool = false;
 
@@ -52,39 +52,29 @@ pub(super) trait Layout {
             for (lane, stored) in stored.into_iter().enumerate() {
                 let quants = Self::stored_quants(stored, group);
                 if Self::NIBBLES {
-                    for (quad, eight) in quants.as_chunks::<8>().0.iter().enumerate() {
-                        let pair = |at: usize| u32::from(eight[at]) | u32::from(eight[at + 1]) << 16;
-                        let word = pair(0) | pair(2) << 4 | pair(4) << 8 | pair(6) << 12;
-                        to[(quad * LANES + lane) * 4..][..4].copy_from_slice(&word.to_le_bytes());
+                    for (vector, eight) in quants.as_chunks::<8>().0.iter().enumerate() {
+                        let bytes: [u8; 4] = std::array::from_fn(|at| eight[at] | eight[at + 4] << 4);
+                        to[(vector * LANES + lane) * 4..][..4].copy_from_slice(&bytes);
                     }
                 } else {
-                    for (pair, two) in quants.as_chunks::<2>().0.iter().enumerate() {
-                        to[(pair * LANES + lane) * 2..][..2].copy_from_slice(two);
+                    for (quad, four) in quants.as_chunks::<4>().0.iter().enumerate() {
+                        to[(quad * LANES + lane) * 4..][..4].copy_from_slice(&four.map(|byte| byte ^ SIGN));
                     }
                 }
             }
         }
     }
 
-    /// Four pairs of a group.
+    /// Two quads of a group.
     #[inline(always)]
-    fn quants<S: Simd>(simd: S, span: &[u8], group: usize, quad: usize) -> [S::I; 4] {
+    fn quads<S: Simd>(simd: S, span: &[u8], group: usize, both: usize) -> [S::I; 2] {
         let quants = &span[Self::HEADS + group * Self::QUANTS..][..Self::QUANTS];
+        let vector = |at: usize| simd.words(quants[at * 32..][..32].try_into().expect("a vector"));
         if Self::NIBBLES {
-            let words = simd.words(quants[quad * 32..][..32].try_into().expect("a vector"));
-            let mask = simd.splat_int(0x000f_000f);
-            [
-                simd.and(words, mask),
-                simd.and(simd.shift_right::<4>(words), mask),
-                simd.and(simd.shift_right::<8>(words), mask),
-                simd.and(simd.shift_right::<12>(words), mask),
-            ]
+            let (words, mask) = (vector(both), simd.splat_int(0x0f0f_0f0f));
+            [simd.and(words, mask), simd.and(simd.shift_right::<4>(words), mask)]
         } else {
-            let mut pairs = [simd.splat_int(0); 4];
-            for (pair, to) in pairs.iter_mut().enumerate() {
-                *to = simd.signed_shorts(quants[(quad * 4 + pair) * 16..][..16].try_into().expect("half a vector"));
-            }
-            pairs
+            [vector(2 * both), vector(2 * both + 1)]
         }
     }
 }

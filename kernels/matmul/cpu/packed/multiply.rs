@@ -3,9 +3,8 @@
 use std::{marker::PhantomData, ops::Range};
 
 use super::{
-    GROUP, Layout, OCTETS, PackedProduct, ROWS, SIDE,
-    layout::QUADS,
-    shorts::{Head, Pairs},
+    Layout, OCTETS, PackedProduct, QUADS, ROWS, SIDE,
+    shorts::{Head, Quads},
 };
 use crate::cpu::simd::{Kernel, LANES, Simd};
 
@@ -65,14 +64,14 @@ impl<L: Layout> Multiply<'_, L> {
     fn some<S: Simd, const M: usize, const FIRST: bool>(&self, simd: S, octets: &[u8], output: usize, row: usize) {
         let PackedProduct { x, picked, outputs, place, .. } = self.product;
         let shorts = *x;
-        let mut x: [(&[Pairs], &[Head]); M] = [(&[], &[]); M];
+        let mut x: [(&[Quads], &[Head]); M] = [(&[], &[]); M];
         for (index, own) in x.iter_mut().enumerate() {
             *own = shorts.row(picked.at(row + index));
         }
         let mut chains = [[simd.splat(0.0); OCTETS]; M];
         let groups = x[0].0.len();
         assert!(
-            x.iter().all(|(pairs, heads)| pairs.len() == groups && heads.len() == groups),
+            x.iter().all(|(quads, heads)| quads.len() == groups && heads.len() == groups),
             "rows of as many groups"
         );
         assert!(octets.len() == groups / L::SPAN * L::BYTES * OCTETS, "weights of as many groups");
@@ -86,17 +85,26 @@ impl<L: Layout> Multiply<'_, L> {
             for part in 0..L::SPAN {
                 let group = span * L::SPAN + part;
                 let mut sums = [[simd.splat_int(0); OCTETS]; M];
-                for quad in 0..QUADS {
+                let mut uppers = sums;
+                for both in 0..QUADS / 2 {
                     let [first, second] = blocks;
-                    let quants =
-                        L::quants(simd, first, part, quad).into_iter().zip(L::quants(simd, second, part, quad));
-                    for (pair, quants) in quants.enumerate() {
-                        let quants: [S::I; OCTETS] = quants.into();
+                    let [first, second] = [L::quads(simd, first, part, both), L::quads(simd, second, part, both)];
+                    for quad in 0..2 {
+                        let quants = [first[quad], second[quad]];
+                        let (half, at) = (both / 2, both % 2 * 2 + quad);
+                        // By indices: of arrays lent to iterators the compiler keeps nothing in registers.
                         for m in 0..M {
-                            let own = simd.splat_int(x[m].0[group][quad * 4 + pair]);
+                            let [first, second] = &x[m].0[group][half];
+                            let (first, second) = (simd.splat_int(first[at]), simd.splat_int(second[at]));
                             for o in 0..OCTETS {
-                                // AVX-512 has one instruction for both, which takes longer than the two.
-                                sums[m][o] = simd.add_int(sums[m][o], simd.dot_pairs(quants[o], own));
+                                if S::DOTS_QUADS {
+                                    uppers[m][o] = simd.dot_quads(uppers[m][o], quants[o], first);
+                                    sums[m][o] = simd.dot_quads(sums[m][o], quants[o], second);
+                                } else {
+                                    let (even, odd) = simd.even_and_odd(quants[o]);
+                                    sums[m][o] = simd.add_int(sums[m][o], simd.dot_pairs(even, first));
+                                    sums[m][o] = simd.add_int(sums[m][o], simd.dot_pairs(odd, second));
+                                }
                             }
                         }
                     }
@@ -106,6 +114,9 @@ impl<L: Layout> Multiply<'_, L> {
                     for m in 0..M {
                         let head = &x[m].1[group];
                         let mut sum = sums[m][o];
+                        if S::DOTS_QUADS {
+                            sum = simd.add_int(sum, simd.shift_left::<8>(uppers[m][o]));
+                        }
                         if L::ZERO != 0 {
                             sum = simd.sub_int(sum, simd.splat_int(L::ZERO * head.total));
                         }
@@ -128,5 +139,3 @@ impl<L: Layout> Multiply<'_, L> {
         }
     }
 }
-
-const _: () = assert!(GROUP == QUADS * 8, "a group is made of quads of pairs");

@@ -1,14 +1,14 @@
 //! Activations as 16-bit integers, 32 with a scale of their own.
 
-use super::GROUP;
+use super::{GROUP, QUADS};
 use crate::cpu::{
     Split, Tensor,
     simd::{Isa, Kernel, LANES, Simd},
     team::Team,
 };
 
-/// The largest of an activation's integers.
-const LARGEST: f32 = 32767.0;
+/// The largest of an activation's integers: `256 · 127 + 127`, so that it is two bytes with a sign each.
+const LARGEST: f32 = 32639.0;
 /// A group whose magnitudes are all below this is zero: the inverse of its step would not be finite.
 const LEAST: f32 = 1e-30;
 /// What converting an element costs a thread, roughly: only sharing among threads depends on it.
@@ -18,13 +18,15 @@ const NANOSECONDS: f64 = 0.4;
 #[derive(Default)]
 pub(crate) struct Shorts {
     groups: usize,
-    /// Neighbouring integers in pairs, as they are multiplied.
-    pub(super) pairs: Vec<Pairs>,
+    pub(super) quads: Vec<Quads>,
     pub(super) heads: Vec<Head>,
 }
 
-/// A group's integers.
-pub(super) type Pairs = [i32; GROUP / 2];
+/// A group's integers by fours, in two halves: of each four the first factor of its product, then of each the second. These
+/// are their upper bytes and their lower ones, or, without [`Simd::DOTS_QUADS`], the first and third and the second and
+/// fourth. (Factors that are needed together must not be neighbours: the compiler would load both as one number, and take
+/// them apart again at great cost.)
+pub(super) type Quads = [[[i32; QUADS / 2]; 2]; 2];
 
 /// What a group of activations has in common.
 #[derive(Clone, Copy, Default)]
@@ -44,31 +46,31 @@ impl Shorts {
         assert!(columns.is_multiple_of(GROUP), "whole groups");
         let groups = columns / GROUP;
         self.groups = groups;
-        self.pairs.resize(rows * groups, [0; GROUP / 2]);
+        self.quads.resize(rows * groups, Quads::default());
         self.heads.resize(rows * groups, Head::default());
-        let (pairs, heads) = (Split::new(&mut self.pairs), Split::new(&mut self.heads));
+        let (quads, heads) = (Split::new(&mut self.quads), Split::new(&mut self.heads));
         let grain = rows.div_ceil(4 * team.threads()).max(1);
         team.share(rows.div_ceil(grain), NANOSECONDS * (grain * columns) as f64, |item| {
             for row in item * grain..rows.min((item + 1) * grain) {
                 let own = row * groups..(row + 1) * groups;
                 // SAFETY: each row is one item's.
-                let (pairs, heads) = unsafe { (pairs.part(own.clone()), heads.part(own)) };
-                isa.run(Convert { values: x.row(row), pairs, heads });
+                let (quads, heads) = unsafe { (quads.part(own.clone()), heads.part(own)) };
+                isa.run(Convert { values: x.row(row), quads, heads });
             }
         });
     }
 
     /// A row's groups.
     #[inline(always)]
-    pub(super) fn row(&self, row: usize) -> (&[Pairs], &[Head]) {
+    pub(super) fn row(&self, row: usize) -> (&[Quads], &[Head]) {
         let own = row * self.groups..(row + 1) * self.groups;
-        (&self.pairs[own.clone()], &self.heads[own])
+        (&self.quads[own.clone()], &self.heads[own])
     }
 }
 
 struct Convert<'a> {
     values: &'a [f32],
-    pairs: &'a mut [Pairs],
+    quads: &'a mut [Quads],
     heads: &'a mut [Head],
 }
 
@@ -78,7 +80,7 @@ impl Kernel for Convert<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let groups = self.values.as_chunks::<GROUP>().0;
-        for ((values, pairs), head) in groups.iter().zip(self.pairs).zip(self.heads) {
+        for ((values, quads), head) in groups.iter().zip(self.quads).zip(self.heads) {
             let eights = values.as_chunks::<LANES>().0;
             let mut most = simd.splat(0.0);
             for eight in eights {
@@ -92,10 +94,10 @@ impl Kernel for Convert<'_> {
             let mut total = 0;
             for (half, eights) in eights.as_chunks::<2>().0.iter().enumerate() {
                 let [low, high] = [simd.mul(simd.load(&eights[0]), inverse), simd.mul(simd.load(&eights[1]), inverse)];
-                let own = &mut pairs[half * LANES..][..LANES];
-                let own: &mut [i32; LANES] = own.try_into().expect("eight pairs");
                 let shorts = simd.shorts(low, high);
-                simd.store_int(shorts, own);
+                let own = if S::DOTS_QUADS { simd.split_quads(shorts) } else { simd.pair_quads(shorts) };
+                let to = quads[half].as_flattened_mut();
+                simd.store_int(own, to.try_into().expect("four quads"));
                 let mut sums = [0; LANES];
                 simd.store_int(simd.dot_pairs(shorts, simd.splat_int(0x0001_0001)), &mut sums);
                 total += sums.iter().sum::<i32>();

@@ -1,10 +1,13 @@
-//! From scores to a distribution over few or all tokens, and a draw from it.
+//! From scores to a distribution over few or all tokens, and a draw from it, on the host.
 
-use crate::link::sampling::Sampling;
+use super::{
+    Draw,
+    rows::{exponentials, sum},
+};
 
 /// The tokens that may be drawn, with weights that need not sum to one. Scratch memory is kept.
 #[derive(Default)]
-pub(super) struct Distribution {
+pub struct Distribution {
     /// `exp((score - greatest) / temperature)`, `[vocabulary]`.
     weights: Vec<f32>,
     /// Tokens that a truncation left, the likeliest first, as [`key`]s.
@@ -14,16 +17,16 @@ pub(super) struct Distribution {
 }
 
 impl Distribution {
-    /// Takes scores of which `greatest` is the greatest, and finite.
-    pub(super) fn compute(&mut self, scores: &[f32], greatest: f32, sampling: &Sampling) {
-        let Sampling { temperature, min_p, top_k, top_p, .. } = *sampling;
-        self.weights.clear();
-        self.weights.extend(scores.iter().map(|score| exp((score - greatest) / temperature)));
-        let (cuts_tail, cuts_mass) = (min_p > 0.0 || (1..scores.len()).contains(&(top_k as usize)), top_p < 1.0);
+    /// Takes scores of which `greatest` is the greatest, and finite, to draw from them as `shape` says.
+    pub fn compute(&mut self, scores: &[f32], greatest: f32, shape: &Draw) {
+        let Draw { temperature, min_p, top_k, top_p, .. } = *shape;
+        self.weights.resize(scores.len(), 0.0);
+        exponentials(scores, greatest, temperature, &mut self.weights);
+        let (cuts_tail, cuts_mass) = (min_p > 0.0 || (1..scores.len()).contains(&top_k), top_p < 1.0);
         self.truncated = cuts_tail || cuts_mass;
         if cuts_tail {
             self.keep_above(min_p);
-            self.keep_top_k(top_k as usize);
+            self.keep_top_k(top_k);
             self.keep_top_p(f64::from(top_p), self.kept.iter().map(|&key| weight(key)).sum());
         } else if cuts_mass {
             // All tokens up to this together weigh no more than what is to be left out, and most tokens are here.
@@ -37,7 +40,7 @@ impl Distribution {
     }
 
     /// The token at which the cumulated weights pass `uniform` (`0..1`) of their sum.
-    pub(super) fn draw(&self, uniform: f64) -> usize {
+    pub fn draw(&self, uniform: f64) -> usize {
         if self.truncated {
             let total: f64 = self.kept.iter().map(|&key| weight(key)).sum();
             let index = pass(self.kept.iter().map(|&key| weight(key)), uniform * total);
@@ -54,14 +57,14 @@ impl Distribution {
     }
 
     /// The logarithm of the sum of all weights that may be drawn.
-    pub(super) fn log_total(&self) -> f64 {
+    pub fn log_total(&self) -> f64 {
         let kept = || self.kept.iter().map(|&key| weight(key)).sum();
         let total: f64 = if self.truncated { kept() } else { sum(&self.weights) };
         total.ln()
     }
 
     /// Whether no truncation left this token out.
-    pub(super) fn may_draw(&self, token: usize) -> bool {
+    pub fn may_draw(&self, token: usize) -> bool {
         !self.truncated || self.kept.last().is_some_and(|&least| key(token, self.weights[token]) <= least)
     }
 
@@ -101,9 +104,9 @@ impl Distribution {
         self.kept.truncate(high);
     }
 
-    /// The tokens that may be drawn and their probabilities, the likeliest first.
-    #[cfg(test)]
-    pub(super) fn probabilities(&self) -> Vec<(usize, f64)> {
+    /// The tokens that may be drawn and their probabilities, the likeliest first: for whoever wants to see the whole
+    /// distribution.
+    pub fn probabilities(&self) -> Vec<(usize, f64)> {
         let all = || self.weights.iter().enumerate().map(|(token, &weight)| key(token, weight)).collect();
         let mut keys: Vec<u64> = if self.truncated { self.kept.clone() } else { all() };
         keys.sort_unstable();
@@ -139,33 +142,4 @@ fn pass(weights: impl Iterator<Item = f64>, target: f64) -> usize {
         }
     }
     last
-}
-
-/// The sum in f64, by 8 running sums that the compiler keeps in registers.
-pub(super) fn sum(weights: &[f32]) -> f64 {
-    let (chunks, rest) = weights.as_chunks::<8>();
-    let mut lanes = [0f64; 8];
-    for chunk in chunks {
-        for (lane, &weight) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(weight);
-        }
-    }
-    lanes.iter().sum::<f64>() + rest.iter().map(|&weight| f64::from(weight)).sum::<f64>()
-}
-
-/// `e^x` for `x <= 0`, within 2e-7 of its value, zero below -87; without a branch or a call, so that the compiler does
-/// several at once. Range reduction as Cody & Waite (1980), then the series of `e^r` for `|r| <= ln 2 / 2`.
-pub(super) fn exp(x: f32) -> f32 {
-    const LN2_HIGH: f32 = 0.693_359_4; // 355/512: products with small integers are exact
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    const ROUND: f32 = 12_582_912.0; // 1.5 × 2²³: adding it leaves no bits for a fraction
-    let bounded = if x > -87.0 { x } else { -87.0 };
-    let shifted = bounded * std::f32::consts::LOG2_E + ROUND;
-    let exponent = shifted - ROUND;
-    let r = bounded - exponent * LN2_HIGH - exponent * LN2_LOW;
-    const SERIES: [f32; 7] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
-    let series = SERIES.iter().fold(1.0 / 5040.0, |sum, coefficient| sum * r + coefficient);
-    // The low bits of `shifted` are the integer itself; moved up by 23 they are a float's exponent.
-    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
-    if x > -87.0 { series * power } else { 0.0 }
 }
