@@ -155,6 +155,7 @@ pub(crate) fn compute<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
     // Nothing turns: rows are kept as they are.
     let still = Turns { frequencies: Vec::new(), magnitude: 1.0, pairing: Pairing::Half, positions: usize::MAX };
     let angles = device.angles(still).expect("memory");
+    forget(device, heads, shape, &mut cache, LAYER, &angles);
     let mut result = Vec::new();
     for now in [false, true] {
         let (mut batch, mut values) = (Batch { query_starts: vec![0], ..Batch::default() }, Vec::new());
@@ -180,6 +181,32 @@ pub(crate) fn compute<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
         }
     }
     result
+}
+
+/// Has all slots of a layer hold what earlier sequences may have left there at worst: no numbers. What lies behind a
+/// sequence's end weighs nothing, and must not be multiplied by that.
+fn forget<B: Tested>(
+    device: &B,
+    heads: &Heads,
+    shape: KvShape,
+    cache: &mut B::KvCache,
+    layer: usize,
+    angles: &B::Angles,
+) {
+    let slots = (shape.blocks * shape.block_size) as u32;
+    let batch = Batch {
+        tokens: vec![0; slots as usize],
+        positions: (0..slots).collect(),
+        query_starts: vec![0, slots],
+        context_lengths: vec![slots],
+        block_tables: vec![(0..shape.blocks as u32).collect()],
+        slot_mapping: (0..slots).collect(),
+        ..Batch::default()
+    };
+    let batch = device.batch(batch).expect("memory");
+    let values = vec![f32::NAN; slots as usize * heads.qkv_columns()];
+    let mut qkv = device.tensor(slots as usize, heads.qkv_columns(), &values).expect("memory");
+    device.rotary_store(&mut qkv, heads, None, angles, (cache, layer), &batch).expect("stored");
 }
 
 /// A key or a value as the cache stores it.
