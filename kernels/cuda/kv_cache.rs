@@ -110,16 +110,17 @@ impl KvBoxes {
     }
 }
 
-/// Slots of a box, if a GPU of this compute capability has a kernel that copies such rows in boxes: as many as divide a KV
-/// block, and no more than a step of that kernel has. Rows change places in shared memory by eights.
+/// Slots of a box, if a GPU of this compute capability has a kernel that copies such rows in boxes: the greatest power of
+/// two that divides a KV block, no more than a step of that kernel and no fewer than the eight that are swizzled together.
 fn box_rows(capability: (u32, u32), shape: &KvShape) -> Option<usize> {
+    /// As `KEYS` in the source.
     const STEP_ROWS: usize = 128;
     const HEAD_DIM: usize = 128;
     const SWIZZLED_ROWS: usize = 8;
     let has_kernel = capability == (9, 0)
         && matches!(shape.dtype, KvDType::F16 | KvDType::BF16)
         && (shape.head_dim, shape.values_from) == (HEAD_DIM, None);
-    let is_there = shape.blocks * shape.kv_heads > 0;
+    let is_there = shape.blocks * shape.kv_heads * shape.block_size > 0;
     let rows = 1 << shape.block_size.trailing_zeros().min(STEP_ROWS.trailing_zeros());
     (has_kernel && is_there && rows >= SWIZZLED_ROWS).then_some(rows)
 }

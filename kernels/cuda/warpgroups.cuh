@@ -33,6 +33,7 @@ __device__ __forceinline__ void barrier_arrive_expecting(uint64_t* barrier, int 
 // Until a phase is over: the first, third, … by parity 0, the others by parity 1.
 __device__ __forceinline__ void barrier_wait(uint64_t* barrier, int parity) {
     uint32_t address = shared_address(barrier);
+    // The last brace begins no line, for scripts/cuda-kernels would take it for the entry's.
     asm volatile(
         "{\n"
         ".reg .pred over;\n"
@@ -41,7 +42,7 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, int parity) {
         "@over bra OVER;\n"
         "bra AGAIN;\n"
         "OVER:\n"
-        "}\n" ::"r"(address), "r"(parity)
+        " }\n" ::"r"(address), "r"(parity)
         : "memory");
 }
 

@@ -5,8 +5,8 @@
 // the others compute, 64 rows each. A step's weights are computed while the step before is multiplied with its values:
 // products need nothing of a thread while they run.
 //
-// Keys and values come in boxes of half a head and as many neighbouring slots as surely lie in one block of the cache
-// (TMA). A tile's keys begin where a box does.
+// Keys and values come in boxes (TMA) of half a head and as many slots as surely lie together in a block of the cache. A
+// tile's keys begin where a box does; those that nobody sees are hidden.
 //
 // Who may use which part of the ring is said by barriers in shared memory: one for each part that is there to be read,
 // and one for each that all have read.
@@ -97,7 +97,7 @@ __device__ __forceinline__ void warp_arrive(uint64_t* barrier) {
     if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
 }
 
-// A step's keys, or values, in boxes that begin at the rows which the warp's lanes know.
+// A step's keys, or values, in boxes whose first rows the warp's lanes know.
 __device__ __forceinline__ void fetch(const TensorMap& from, int box_rows, int own_row, uint8_t* to,
                                       uint64_t* barrier) {
     bool is_elected = threadIdx.x == 0;
@@ -122,7 +122,7 @@ __device__ __forceinline__ void clear_behind(int end, int box_rows, uint8_t* val
     fence_async_proxy();
 }
 
-// A warp does.
+// What one warp does, while the others compute.
 __device__ __forceinline__ void fetch_all(const Problem& problem, const Boxes& boxes, const Tile& tile,
                                           const Room& room, int steps) {
     for (int step = 0; step < steps; step++) {
