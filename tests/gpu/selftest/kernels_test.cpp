@@ -345,7 +345,7 @@ std::vector<uint16_t> matrix_of(size_t number) {
     return elements;
 }
 
-void check_boxes(const char* kernel, int column = 64, int row = 5) {
+void check_boxes(const char* kernel, int column = 64, int row = 5, int steps = 3) {
     Gpu gpu;
     constexpr size_t SIZE = BOX_ROWS * BOX_COLUMNS;
     auto put = [&](size_t number) {
@@ -353,7 +353,7 @@ void check_boxes(const char* kernel, int column = 64, int row = 5) {
     };
     Maps maps{put(0), put(1)};
     CUdeviceptr y = gpu.room(2 * SIZE * 2);
-    gpu.launch(kernel, {1, 32, unsigned(1024 + 2 * SIZE * 2)}, y, maps, column, row, 3);
+    gpu.launch(kernel, {1, 32, unsigned(1024 + 2 * SIZE * 2)}, y, maps, column, row, steps);
     std::vector<uint16_t> got = gpu.get<uint16_t>(y, 2 * SIZE);
     for (size_t at = 0; at < 2 * SIZE; at++) {
         int in_row = int(at / BOX_COLUMNS % BOX_ROWS), in_column = int(at % BOX_COLUMNS);
@@ -373,7 +373,12 @@ TEST(boxes_of_which_too_little_is_expected, Dies, "did not expect all bytes") {
 TEST(boxes_of_which_too_much_is_expected, Dies, "0 arrivals and 16 bytes are missing") {
     check_boxes("boxes_too_much_expected_wrong");
 }
-TEST(boxes_that_nobody_waits_for, Dies, "where another one is on its way") { check_boxes("boxes_not_waited_wrong"); }
+TEST(boxes_at_a_barrier_where_too_many_arrive, Dies, "nothing but bytes is missing") {
+    check_boxes("boxes_arrived_twice_wrong");
+}
+TEST(boxes_that_nobody_waits_for, Dies, "ends while a box is on its way to it") {
+    check_boxes("boxes_not_waited_wrong", 64, 5, 1);
+}
 TEST(boxes_that_are_waited_for_by_another_parity, Fails) { check_boxes("boxes_other_parity_wrong"); }
 TEST(boxes_for_a_barrier_that_is_not_handed_over, Dies, "for a barrier that was not handed over") {
     check_boxes("boxes_barrier_not_handed_over_wrong");

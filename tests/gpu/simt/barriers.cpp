@@ -57,6 +57,7 @@ void init_barrier(uint64_t* at, int arrivals, Place place) {
 void arrive_at_barrier(uint64_t* at, int bytes, Place place) {
     Barrier& barrier = barrier_at(at, place);
     if (bytes < 0 || barrier.bytes + bytes > BYTES_MAX) fail("expects more bytes than a barrier can count", place);
+    if (!barrier.missing) fail("arrives at a barrier where nothing but bytes is missing", place);
     barrier.bytes += bytes;
     barrier.missing--;
     if (!barrier.missing && !barrier.bytes) end_phase(*self().warp->block, at, barrier);

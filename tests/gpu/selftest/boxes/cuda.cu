@@ -14,6 +14,7 @@ enum Fault {
     NOTHING_EXPECTED,
     TOO_LITTLE_EXPECTED,
     TOO_MUCH_EXPECTED,
+    ARRIVED_TWICE,
     NOT_WAITED,
     OTHER_PARITY,
     BARRIER_NOT_HANDED_OVER,
@@ -51,6 +52,7 @@ __device__ void copy(uint16_t* y, const Maps& maps, int column, int row, int ste
             } else {
                 barrier_arrive_expecting(&came, bytes);
             }
+            if (FAULT == ARRIVED_TWICE) barrier_arrive(&came);
             copy_box(to, maps.first, column, row, &came);
             copy_box(FAULT == TO_ONE_PLACE ? to : to + BOX_BYTES, maps.second, column, row, &came);
         }
@@ -75,6 +77,7 @@ KERNEL(boxes, 32)(ARGUMENTS) { COPY(NONE); }
 KERNEL(boxes_nothing_expected_wrong, 32)(ARGUMENTS) { COPY(NOTHING_EXPECTED); }
 KERNEL(boxes_too_little_expected_wrong, 32)(ARGUMENTS) { COPY(TOO_LITTLE_EXPECTED); }
 KERNEL(boxes_too_much_expected_wrong, 32)(ARGUMENTS) { COPY(TOO_MUCH_EXPECTED); }
+KERNEL(boxes_arrived_twice_wrong, 32)(ARGUMENTS) { COPY(ARRIVED_TWICE); }
 KERNEL(boxes_not_waited_wrong, 32)(ARGUMENTS) { COPY(NOT_WAITED); }
 KERNEL(boxes_other_parity_wrong, 32)(ARGUMENTS) { COPY(OTHER_PARITY); }
 KERNEL(boxes_barrier_not_handed_over_wrong, 32)(ARGUMENTS) { COPY(BARRIER_NOT_HANDED_OVER); }
