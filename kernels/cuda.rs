@@ -21,6 +21,7 @@ mod region;
 mod sensors;
 mod staging;
 mod tensor;
+mod tensor_map;
 mod weight;
 
 use std::{
@@ -35,6 +36,7 @@ pub(crate) use compile::Source;
 pub(crate) use cublaslt::{CublasLt, Operands, Product};
 pub(crate) use driver::{Driver, Graph, Grid, Pointer};
 pub use driver::{Facts, count};
+pub(crate) use kv_cache::KvBoxes;
 pub use kv_cache::KvCache;
 pub(crate) use launch::Argument;
 pub use libraries::{check_products, search_path};

@@ -8,7 +8,7 @@ use self::problem::{Problem, packed};
 use super::{Attention, Scoring};
 use crate::{
     Heads, KvDType, KvShape, Result,
-    cuda::{Argument, Buffer, Cuda, DeviceBatch, Element, Grid, KvCache, Tensor},
+    cuda::{Argument, Buffer, Cuda, DeviceBatch, Element, Grid, KvBoxes, KvCache, Tensor},
 };
 
 impl Attention for Cuda {
@@ -32,10 +32,10 @@ impl Attention for Cuda {
         assert!(scoring.scale > 0.0, "the greatest product is the greatest score");
         let output = self.activations(qkv.rows(), heads.query * heads.value_dim())?;
         let problem = Problem::new(&output, qkv, (cache, layer), heads, scoring, batch);
-        let view = View { problem, cache, heads, batch, packed: packed(heads) };
+        let view = View { problem, cache, boxes: cache.boxes(layer), heads, batch, packed: packed(heads) };
         let (few, many) = match self.tensor_cores(&cache.shape, cache.element_bytes()) {
             None => return self.attend_tiles(&view, &Kernel::plain(&view), 1).map(|()| output),
-            Some(Form::Heads(dim)) => (Kernel::decode(&view, dim), Kernel::prefill(&view, dim, self.facts())),
+            Some(Form::Heads(dim)) => (Kernel::decode(&view, dim), Kernel::prefill(&view, dim)),
             Some(Form::Latents) => (Kernel::latent(&view, self.facts()), Kernel::latent_tiles(&view, self.facts())),
         };
         if !few.fits(self.facts()) {
@@ -57,6 +57,8 @@ impl Attention for Cuda {
 struct View<'a> {
     problem: Problem,
     cache: &'a KvCache,
+    /// How the layer's rows are copied in boxes, where they can be.
+    boxes: Option<&'a KvBoxes>,
     heads: &'a Heads,
     batch: &'a DeviceBatch,
     /// The most query heads that share a KV head.
@@ -150,13 +152,15 @@ impl Cuda {
     ) -> Result<()> {
         let source = (kernel.source, view.cache.format());
         let grid = Grid { blocks, threads: kernel.threads as u32, shared_bytes: kernel.shared_bytes as u32 };
+        let mut arguments: Vec<Argument> = vec![Argument::of(problem)];
+        arguments.extend(kernel.boxes.as_ref().map(Argument::of));
         // SAFETY: the batch's sequences lie within the rows of `qkv` and the blocks of the cache, as was checked; partial
-        // results have room for each row that the grid can have.
-        unsafe { self.launch_for(source, kernel.entry, grid, &mut [Argument::of(problem)]) }?;
+        // results have room for each row that the grid can have. Boxes are those of the problem's layer.
+        unsafe { self.launch_for(source, kernel.entry, grid, &mut arguments) }?;
         let Some(blocks) = merge_blocks else { return Ok(()) };
         let grid = Grid { blocks, threads: MERGE_THREADS, shared_bytes: 0 };
         // SAFETY: the same problem.
-        unsafe { self.launch_for(source, kernel.merge, grid, &mut [Argument::of(problem)]) }
+        unsafe { self.launch_for(source, kernel.merge, grid, &mut arguments) }
     }
 }
 

@@ -155,6 +155,7 @@ pub(crate) fn compute<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
     // Nothing turns: rows are kept as they are.
     let still = Turns { frequencies: Vec::new(), magnitude: 1.0, pairing: Pairing::Half, positions: usize::MAX };
     let angles = device.angles(still).expect("memory");
+    forget(device, heads, shape, &mut cache, LAYER, &angles);
     let mut result = Vec::new();
     for now in [false, true] {
         let (mut batch, mut values) = (Batch { query_starts: vec![0], ..Batch::default() }, Vec::new());
@@ -180,6 +181,31 @@ pub(crate) fn compute<B: Tested>(device: &B, case: &Case) -> Vec<f32> {
         }
     }
     result
+}
+
+/// Has all slots of a layer hold what earlier sequences may have left there at worst: no numbers. What lies behind a
+/// sequence's end weighs nothing, and must not be multiplied by that.
+fn forget<B: Tested>(
+    device: &B,
+    heads: &Heads,
+    shape: KvShape,
+    cache: &mut B::KvCache,
+    layer: usize,
+    angles: &B::Angles,
+) {
+    let slots = (shape.blocks * shape.block_size) as u32;
+    let batch = Batch {
+        tokens: vec![0; slots as usize],
+        positions: (0..slots).collect(),
+        query_starts: vec![0, slots],
+        context_lengths: vec![slots],
+        block_tables: vec![(0..shape.blocks as u32).collect()],
+        slot_mapping: (0..slots).collect(),
+    };
+    let batch = device.batch(batch).expect("memory");
+    let values = vec![f32::NAN; slots as usize * heads.qkv_columns()];
+    let mut qkv = device.tensor(slots as usize, heads.qkv_columns(), &values).expect("memory");
+    device.rotary_store(&mut qkv, heads, None, angles, (cache, layer), &batch).expect("stored");
 }
 
 /// A key or a value as the cache stores it.
@@ -273,6 +299,11 @@ pub(crate) fn check<B: Tested>(device: &B) {
         // More steps than a ring of them has parts: tiles of one head's queries, and of several heads'.
         Case::new([2, 2, 128, 1, 0], 64, &[[700, 300], [0, 70]]).dtype(KvDType::BF16),
         Case::new([8, 2, 128, 4, 0], 24, &[[500, 150]]).dtype(KvDType::BF16).window(290).with_sinks(),
+        // Blocks of a whole step and of several, whose ends are not those of sequences and windows; and blocks that can't be
+        // copied in boxes.
+        Case::new([4, 2, 128, 2, 0], 128, &[[300, 60], [129, 70]]).dtype(KvDType::BF16).window(200),
+        Case::new([2, 1, 128, 2, 0], 256, &[[400, 140]]).dtype(KvDType::F16),
+        Case::new([4, 1, 128, 4, 0], 12, &[[100, 40]]).dtype(KvDType::BF16),
         // Latent rows: some heads and many, whole tiles of queries, rows that end within a step of products.
         Case::new([16, 1, 576, 16, 0], 64, &[[150, 1], [40, 1], [0, 0], [300, 1]]).values_from(64).dtype(KvDType::BF16),
         Case::new([40, 1, 576, 40, 0], 16, &[[140, 1], [33, 2]]).values_from(64).dtype(KvDType::Int8),

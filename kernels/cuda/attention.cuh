@@ -92,6 +92,9 @@ __device__ __forceinline__ int find_sequence(const Problem& problem, int tile_qu
     return low;
 }
 
+// Has the tile's keys begin at a multiple of so many, with some that no row sees.
+__device__ __forceinline__ void begin_at_multiple(Tile& tile, int keys) { tile.begin -= tile.begin % keys; }
+
 // Narrows the tile's keys to those of split `index`; false where there is nothing left for it. Splits are whole multiples
 // of `keys_at_once` keys, and `keys_least` at least.
 __device__ __forceinline__ bool take_split(const Problem& problem, Tile& tile, int index, int keys_at_once, int keys_least) {
@@ -220,10 +223,12 @@ __device__ void merge_row(const Problem& problem, const Row& row, int rows, int 
     }
 }
 
-// Merges what the blocks of a kernel with this many rows and keys found; a block per tile, a warp per row.
-__device__ void merge_tile(const Problem& problem, int rows, int keys_at_once, int keys_least) {
+// Merges what the blocks of a kernel with this many rows and keys found, whose keys begin at such multiples; a block per
+// tile, a warp per row.
+__device__ void merge_tile(const Problem& problem, int rows, int keys_at_once, int keys_least, int multiple = 1) {
     Tile tile;
     if (!find_tile(problem, rows, tile)) return;
+    begin_at_multiple(tile, multiple);
     take_split(problem, tile, 0, keys_at_once, keys_least);
     if (tile.splits == 1) return;
     int64_t first = first_partial(problem);

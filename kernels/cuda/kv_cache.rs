@@ -2,6 +2,7 @@
 
 use super::driver::{Driver, Pointer};
 use super::region::Region;
+use super::tensor_map::{Matrix, TensorMap};
 use crate::{DType, KvDType, KvShape, Result};
 
 /// Keys and values of all layers. Keys are `[layers][blocks][KV heads][slots][head_dim]`, and values likewise, unless
@@ -12,6 +13,8 @@ pub struct KvCache {
     pub(crate) values: Option<Region>,
     pub(crate) key_scales: Option<Region>,
     pub(crate) value_scales: Option<Region>,
+    /// Of each layer; of none where rows don't come in boxes.
+    boxes: Vec<KvBoxes>,
 }
 
 impl KvCache {
@@ -23,13 +26,24 @@ impl KvCache {
         let row_bytes = shape.dtype.row_bytes(shape.head_dim) - shape.dtype.row_bytes(0);
         let own_values = shape.values_from.is_none();
         let scales = |wanted: bool| wanted.then(|| region(rows * size_of::<f32>())).transpose();
-        Ok(Self {
+        let mut cache = Self {
             shape,
             keys: region(rows * row_bytes)?,
             values: own_values.then(|| region(rows * row_bytes)).transpose()?,
             key_scales: scales(has_scales)?,
             value_scales: scales(has_scales && own_values)?,
-        })
+            boxes: Vec::new(),
+        };
+        if let Some(box_rows) = box_rows(driver.facts().capability, &shape) {
+            let of_layers = (0..shape.layers).map(|layer| KvBoxes::new(&shape, &cache.layer(layer), box_rows));
+            cache.boxes = of_layers.collect::<Result<_>>()?;
+        }
+        Ok(cache)
+    }
+
+    /// How a layer's rows are copied in boxes, where they can be.
+    pub(crate) fn boxes(&self, layer: usize) -> Option<&KvBoxes> {
+        self.boxes.get(layer)
     }
 
     /// Where a layer's rows begin.
@@ -75,4 +89,69 @@ pub(crate) struct KvLayer {
     pub(crate) values: Pointer,
     pub(crate) key_scales: Option<Pointer>,
     pub(crate) value_scales: Option<Pointer>,
+}
+
+/// One layer's keys and values as matrices whose rows are copied in boxes: as `Boxes` in attention/prefill_90a/cuda.cu.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct KvBoxes {
+    keys: TensorMap,
+    values: TensorMap,
+    /// Slots of a box, all of one KV block.
+    rows: i32,
+}
+
+impl KvBoxes {
+    fn new(shape: &KvShape, layer: &KvLayer, box_rows: usize) -> Result<Self> {
+        let KvShape { blocks, block_size, kv_heads, head_dim, .. } = *shape;
+        let rows = blocks * kv_heads * block_size;
+        let map = |first| TensorMap::new(Matrix { first, rows, columns: head_dim }, box_rows);
+        Ok(Self { keys: map(layer.keys)?, values: map(layer.values)?, rows: box_rows as i32 })
+    }
+}
+
+/// Slots of a box, if a GPU of this compute capability has a kernel that copies such rows in boxes: the greatest power of
+/// two that divides a KV block, no more than a step of that kernel and no fewer than the eight that are swizzled together.
+fn box_rows(capability: (u32, u32), shape: &KvShape) -> Option<usize> {
+    /// As `KEYS` in the source.
+    const STEP_ROWS: usize = 128;
+    const HEAD_DIM: usize = 128;
+    const SWIZZLED_ROWS: usize = 8;
+    let has_kernel = capability == (9, 0)
+        && matches!(shape.dtype, KvDType::F16 | KvDType::BF16)
+        && (shape.head_dim, shape.values_from) == (HEAD_DIM, None);
+    let is_there = shape.blocks * shape.kv_heads * shape.block_size > 0;
+    let rows = 1 << shape.block_size.trailing_zeros().min(STEP_ROWS.trailing_zeros());
+    (has_kernel && is_there && rows >= SWIZZLED_ROWS).then_some(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boxes_lie_in_blocks() {
+        let shape = KvShape {
+            layers: 1,
+            blocks: 10,
+            block_size: 64,
+            kv_heads: 2,
+            head_dim: 128,
+            values_from: None,
+            dtype: KvDType::BF16,
+        };
+        let rows = |block_size| box_rows((9, 0), &KvShape { block_size, ..shape });
+        let of_sizes = [1, 12, 8, 16, 24, 64, 96, 128, 384, 1024].map(rows);
+        let expected = [None, None, Some(8), Some(16), Some(8), Some(64), Some(32), Some(128), Some(128), Some(128)];
+        assert_eq!(of_sizes, expected);
+        for other in [
+            KvShape { head_dim: 64, ..shape },
+            KvShape { values_from: Some(64), ..shape },
+            KvShape { dtype: KvDType::Int8, ..shape },
+            KvShape { blocks: 0, ..shape },
+        ] {
+            assert_eq!(box_rows((9, 0), &other), None, "{other:?}");
+        }
+        assert_eq!(box_rows((8, 0), &shape), None);
+    }
 }

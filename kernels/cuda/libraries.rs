@@ -55,6 +55,7 @@ const DRIVER: Needed = Needed {
         "cuFuncGetAttribute",
         "cuFuncSetAttribute",
         "cuLaunchKernelEx",
+        "cuTensorMapEncodeTiled",
         "cuDeviceCanAccessPeer",
         "cuIpcGetMemHandle",
         "cuIpcOpenMemHandle_v2",

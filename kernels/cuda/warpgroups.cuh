@@ -24,9 +24,16 @@ __device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 
+// The same, and the phase is not over before copies have brought so many bytes more (tensor_map.cuh).
+__device__ __forceinline__ void barrier_arrive_expecting(uint64_t* barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+                 : "memory");
+}
+
 // Until a phase is over: the first, third, … by parity 0, the others by parity 1.
 __device__ __forceinline__ void barrier_wait(uint64_t* barrier, int parity) {
     uint32_t address = shared_address(barrier);
+    // The last brace begins no line, for scripts/cuda-kernels would take it for the entry's.
     asm volatile(
         "{\n"
         ".reg .pred over;\n"
@@ -35,11 +42,12 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, int parity) {
         "@over bra OVER;\n"
         "bra AGAIN;\n"
         "OVER:\n"
-        "}\n" ::"r"(address), "r"(parity)
+        " }\n" ::"r"(address), "r"(parity)
         : "memory");
 }
 
-// What this thread wrote to shared memory is there for products from now on.
+// What this thread wrote to shared memory, barriers that it initialized among it, is there for products and copies of
+// boxes from now on.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // 16 bytes that products are going to read.

@@ -30,7 +30,7 @@ def show(compiled):
             f"SPILLS {figures.spills} B" if figures.spills else "",
             f"STACK {figures.stack} B" if figures.stack else "",
             figures.tensor,
-            f"{figures.async_copies} cp.async" if figures.async_copies else "",
+            f"{figures.async_copies} copies" if figures.async_copies else "",
             f"{figures.matrix_loads} ldmatrix" if figures.matrix_loads else "",
             f"{figures.wide_loads} wide loads" if figures.wide_loads else "",
         ]
@@ -47,10 +47,10 @@ tensor-core instructions, asynchronous copies or wide loads, or can't be launche
 
 Below are the kernels for bf16 activations. *Threads*: the most of a block. *Registers*: per thread, from the GPU that
 needs the least to the one that needs the most. *Shared*: static bytes of a block; a plus: and dynamic ones. *Tensor
-cores*, *copies* (cp.async), *matrix loads* (ldmatrix) and *wide loads* (128 bits or more): instructions in the code for
-{counted}. *Occupancy*: per cent of the warps that a multiprocessor holds, as far as registers, static shared memory and
-threads allow, for {architectures}; dynamic shared memory may lower it. A dash: the kernel
-is not for that GPU.
+cores*, *copies* (cp.async and TMA's), *matrix loads* (ldmatrix) and *wide loads* (128 bits or more): instructions in
+the code for {counted}. *Occupancy*: per cent of the warps that a multiprocessor holds, as far as registers, static
+shared memory and threads allow, for {architectures}; dynamic shared memory may
+lower it. A dash: the kernel is not for that GPU.
 Kernels that exist for many storage formats are compiled for all of these GPUs for the formats
 {formats}; for the others only for {few}, and they are left out here.
 """

@@ -1,10 +1,7 @@
 //! The kernels by what they are for, and what their blocks need.
 
 use super::View;
-use crate::{
-    KvDType,
-    cuda::{Facts, Source},
-};
+use crate::cuda::{Facts, KvBoxes, Source};
 
 /// Rows that kernels take together, and a block for each such tile or for a share of all.
 pub(super) struct Kernel {
@@ -17,6 +14,8 @@ pub(super) struct Kernel {
     pub(super) shared_bytes: usize,
     /// As many blocks fit into a multiprocessor by their registers.
     by_registers: usize,
+    /// What it is told besides the problem, if it copies keys and values in boxes.
+    pub(super) boxes: Option<KvBoxes>,
 }
 
 /// Bytes from one row of `bytes` bytes to the next in shared memory, as in attention_fragments.cuh.
@@ -39,6 +38,7 @@ impl Kernel {
             threads: 32 * WARPS,
             shared_bytes: WARPS * warp_floats * size_of::<f32>(),
             by_registers: 8,
+            boxes: None,
         }
     }
 
@@ -53,14 +53,13 @@ impl Kernel {
         // Keys and values of 64 positions, twice: those that are computed with and those on their way.
         let shared_bytes = 2 * 2 * 64 * stride_of(dim * view.cache.element_bytes());
         let (rows, threads) = (16, 128);
-        Self { source: &SOURCE, entry, merge: "decode_merge", rows, threads, shared_bytes, by_registers }
+        Self { source: &SOURCE, entry, merge: "decode_merge", rows, threads, shared_bytes, by_registers, boxes: None }
     }
 
     /// Many.
-    pub(super) fn prefill(view: &View, dim: usize, facts: &Facts) -> Self {
-        let is_16_bits = matches!(view.cache.shape.dtype, KvDType::F16 | KvDType::BF16);
-        if facts.capability == (9, 0) && is_16_bits && view.heads.dim == 128 {
-            return Self::prefill_by_warpgroups();
+    pub(super) fn prefill(view: &View, dim: usize) -> Self {
+        if let Some(&boxes) = view.boxes {
+            return Self::prefill_by_warpgroups(boxes);
         }
         const SOURCE: Source = Source { name: "prefill", text: include_str!("../prefill/cuda.cu") };
         let element_bytes = view.cache.element_bytes();
@@ -70,11 +69,11 @@ impl Kernel {
             _ => ("prefill_256", "prefill_merge_256", 64, 32),
         };
         let shared_bytes = rows * stride_of(2 * dim) + 2 * keys * stride_of(dim * element_bytes);
-        Self { source: &SOURCE, entry, merge, rows, threads: 128, shared_bytes, by_registers: 2 }
+        Self { source: &SOURCE, entry, merge, rows, threads: 128, shared_bytes, by_registers: 2, boxes: None }
     }
 
     /// Many, by instructions that only GPUs of compute capability 9.0 have.
-    fn prefill_by_warpgroups() -> Self {
+    fn prefill_by_warpgroups(boxes: KvBoxes) -> Self {
         const SOURCE: Source = Source { name: "prefill_90a", text: include_str!("../prefill_90a/cuda.cu") };
         // As in the source: rows of 128 elements of two bytes, and what may be lost for tiles to begin where they must.
         const ROWS: usize = 128;
@@ -83,7 +82,8 @@ impl Kernel {
         const ALIGNMENT: usize = 1024;
         let shared_bytes = (ROWS + 2 * STAGES * KEYS) * 2 * 128 + ALIGNMENT;
         let (entry, merge) = ("prefill_90a_128", "prefill_90a_merge_128");
-        Self { source: &SOURCE, entry, merge, rows: ROWS, threads: 384, shared_bytes, by_registers: 1 }
+        let (rows, threads, by_registers) = (ROWS, 384, 1);
+        Self { source: &SOURCE, entry, merge, rows, threads, shared_bytes, by_registers, boxes: Some(boxes) }
     }
 
     /// Few queries per sequence, where values lie within keys: as few rows as hold all queries of a sequence, or of what
@@ -121,7 +121,7 @@ impl Kernel {
         let (rows, entry, merge, threads, by_registers) = kernel;
         let tiles = STAGES * KEYS * stride_of(LATENT_KEY_MAX * view.cache.element_bytes());
         let shared_bytes = tiles + rows * (stride_of(2 * LATENT_KEY_MAX) + stride_of(2 * KEYS));
-        Self { source: &SOURCE, entry, merge, rows, threads, shared_bytes, by_registers }
+        Self { source: &SOURCE, entry, merge, rows, threads, shared_bytes, by_registers, boxes: None }
     }
 
     /// Whether the GPU has the shared memory: some have 99 KiB for a block, too little for few queries of wide heads.

@@ -1,9 +1,12 @@
 // Attention of many queries per sequence by products of warpgroups: GPUs of compute capability 9.0, heads of 128, a
 // cache of 16-bit elements. All else is for attention/prefill/cuda.cu, where rows and tiles are explained.
 //
-// A block has three warpgroups. The first fetches keys and values, a ring of two steps of 128 positions each; the
-// others compute, 64 rows each. A step's weights are computed while the step before is multiplied with its values:
+// A block has three warpgroups. A warp of the first fetches keys and values, a ring of two steps of 128 positions each;
+// the others compute, 64 rows each. A step's weights are computed while the step before is multiplied with its values:
 // products need nothing of a thread while they run.
+//
+// Keys and values come in boxes (TMA) of half a head and as many slots as surely lie together in a block of the cache. A
+// tile's keys begin where a box does; those that nobody sees are hidden.
 //
 // Who may use which part of the ring is said by barriers in shared memory: one for each part that is there to be read,
 // and one for each that all have read.
@@ -13,6 +16,7 @@
 
 #define BLOCKS_AT_LEAST 1
 #include "attention_fragments.cuh"
+#include "tensor_map.cuh"
 #include "warpgroups.cuh"
 
 #define DIM 128
@@ -39,6 +43,16 @@ static_assert(ROWS - 64 <= KEYS && STAGES >= 2, "consumers end together");
 #define QUERIES_BYTES (2 * QUERY_HALF_BYTES)
 #define KEY_HALF_BYTES (KEYS * SWIZZLED_ROW)
 #define KEYS_BYTES (2 * KEY_HALF_BYTES)
+#define HALF_DIM (DIM / 2)
+// Where a box begins that has no row of the cache, and so becomes zero.
+#define NOWHERE (-KEYS)
+
+// As `KvBoxes` in cuda/kv_cache.rs: a layer's keys and values as matrices of a row for each slot of each KV head.
+struct Boxes {
+    TensorMap keys;
+    TensorMap values;
+    int rows;  // of a box: a power of two from 8 to KEYS that divides the cache's block size
+};
 
 template <class Format>
 struct Warpgroup {
@@ -70,6 +84,7 @@ struct Room {
     uint64_t* keys_free;
     uint64_t* values_ready;
     uint64_t* values_free;
+    uint64_t* last_values_came;  // and some of them are to be cleared before they are ready
 };
 
 // A part of the ring, and how often it was used before.
@@ -82,41 +97,49 @@ __device__ __forceinline__ void warp_arrive(uint64_t* barrier) {
     if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
 }
 
-// Of each warp the 32 keys, or values, whose rows its lanes know. What is not there becomes zero: it is multiplied by a
-// weight of zero, and must be a number.
-__device__ __forceinline__ void fetch(const Element* from, int own_row, uint8_t* to) {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, piece = lane % 16;
-    to += piece / 8 * KEY_HALF_BYTES;
-#pragma unroll
-    for (int i = 0; i < 16; i++) {
-        int within = 2 * i + lane / 16;
-        int row = __shfl_sync(ALL_LANES, own_row, within);
-        copy_async_16(to + swizzled_piece(32 * warp + within, piece % 8),
-                      from + int64_t(max(row, 0)) * DIM + piece * PIECE, row >= 0);
+// A step's keys, or values, in boxes whose first rows the warp's lanes know.
+__device__ __forceinline__ void fetch(const TensorMap& from, int box_rows, int own_row, uint8_t* to,
+                                      uint64_t* barrier) {
+    bool is_elected = threadIdx.x == 0;
+    if (is_elected) barrier_arrive_expecting(barrier, KEYS_BYTES);
+    for (int box = 0, first = 0; first < KEYS; box++, first += box_rows) {
+        int row = __shfl_sync(ALL_LANES, own_row, box);
+        if (!is_elected) continue;
+        copy_box(to + first * SWIZZLED_ROW, from, 0, row, barrier);
+        copy_box(to + KEY_HALF_BYTES + first * SWIZZLED_ROW, from, HALF_DIM, row, barrier);
     }
-    copy_async_commit();
 }
 
-// Hands over what was fetched but for the last `pending` parts.
-template <int pending>
-__device__ __forceinline__ void hand_over(uint64_t* barrier) {
-    copy_async_wait<pending>();
+// The last step's values once they came. What lies in the last box behind the tile's end is whatever others left in the
+// cache: it will be multiplied by weights of zero, and must be a number.
+__device__ __forceinline__ void clear_behind(int end, int box_rows, uint8_t* values) {
+    constexpr int PIECES = DIM / PIECE;
+    int box_end = (end + box_rows - 1) / box_rows * box_rows;
+    for (int at = int(threadIdx.x); at < (box_end - end) * PIECES; at += 32) {
+        int row = end + at / PIECES, piece = at % PIECES;
+        store_factors(values + piece / 8 * KEY_HALF_BYTES + swizzled_piece(row, piece % 8), make_uint4(0, 0, 0, 0));
+    }
     fence_async_proxy();
-    warp_arrive(barrier);
 }
 
-__device__ __forceinline__ void fetch_all(const Problem& problem, const Tile& tile, const Room& room, int steps) {
+// What one warp does, while the others compute.
+__device__ __forceinline__ void fetch_all(const Problem& problem, const Boxes& boxes, const Tile& tile,
+                                          const Room& room, int steps) {
     for (int step = 0; step < steps; step++) {
-        int stage = stage_of(step), key = tile.begin + step * KEYS + int(threadIdx.x);
-        int row = key < tile.end ? key_row(problem, tile, key) : -1;
+        int stage = stage_of(step), key = tile.begin + step * KEYS + int(threadIdx.x) * boxes.rows;
+        int row = key < tile.end ? key_row(problem, tile, key) : NOWHERE;
         if (step >= STAGES) barrier_wait(room.keys_free + stage, parity_of(step - STAGES));
-        fetch(problem.keys, row, room.keys + stage * KEYS_BYTES);
-        if (step > 0) hand_over<1>(room.values_ready + stage_of(step - 1));
+        fetch(boxes.keys, boxes.rows, row, room.keys + stage * KEYS_BYTES, room.keys_ready + stage);
         if (step >= STAGES) barrier_wait(room.values_free + stage, parity_of(step - STAGES));
-        fetch(problem.values, row, room.values + stage * KEYS_BYTES);
-        hand_over<1>(room.keys_ready + stage);
+        bool is_last = step == steps - 1;
+        fetch(boxes.values, boxes.rows, row, room.values + stage * KEYS_BYTES,
+              is_last ? room.last_values_came : room.values_ready + stage);
     }
-    if (steps > 0) hand_over<0>(room.values_ready + stage_of(steps - 1));
+    if (steps == 0) return;
+    int last = steps - 1, stage = stage_of(last);
+    barrier_wait(room.last_values_came, 0);
+    clear_behind(tile.end - tile.begin - last * KEYS, boxes.rows, room.values + stage * KEYS_BYTES);
+    warp_arrive(room.values_ready + stage);
 }
 
 // A warpgroup's queries as factors of products.
@@ -313,15 +336,17 @@ __device__ __forceinline__ void compute(const Problem& problem, const Tile& tile
 }
 
 // Blocks: tiles of queries, tiles of heads, splits.
-KERNEL(prefill_90a_128, THREADS)(Problem problem) {
+KERNEL(prefill_90a_128, THREADS)(Problem problem, const __grid_constant__ Boxes boxes) {
     DYNAMIC_SHARED(uint8_t, shared);
     __shared__ uint64_t queries_ready[CONSUMERS];
     __shared__ uint64_t keys_ready[STAGES];
     __shared__ uint64_t keys_free[STAGES];
     __shared__ uint64_t values_ready[STAGES];
     __shared__ uint64_t values_free[STAGES];
+    __shared__ uint64_t last_values_came;
     Tile tile;
     if (!find_tile(problem, ROWS, tile)) return;
+    begin_at_multiple(tile, boxes.rows);
     if (!take_split(problem, tile, blockIdx.z, KEYS, KEYS_LEAST)) return;
     Room room;
     room.queries = shared + (SWIZZLED_ALIGNMENT - shared_address(shared) % SWIZZLED_ALIGNMENT) % SWIZZLED_ALIGNMENT;
@@ -332,19 +357,24 @@ KERNEL(prefill_90a_128, THREADS)(Problem problem) {
     room.keys_free = keys_free;
     room.values_ready = values_ready;
     room.values_free = values_free;
+    room.last_values_came = &last_values_came;
     if (threadIdx.x == 0) {
+        prefetch_tensor_map(boxes.keys);
+        prefetch_tensor_map(boxes.values);
         for (int at = 0; at < CONSUMERS; at++) barrier_init(queries_ready + at, 4);
         for (int at = 0; at < STAGES; at++) {
-            barrier_init(keys_ready + at, 4);
+            barrier_init(keys_ready + at, 1);
             barrier_init(keys_free + at, 4 * CONSUMERS);
-            barrier_init(values_ready + at, 4);
+            barrier_init(values_ready + at, 1);
             barrier_init(values_free + at, 4 * CONSUMERS);
         }
+        barrier_init(&last_values_came, 1);
+        fence_async_proxy();
     }
     __syncthreads();
     if (threadIdx.x < 128) {
         give_registers<FETCHING_REGISTERS>();
-        fetch_all(problem, tile, room, (tile.end - tile.begin + KEYS - 1) / KEYS);
+        if (threadIdx.x < 32) fetch_all(problem, boxes, tile, room, (tile.end - tile.begin + KEYS - 1) / KEYS);
     } else {
         take_registers<COMPUTING_REGISTERS>();
         compute(problem, tile, room);
@@ -352,4 +382,6 @@ KERNEL(prefill_90a_128, THREADS)(Problem problem) {
 }
 
 // Blocks: tiles of queries, tiles of heads.
-KERNEL(prefill_90a_merge_128, MERGE_THREADS)(Problem problem) { merge_tile(problem, ROWS, KEYS, KEYS_LEAST); }
+KERNEL(prefill_90a_merge_128, MERGE_THREADS)(Problem problem, const __grid_constant__ Boxes boxes) {
+    merge_tile(problem, ROWS, KEYS, KEYS_LEAST, boxes.rows);
+}

@@ -167,6 +167,11 @@ fn driver() -> Vec<String> {
             CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
             CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
         }
+        CUtensorMapDataType { CU_TENSOR_MAP_DATA_TYPE_UINT16 }
+        CUtensorMapInterleave { CU_TENSOR_MAP_INTERLEAVE_NONE }
+        CUtensorMapSwizzle { CU_TENSOR_MAP_SWIZZLE_128B }
+        CUtensorMapL2promotion { CU_TENSOR_MAP_L2_PROMOTION_L2_256B }
+        CUtensorMapFloatOOBfill { CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE }
         CUpointer_attribute { CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL }
     };
     // These are no enumeration in Rust, for they may be combined.
@@ -194,6 +199,7 @@ fn driver() -> Vec<String> {
         CUlaunchAttribute,
         CUlaunchAttributeID,
         CUlaunchAttributeValue,
+        CUtensorMap,
         CUresult,
     ];
     let fields = fields! {
@@ -203,6 +209,7 @@ fn driver() -> Vec<String> {
         CUlaunchAttribute { id, value }
         CUipcMemHandle { reserved }
         CUuuid { bytes }
+        CUtensorMap { opaque }
     };
     let functions = functions! {
         fn cuInit(c_uint) -> CUresult;
@@ -246,6 +253,11 @@ fn driver() -> Vec<String> {
             *mut *mut c_void
         ) -> CUresult;
         fn cuLaunchKernelEx(*const CUlaunchConfig, CUfunction, *mut *mut c_void, *mut *mut c_void) -> CUresult;
+        fn cuTensorMapEncodeTiled(
+            *mut CUtensorMap, CUtensorMapDataType, cuuint32_t, *mut c_void, *const cuuint64_t, *const cuuint64_t,
+            *const cuuint32_t, *const cuuint32_t, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
+            CUtensorMapFloatOOBfill
+        ) -> CUresult;
         fn cuLaunchHostFunc(CUstream, CUhostFn, *mut c_void) -> CUresult;
         fn cuStreamCreate(*mut CUstream, c_uint) -> CUresult;
         fn cuStreamDestroy_v2(CUstream) -> CUresult;

@@ -15,7 +15,7 @@ namespace stand_in {
 
 namespace {
 
-constexpr size_t PARAMETER_ALIGNMENT = 16;
+constexpr size_t PARAMETER_ALIGNMENT = 64;  // a tensor map's
 
 // Copies of a launch's values: what is captured is launched long after the caller's are gone.
 std::shared_ptr<void*[]> keep(const simt::Kernel& kernel, void** values) {

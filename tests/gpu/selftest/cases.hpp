@@ -116,6 +116,14 @@ private:
     void require(CUresult result);
 };
 
+// Of a matrix of 16-bit elements that is copied by boxes of so many rows and 64 columns.
+CUtensorMap map_of(CUdeviceptr matrix, size_t rows, size_t columns, unsigned box_rows);
+
+// What the kernels of boxes/cuda.cu are told.
+struct Maps {
+    CUtensorMap first, second;
+};
+
 }  // namespace selftest
 
 // TEST(name, Passes), TEST(name, Dies, "message") or TEST(name, Dies, "message", Sanitized), then a body.

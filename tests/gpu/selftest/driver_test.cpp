@@ -628,4 +628,78 @@ TEST(a_wait_for_what_never_comes, Dies, "waited for more than 1 s") {
     gpu.synchronize();
 }
 
+// ---- tensor maps ----
+
+// What a tensor map is made of; right, but for what a case changes.
+struct Tiling {
+    CUtensorMapDataType type = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+    cuuint32_t rank = 2;
+    size_t offset = 0;
+    cuuint64_t sizes[2] = {128, 32}, strides[1] = {256};
+    cuuint32_t box[2] = {64, 8}, steps[2] = {1, 1};
+    CUtensorMapInterleave interleave = CU_TENSOR_MAP_INTERLEAVE_NONE;
+    CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B;
+    CUtensorMapFloatOOBfill fill = CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
+    size_t misplaced = 0;  // the map itself
+
+    CUresult encode(CUdeviceptr matrix) const {
+        alignas(64) char room[256];
+        auto* map = reinterpret_cast<CUtensorMap*>(room + misplaced);
+        return cuTensorMapEncodeTiled(map, type, rank, reinterpret_cast<void*>(matrix + offset), sizes, strides, box,
+                                      steps, interleave, swizzle, CU_TENSOR_MAP_L2_PROMOTION_NONE, fill);
+    }
+};
+
+void check_tiling(CUresult expected, void (*change)(Tiling&)) {
+    Gpu gpu;
+    Tiling tiling;
+    CUdeviceptr matrix = gpu.room(32 * 256);
+    OK(tiling.encode(matrix));
+    change(tiling);
+    refused(tiling.encode(matrix), expected);
+}
+
+TEST(a_map_that_is_not_aligned, Passes) {
+    check_tiling(CUDA_ERROR_INVALID_VALUE, [](Tiling& of) { of.misplaced = 32; });
+}
+TEST(a_map_of_a_matrix_that_is_not_aligned, Passes) {
+    check_tiling(CUDA_ERROR_INVALID_VALUE, [](Tiling& of) { of.offset = 8; });
+}
+TEST(a_map_of_a_matrix_that_is_not_there, Passes) {
+    check_tiling(CUDA_ERROR_INVALID_VALUE, [](Tiling& of) { of.sizes[1] = 33; });
+}
+TEST(a_map_of_no_rows, Passes) {
+    check_tiling(CUDA_ERROR_INVALID_VALUE, [](Tiling& of) { of.sizes[1] = 0; });
+}
+TEST(a_map_of_rows_that_overlap, Passes) {
+    check_tiling(CUDA_ERROR_INVALID_VALUE, [](Tiling& of) { of.strides[0] = 128; });
+}
+TEST(a_map_of_rows_that_are_not_aligned, Passes) {
+    check_tiling(CUDA_ERROR_INVALID_VALUE, [](Tiling& of) { of.sizes[0] = 120, of.strides[0] = 248; });
+}
+TEST(a_map_of_boxes_that_are_too_long, Passes) {
+    check_tiling(CUDA_ERROR_INVALID_VALUE, [](Tiling& of) { of.box[1] = 257; });
+}
+TEST(a_map_of_boxes_wider_than_their_swizzle, Passes) {
+    check_tiling(CUDA_ERROR_INVALID_VALUE, [](Tiling& of) { of.box[0] = 128; });
+}
+TEST(a_map_of_six_dimensions, Passes) {
+    check_tiling(CUDA_ERROR_INVALID_VALUE, [](Tiling& of) { of.rank = 6; });
+}
+TEST(maps_that_are_not_modelled, Passes) {
+    constexpr CUresult REFUSED = CUDA_ERROR_NOT_SUPPORTED;
+    check_tiling(REFUSED, [](Tiling& of) { of.type = CU_TENSOR_MAP_DATA_TYPE_FLOAT64; });
+    check_tiling(REFUSED, [](Tiling& of) { of.rank = 1; });
+    check_tiling(REFUSED, [](Tiling& of) { of.steps[1] = 2; });
+    check_tiling(REFUSED, [](Tiling& of) { of.box[0] = 32; });
+    check_tiling(REFUSED, [](Tiling& of) { of.interleave = CU_TENSOR_MAP_INTERLEAVE_16B; });
+    check_tiling(REFUSED, [](Tiling& of) { of.swizzle = CU_TENSOR_MAP_SWIZZLE_64B; });
+    check_tiling(REFUSED, [](Tiling& of) { of.fill = CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA; });
+}
+TEST(a_map_for_a_gpu_that_copies_no_boxes, Passes) {
+    setenv("STAND_IN_CAPABILITY", "8.0", 1);
+    Gpu gpu;
+    refused(Tiling().encode(gpu.room(32 * 256)), CUDA_ERROR_NOT_SUPPORTED);
+}
+
 }  // namespace

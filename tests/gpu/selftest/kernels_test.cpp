@@ -328,6 +328,85 @@ TEST(a_barrier_that_expects_too_few, Fails) { check_hand_on("hand_on_too_few_wro
 TEST(a_barrier_that_expects_too_many, Dies, "no thread can go on") { check_hand_on("hand_on_too_many_wrong"); }
 TEST(a_barrier_of_another_parity, Fails) { check_hand_on("hand_on_other_parity_wrong"); }
 
+// ---- copies of boxes ----
+
+constexpr size_t MATRIX_ROWS = 40, MATRIX_COLUMNS = 128, BOX_ROWS = 16, BOX_COLUMNS = 64;
+
+uint16_t element(size_t matrix, int row, int column) {
+    bool is_there = row >= 0 && row < int(MATRIX_ROWS) && column >= 0 && column < int(MATRIX_COLUMNS);
+    return is_there ? uint16_t(1 + matrix * 7 + size_t(row) * 251 + size_t(column)) : 0;
+}
+
+std::vector<uint16_t> matrix_of(size_t number) {
+    std::vector<uint16_t> elements;
+    for (int at = 0; at < int(MATRIX_ROWS * MATRIX_COLUMNS); at++) {
+        elements.push_back(element(number, at / int(MATRIX_COLUMNS), at % int(MATRIX_COLUMNS)));
+    }
+    return elements;
+}
+
+void check_boxes(const char* kernel, int column = 64, int row = 5, int steps = 3) {
+    Gpu gpu;
+    constexpr size_t SIZE = BOX_ROWS * BOX_COLUMNS;
+    auto put = [&](size_t number) {
+        return map_of(gpu.put(matrix_of(number)), MATRIX_ROWS, MATRIX_COLUMNS, BOX_ROWS);
+    };
+    Maps maps{put(0), put(1)};
+    CUdeviceptr y = gpu.room(2 * SIZE * 2);
+    gpu.launch(kernel, {1, 32, unsigned(1024 + 2 * SIZE * 2)}, y, maps, column, row, steps);
+    std::vector<uint16_t> got = gpu.get<uint16_t>(y, 2 * SIZE);
+    for (size_t at = 0; at < 2 * SIZE; at++) {
+        int in_row = int(at / BOX_COLUMNS % BOX_ROWS), in_column = int(at % BOX_COLUMNS);
+        CHECK(got[at] == element(at / SIZE, row + in_row, column + in_column));
+    }
+}
+
+TEST(boxes, Passes) { check_boxes("boxes"); }
+TEST(boxes_across_a_matrix_end, Passes) { check_boxes("boxes", 0, 33); }
+TEST(boxes_before_a_matrix, Passes) { check_boxes("boxes", -20, -3); }
+TEST(boxes_behind_a_rows_end, Passes) { check_boxes("boxes", 90, 0); }
+TEST(boxes_outside_of_a_matrix, Passes) { check_boxes("boxes", 0, -128); }
+TEST(boxes_that_nobody_expects, Dies, "did not expect all bytes") { check_boxes("boxes_nothing_expected_wrong"); }
+TEST(boxes_of_which_too_little_is_expected, Dies, "did not expect all bytes") {
+    check_boxes("boxes_too_little_expected_wrong");
+}
+TEST(boxes_of_which_too_much_is_expected, Dies, "0 arrivals and 16 bytes are missing") {
+    check_boxes("boxes_too_much_expected_wrong");
+}
+TEST(boxes_at_a_barrier_where_too_many_arrive, Dies, "nothing but bytes is missing") {
+    check_boxes("boxes_arrived_twice_wrong");
+}
+TEST(boxes_that_nobody_waits_for, Dies, "ends while a box is on its way to it") {
+    check_boxes("boxes_not_waited_wrong", 64, 5, 1);
+}
+TEST(boxes_that_are_waited_for_by_another_parity, Fails) { check_boxes("boxes_other_parity_wrong"); }
+TEST(boxes_for_a_barrier_that_is_not_handed_over, Dies, "for a barrier that was not handed over") {
+    check_boxes("boxes_barrier_not_handed_over_wrong");
+}
+TEST(boxes_for_no_barrier, Dies, "was not initialized") { check_boxes("boxes_no_barrier_wrong"); }
+TEST(boxes_over_what_threads_wrote, Dies, "copies a box over what a thread wrote") {
+    check_boxes("boxes_writes_not_handed_over_wrong");
+}
+TEST(boxes_at_an_unaligned_address, Dies, "no multiple of 1024") { check_boxes("boxes_misaligned_wrong"); }
+TEST(boxes_beyond_shared_memory, Dies, "a box beyond dynamic shared memory") { check_boxes("boxes_beyond_wrong"); }
+TEST(boxes_to_one_place, Dies, "where another one is on its way") { check_boxes("boxes_to_one_place_wrong"); }
+
+TEST(boxes_by_what_is_no_map, Dies, "no tensor map of the driver's") {
+    Gpu gpu;
+    gpu.launch("boxes", {1, 32, 5120}, gpu.room(4096), Maps{}, 0, 0, 1);
+    gpu.synchronize();
+}
+
+TEST(boxes_of_freed_memory, Dies, "that were freed before", Plain) {
+    Gpu gpu;
+    CUdeviceptr matrix = gpu.put(matrix_of(0)), y = gpu.room(4096);
+    CUtensorMap map = map_of(matrix, MATRIX_ROWS, MATRIX_COLUMNS, BOX_ROWS);
+    gpu.synchronize();
+    OK(cuMemFree(matrix));
+    gpu.launch("boxes", {1, 32, 5120}, y, Maps{map, map}, 0, 0, 1);
+    gpu.synchronize();
+}
+
 // ---- registers ----
 
 void share_registers(const char* kernel) {

@@ -52,6 +52,16 @@ void Gpu::require(CUresult result) {
     _exit(REFUSED_STATUS);
 }
 
+CUtensorMap map_of(CUdeviceptr matrix, size_t rows, size_t columns, unsigned box_rows) {
+    CUtensorMap map;
+    cuuint64_t sizes[] = {columns, rows}, strides[] = {columns * 2};
+    cuuint32_t box[] = {64, box_rows}, steps[] = {1, 1};
+    OK(cuTensorMapEncodeTiled(&map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 2, reinterpret_cast<void*>(matrix), sizes, strides,
+                              box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
+    return map;
+}
+
 namespace {
 
 constexpr int SEEDS = 3;

@@ -89,6 +89,14 @@ TEST(asynchronous_copies_are_counted_where_they_are_valid, Passes, "", Counted) 
     CHECK(traffic.written_sectors == 0);
 }
 
+TEST(boxes_are_counted_where_the_matrix_is, Passes, "", Counted) {
+    Gpu gpu;
+    CUtensorMap map = map_of(gpu.put(std::vector<uint16_t>(20 * 64)), 20, 64, 16);
+    gpu.launch("boxes", {1, 32, 5120}, gpu.room(4096), Maps{map, map}, 0, 10, 1);
+    simt::Traffic traffic = last(gpu);
+    CHECK(traffic.read_sectors == 10 * 128 / 32 && traffic.asked_to_read == 2 * 10 * 128);
+}
+
 TEST(products_are_counted, Passes, "", Counted) {
     Gpu gpu;
     gpu.launch("multiply_only", {5, 32, 0});

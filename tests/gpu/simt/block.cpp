@@ -293,7 +293,11 @@ void Block::report_deadlock() {
         last = state;
         told++;
     }
-    stop(message);
+    stop(message + told_of_barriers(*this));
+}
+
+void Block::fail(const char* what, Place place) const {
+    stop(std::string("kernel ") + launch->kernel->name + ", block " + text_of(index) + ": " + what + text_of(place));
 }
 
 void Block::run(uint3 of_grid) {
@@ -315,6 +319,8 @@ void Block::run(uint3 of_grid) {
             progress = true;
             resume(warp);
         }
+        // Who spins may wait for what one brings who waits for a box.
+        if ((!progress || spun) && let_box_arrive(*this)) continue;
         if (!progress) report_deadlock();
         if (!spun) {
             spinning_since = 0;
@@ -330,10 +336,8 @@ void Block::run(uint3 of_grid) {
         }
     }
     running = outer;
-    if (!warpgroups.agree(warp_count)) {
-        stop(std::string("kernel ") + launch->kernel->name + ", block " + text_of(index) +
-             ": warps of a warpgroup began different products");
-    }
+    if (!warpgroups.agree(warp_count)) fail("warps of a warpgroup began different products", {nullptr, 0});
+    if (!warpgroups.boxes.empty()) fail("ends while a box is on its way to it", warpgroups.boxes.front().place);
     check_shared();
 }
 

@@ -83,6 +83,8 @@ struct Block : BlockView {
     // The running fiber could go on, but others shall: `turn` is the position to come back to.
     void give_way(Fiber& fiber, int turn);
     void go_on_with(Fiber& fiber, int position);
+    // Ends the process: what no thread does, but the block.
+    [[noreturn]] void fail(const char* what, Place place) const;
     void release_barrier();
 
 private:

@@ -1,5 +1,5 @@
-// Products of warpgroups, and barriers in shared memory, as a GPU may at worst do them: factors are read when a product
-// begins, and must be the same when it is waited for; sums are NaN in between.
+// Products of warpgroups as a GPU may at worst do them: factors are read when a product begins, and must be the same when
+// it is waited for; sums are NaN in between.
 #include "warpgroups.hpp"
 
 #include <algorithm>
@@ -22,14 +22,6 @@ constexpr int POISON = 0xff;
 constexpr uint32_t SYSTEM_SHARED = 1024;  // lies before a block's own
 constexpr int REGISTERS_OF_MULTIPROCESSOR = 65536;
 
-// A word of shared memory that is a barrier: NaN, what it was before, is none.
-struct Barrier {
-    static constexpr uint32_t MARK = 0xba55e7;
-    uint32_t mark : 24, phase : 8;
-    uint16_t expected, missing;
-};
-static_assert(sizeof(Barrier) == sizeof(uint64_t));
-
 Block& block_of(Fiber& fiber) { return *fiber.warp->block; }
 
 WarpProducts& products_of(Fiber& fiber) {
@@ -37,49 +29,7 @@ WarpProducts& products_of(Fiber& fiber) {
     return block.warpgroups.warps[fiber.warp - block.warps];
 }
 
-Barrier& barrier_at(uint64_t* at, Place place) {
-    Barrier& barrier = *reinterpret_cast<Barrier*>(at);
-    if (barrier.mark != Barrier::MARK) fail("uses a barrier that was not initialized", place);
-    return barrier;
-}
-
 }  // namespace
-
-// ---- barriers ----
-
-void init_barrier(uint64_t* at, int arrivals, Place place) {
-    if (arrivals < 1 || arrivals > 0xffff) fail("initializes a barrier for no arrivals, or for too many", place);
-    *reinterpret_cast<Barrier*>(at) = {Barrier::MARK, 0, uint16_t(arrivals), uint16_t(arrivals)};
-}
-
-void arrive_at_barrier(uint64_t* at, Place place) {
-    Barrier& barrier = barrier_at(at, place);
-    if (--barrier.missing) return;
-    barrier.missing = barrier.expected;
-    barrier.phase ^= 1;
-    std::vector<BarrierWaiter>& waiters = block_of(self()).warpgroups.waiters;
-    auto is_over = [&](const BarrierWaiter& waiter) {
-        if (waiter.barrier != at || waiter.parity == barrier.phase) return false;
-        Warp& warp = *waiter.fiber->warp;
-        warp.ready |= 1u << warp.position_of[waiter.fiber->lane];
-        return true;
-    };
-    waiters.erase(std::remove_if(waiters.begin(), waiters.end(), is_over), waiters.end());
-}
-
-void wait_at_barrier(uint64_t* at, int parity, Place place) {
-    Fiber& fiber = self();
-    Warp& warp = *fiber.warp;
-    // Who comes late may find that the next phase is over too, and waits for one that may never be.
-    while (barrier_at(at, place).phase == parity) {
-        block_of(fiber).warpgroups.waiters.push_back({&fiber, at, parity});
-        fiber.waiting = Waiting::Block;
-        fiber.place = place;
-        warp.ready &= ~(1u << warp.position_of[fiber.lane]);
-        warp.block->leave(fiber);
-        fiber.waiting = Waiting::Nothing;
-    }
-}
 
 // ---- the async proxy ----
 
@@ -87,9 +37,9 @@ namespace {
 
 constexpr size_t CHUNK = 16;
 
-int number_of(const Fiber& fiber) { return fiber.warp->first + fiber.lane; }
-
 }  // namespace
+
+int number_of(const Fiber& fiber) { return fiber.warp->first + fiber.lane; }
 
 void note_unfenced(const void* shared, size_t bytes) {
     Fiber& fiber = self();
@@ -114,6 +64,18 @@ void fence_proxy() {
         if (state.writer[at] == number + 1) state.writer[at] = 0;
     }
     state.written[number].clear();
+    auto is_own = [&](const UnfencedBarrier& of) { return of.thread == number; };
+    std::vector<UnfencedBarrier>& barriers = state.unfenced_barriers;
+    barriers.erase(std::remove_if(barriers.begin(), barriers.end(), is_own), barriers.end());
+}
+
+bool is_unfenced(const Block& block, const char* shared, size_t bytes) {
+    const std::vector<uint16_t>& writer = block.warpgroups.writer;
+    size_t offset = size_t(shared - block.dynamic_shared), last = (offset + bytes - 1) / CHUNK;
+    for (size_t at = offset / CHUNK; at <= last && at < writer.size(); at++) {
+        if (writer[at]) return true;
+    }
+    return false;
 }
 
 uint32_t address_in_shared(const void* shared, Place place) {
@@ -196,9 +158,7 @@ const uint16_t* piece(Block& block, uint32_t address, Place place) {
         fail("a product reads beyond dynamic shared memory", place);
     }
     const char* at = block.dynamic_shared + (address - start);
-    const std::vector<uint16_t>& writer = block.warpgroups.writer;
-    size_t first = size_t(at - block.dynamic_shared) / CHUNK;
-    if (first < writer.size() && writer[first]) {
+    if (is_unfenced(block, at, CHUNK)) {
         fail("a product reads what a thread wrote, and did not hand over to the async proxy", place);
     }
     return reinterpret_cast<const uint16_t*>(at);
@@ -377,6 +337,8 @@ void check_products_of(Fiber& fiber) {
 void Warpgroups::begin(int threads) {
     for (int at = 0; at < (threads + WARP_SIZE - 1) / WARP_SIZE; at++) warps[at] = {};
     waiters.clear();
+    boxes.clear();
+    unfenced_barriers.clear();
     writer.clear();
     written.resize(BLOCK_THREADS_MAX);
     for (int at = 0; at < threads; at++) written[at].clear();

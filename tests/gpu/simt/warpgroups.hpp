@@ -25,7 +25,8 @@ void commit_warpgroup(Place place);
 void wait_warpgroup(int groups_left, Place place);
 
 void init_barrier(uint64_t* barrier, int arrivals, Place place);
-void arrive_at_barrier(uint64_t* barrier, Place place);
+// And so many bytes more are to come before the phase is over.
+void arrive_at_barrier(uint64_t* barrier, int bytes, Place place);
 void wait_at_barrier(uint64_t* barrier, int parity, Place place);
 
 // Remembers that this thread wrote there, and that the async proxy doesn't know yet; and tells it of all such places.
@@ -41,7 +42,10 @@ uint32_t address_in_shared(const void* shared, Place place);
 inline uint32_t shared_address(const void* shared, SIMT_HERE) { return simt::address_in_shared(shared, place); }
 
 inline void barrier_init(uint64_t* barrier, int arrivals, SIMT_HERE) { simt::init_barrier(barrier, arrivals, place); }
-inline void barrier_arrive(uint64_t* barrier, SIMT_HERE) { simt::arrive_at_barrier(barrier, place); }
+inline void barrier_arrive(uint64_t* barrier, SIMT_HERE) { simt::arrive_at_barrier(barrier, 0, place); }
+inline void barrier_arrive_expecting(uint64_t* barrier, int bytes, SIMT_HERE) {
+    simt::arrive_at_barrier(barrier, bytes, place);
+}
 inline void barrier_wait(uint64_t* barrier, int parity, SIMT_HERE) { simt::wait_at_barrier(barrier, parity, place); }
 
 inline void fence_async_proxy() { simt::fence_proxy(); }
