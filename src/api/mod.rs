@@ -56,6 +56,7 @@ use workers::link::step::Pooling;
 use crate::{
     engine::{EngineHandle, request::EarlyStop},
     monitor::Monitor,
+    liveness::Liveness,
     supervisor::Supervisor,
 };
 
@@ -88,6 +89,8 @@ pub struct Api {
     /// Who watches the ranks.
     pub supervisor: Arc<Supervisor>,
     /// What is counted.
+    /// Whether both run.
+    pub liveness: Liveness,
     pub monitor: Monitor,
     /// Who may come in.
     pub admission: Admission,

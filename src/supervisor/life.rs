@@ -160,6 +160,7 @@ impl Life {
 
     /// Waits for one event, at most `timeout`; answers how it ends the epoch, if it does.
     fn next_event(&self, group: &mut Group, timeout: Duration, alarms: Alarms) -> Option<End> {
+        self.status.pulse.beat();
         match (self.events.recv_timeout(timeout), alarms) {
             (Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected), _) => Some(End::Stopped),
             (Ok(Event::Exited { epoch, rank }), _) if epoch == group.epoch() => Some(self.broken_by(group, rank)),
@@ -217,6 +218,7 @@ impl Life {
         let deadline = Instant::now() + pause;
         loop {
             match self.events.recv_deadline(deadline) {
+            self.status.pulse.beat();
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
                 Err(RecvTimeoutError::Timeout) => return false,
                 Ok(_) => {}

@@ -11,13 +11,18 @@ use super::{
     report::{RankReport, RanksReport, ReportedState},
     stall::is_stalled,
 };
-use crate::engine::{EngineHandle, EngineStats};
+use crate::{
+    engine::{EngineHandle, EngineStats},
+    liveness::Pulse,
+};
 
 /// The group's state: written by the supervisor's thread, read by anybody.
 pub struct Status {
     world_size: usize,
     stall_timeout: Duration,
     engine: EngineHandle,
+    /// Of the supervisor's own loop.
+    pub pulse: Pulse,
     now: Mutex<Now>,
 }
 
@@ -47,7 +52,7 @@ pub enum Stage {
 impl Status {
     /// Of a group that is to be started.
     pub fn new(world_size: usize, stall_timeout: Duration, engine: EngineHandle) -> Self {
-        Self { world_size, stall_timeout, engine, now: Mutex::default() }
+        Self { world_size, stall_timeout, engine, pulse: Pulse::default(), now: Mutex::default() }
     }
 
     /// A start has given these processes and this board.

@@ -115,7 +115,7 @@ fn about() -> Vec<Endpoint> {
         Endpoint::get("/health", "server", healthy).fails(&[503]),
         Endpoint::get("/ping", "server", healthy).fails(&[503]),
         Endpoint::post("/ping", "server", healthy).fails(&[503]),
-        Endpoint::get("/livez", "server", "Whether the server speaks HTTP at all"),
+        Endpoint::get("/livez", "server", "Whether the server's own loops run").fails(&[503]),
         Endpoint::get("/load", "server", "The endpoints below /v1, and how many requests are inside")
             .answers::<load::Load>(),
         Endpoint::get("/metrics", "server", "OpenMetrics").answers_text("application/openmetrics-text"),
