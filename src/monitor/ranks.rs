@@ -133,7 +133,7 @@ mod tests {
 
     fn told(ranks: Vec<RankReport>) -> String {
         let mut registry = Registry::default();
-        let report = RanksReport { world_size: ranks.len(), epoch: 0, restarts: 0, ranks };
+        let report = RanksReport { world_size: ranks.len(), epoch: 0, restarts: 0, last_error: None, ranks };
         registry.register_collector(Box::new(Ranks(report)));
         let mut text = String::new();
         text::encode(&mut text, &registry).unwrap();

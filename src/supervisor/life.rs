@@ -206,6 +206,7 @@ impl Life {
                 self.status.down("the server is stopping");
             }
             End::Broken(reason) => {
+                self.status.broke(reason);
                 self.engine.group_down(reason.clone());
                 group.kill();
                 self.status.down(reason);
@@ -217,8 +218,8 @@ impl Life {
     fn is_stopped_within(&self, pause: Duration) -> bool {
         let deadline = Instant::now() + pause;
         loop {
-            match self.events.recv_deadline(deadline) {
             self.status.pulse.beat();
+            match self.events.recv_deadline(deadline) {
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
                 Err(RecvTimeoutError::Timeout) => return false,
                 Ok(_) => {}

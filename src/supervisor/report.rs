@@ -16,6 +16,9 @@ pub struct RanksReport {
     pub epoch: u64,
     /// How often a broken group was started again since the server's start.
     pub restarts: u64,
+    /// Why a group broke last; null while none did.
+    #[serde(default)]
+    pub last_error: Option<String>,
     /// The ranks, in order.
     pub ranks: Vec<RankReport>,
 }
@@ -190,8 +193,9 @@ mod tests {
 
     #[test]
     fn the_body_of_ranks_is_as_documented() {
-        let report = RanksReport { world_size: 1, epoch: 2, restarts: 2, ranks: vec![RankReport::dead(0)] };
-        let expected = serde_json::json!({"world_size": 1, "epoch": 2, "restarts": 2, "ranks": [{
+        let last_error = Some("rank 0 is gone".to_owned());
+        let report = RanksReport { world_size: 1, epoch: 2, restarts: 2, last_error, ranks: vec![RankReport::dead(0)] };
+        let expected = serde_json::json!({"world_size": 1, "epoch": 2, "restarts": 2, "last_error": "rank 0 is gone", "ranks": [{
             "rank": 0, "pid": null, "state": "dead", "phase": "idle", "step": 0, "last_progress_ms": 0,
             "load_progress": 0.0, "step_time_ms": 0.0, "rss_bytes": 0, "device": "", "device_memory_bytes": 0, "gpu": null,
             "tokens_total": 0, "kv_blocks_used": 0, "kv_blocks_total": 0,

@@ -123,5 +123,8 @@ fn about() -> Vec<Endpoint> {
         Endpoint::get("/version", "server", "The server's version").answers::<version::Version>(),
         Endpoint::get("/openapi.json", "server", "This description").answers::<serde_json::Value>(),
         Endpoint::get("/docs", "server", "A page that shows this description").answers_text("text/html"),
+        Endpoint::get("/", "server", "A page to talk with the model and to watch the ranks")
+            .answers_text("text/html")
+            .fails(&[404]),
     ]
 }
