@@ -162,24 +162,21 @@ async function converse(text) {
   if (!asked.isConnected) return;
   isRunning(null);
   // Without a word of an answer, the question isn't part of the conversation: templates want the roles to take turns.
-  if (answer.text) turns.push(turn, { role: "assistant", content: answer.text });
-  if (trouble || !answer.text) offerAgain(text, asked, answer);
-  if (trouble?.status === 401) document.dispatchEvent(new CustomEvent("key-wanted", { detail: trouble.message }));
-  // On a phone the keyboard would come up over the answer.
-  if (matchMedia("(pointer: fine)").matches) question.focus();
-}
-
-function offerAgain(text, asked, answer) {
-  const had = turns.length;
-  answer.foot.append(
-    button("Try again", () => {
+  const reply = { role: "assistant", content: answer.text };
+  if (answer.text) turns.push(turn, reply);
+  if (trouble || !answer.text) {
+    const again = button("Try again", () => {
       if (running) return;
-      if (answer.text && turns.length === had) turns.length -= 2;
+      turns = turns.filter((other) => other !== turn && other !== reply);
       asked.remove();
       answer.element.remove();
       converse(text);
-    }),
-  );
+    });
+    answer.foot.append(again);
+  }
+  if (trouble?.status === 401) document.dispatchEvent(new CustomEvent("key-wanted", { detail: trouble.message }));
+  // On a phone the keyboard would come up over the answer.
+  if (matchMedia("(pointer: fine)").matches) question.focus();
 }
 
 export function clear() {

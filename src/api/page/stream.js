@@ -26,7 +26,7 @@ export async function ask(path, { signal, body } = {}) {
   try {
     answer = await fetch(path, sent);
   } catch (error) {
-    if (error.name === "AbortError") throw error;
+    if (signal?.aborted) throw error;
     throw new Trouble("The server can't be reached.");
   }
   if (!answer.ok) throw await trouble(answer);
@@ -34,6 +34,10 @@ export async function ask(path, { signal, body } = {}) {
 }
 
 async function trouble(answer) {
+  // The server's own words for this are meant for programs.
+  if (answer.status === 401) {
+    return new Trouble(key.get() ? "This server doesn't know that API key." : "This server wants an API key.", 401);
+  }
   const said = await answer.json().catch(() => ({}));
   const wait = answer.headers.get("retry-after");
   const again = answer.status === 429 && wait ? ` Try again in ${wait} s.` : "";
@@ -66,7 +70,7 @@ export async function* pieces(body, signal) {
     for await (const data of events(answer)) {
       if (data === "[DONE]") return;
       const event = JSON.parse(data);
-      if (event.error) throw new Trouble(sentence(event.error.message ?? "The server gave the answer up"), event.error.code);
+      if (event.error) throw new Trouble(sentence(event.error.message ?? "The server gave the answer up"));
       if (event.usage) yield { usage: event.usage };
       for (const { delta = {}, finish_reason: finish } of event.choices ?? []) {
         if (delta.content || delta.reasoning_content) yield { content: delta.content, reasoning: delta.reasoning_content };
@@ -74,7 +78,7 @@ export async function* pieces(body, signal) {
       }
     }
   } catch (error) {
-    if (error.name === "AbortError" || error instanceof Trouble) throw error;
+    if (signal.aborted || error instanceof Trouble) throw error;
     throw new Trouble("The connection broke before the answer was complete.");
   }
   throw new Trouble("The answer broke off: the server closed the connection.");

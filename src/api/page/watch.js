@@ -1,7 +1,7 @@
 // The live view: asks `/ranks` and `/metrics` again and again while somebody looks, and says what they say.
 
 import { make } from "./chat.js";
-import { Trouble, ask, sentence } from "./stream.js";
+import { Trouble, ask, key, sentence } from "./stream.js";
 
 const EVERY_MS = 1000;
 // A group that is being started changes faster.
@@ -76,13 +76,25 @@ function gpuWords(gpu) {
   return [...told, ...slowed].filter(Boolean).join(" · ");
 }
 
+// Which share of the time since the last sample a rank has waited for the others; the one that waits least is the slowest.
+function waits(element, rank) {
+  const now = { at: performance.now(), waited: rank.collective_wait_s, pid: rank.pid };
+  const before = element.waits?.before;
+  if (now.waited === null || before?.pid !== now.pid) element.waits = { before: now };
+  else if (now.at - before.at > 900) {
+    const share = ((now.waited - before.waited) * 1000) / (now.at - before.at);
+    element.waits = { before: now, told: share > 0 ? ` · waits ${percent(share)}` : "" };
+  }
+  return element.waits.told ?? "";
+}
+
 function showRank(element, rank) {
   const figures = [`step ${count(rank.step)}`, `${rank.step_time_ms.toFixed(1)} ms`, bytes(rank.rss_bytes)];
   const [name, state, phase, bar, told, device] = element.children;
   element.dataset.state = rank.state;
   name.lastChild.textContent = `rank ${rank.rank}`;
   state.textContent = stateOf(rank);
-  phase.textContent = rank.pid ? `${rank.phase} · moved ${age(rank.last_progress_ms)} ago` : "no process";
+  phase.textContent = rank.pid ? `${rank.phase}${waits(element, rank)} · moved ${age(rank.last_progress_ms)} ago` : "no process";
   bar.hidden = rank.state !== "loading";
   fill(bar, rank.load_progress);
   told.textContent = rank.pid ? figures.join(" · ") : "";
@@ -185,6 +197,7 @@ export async function watch() {
   clearTimeout(timer);
   if (isAsking || document.hidden) return;
   isAsking = true;
+  const known = key.get();
   let pause = EVERY_MS;
   try {
     pause = await look();
@@ -192,7 +205,8 @@ export async function watch() {
     const late = error.name === "TimeoutError" || error.name === "AbortError";
     const trouble = error instanceof Trouble ? error : new Trouble(late ? "does not answer" : "answers nonsense", late ? 504 : 500);
     tell(trouble);
-    if (trouble.status === 401) pause = null;
+    // Unless one was entered meanwhile.
+    if (trouble.status === 401 && key.get() === known) pause = null;
   }
   isAsking = false;
   if (pause !== null && !document.hidden) timer = setTimeout(watch, pause);

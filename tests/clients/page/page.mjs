@@ -99,11 +99,11 @@ async function itsHeadersAreStrict() {
 
 async function aKeyIsAskedForAndKeptInTheTab() {
   await page.goto(server.url);
-  await says(at("key-why"), /key is needed/);
+  await says(at("key-why"), /wants an API key/);
   await says(at("state"), /needs an API key/);
   await at("key").fill("wrong");
   await at("key").press("Enter");
-  await says(at("key-why"), /not known here/);
+  await says(at("key-why"), /doesn't know that API key/);
   await at("key").fill(KEY);
   await at("key").press("Enter");
   await says(at("state"), /ready · 2 ranks/);
@@ -124,6 +124,7 @@ async function anAnswerGrows() {
   assert.match(await figures(), /^\d+ tokens · [\d.]+ tokens\/s · first after [\d.]+ m?s/);
   assert.equal(await answer().getAttribute("aria-busy"), "false");
   await says(at("speed"), /^\d/);
+  await says(at("ranks"), /waits \d+ %/);
 }
 
 async function aConversationIsRemembered() {
