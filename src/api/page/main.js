@@ -1,7 +1,7 @@
 // Puts the page together: the key, the model's name, the two views.
 
 import { serves, start } from "./chat.js";
-import { ask, key, sentence } from "./stream.js";
+import { ask, key } from "./stream.js";
 import { watch } from "./watch.js";
 
 const form = document.getElementById("key-form");
@@ -22,7 +22,7 @@ async function showModel() {
 function openKey(isOpen, why = "") {
   form.hidden = !isOpen;
   opener.setAttribute("aria-expanded", isOpen);
-  document.getElementById("key-why").textContent = why && sentence(why);
+  document.getElementById("key-why").textContent = why;
   if (isOpen) form.elements.key.focus();
 }
 
