@@ -107,6 +107,10 @@ impl Backend for Cpu {
     fn group(&self) -> &Group {
         &self.group
     }
+
+    fn collective_wait(&self) -> Option<std::time::Duration> {
+        Some(self.group.waited())
+    }
 }
 
 #[cfg(test)]

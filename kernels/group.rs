@@ -50,6 +50,8 @@ struct Meeting {
 struct Progress {
     phase: u64,
     lost: Option<DeviceError>,
+    /// In collectives, for others, all together.
+    waited: Duration,
 }
 
 /// Who joins, and how it waits.
@@ -94,7 +96,7 @@ impl Group {
         memory.check(world_size)?;
         memory.claim_layout(world_size)?;
         peer::take_seat(memory.seat(rank)).map_err(|()| JoinError::Taken(rank))?;
-        let progress = Mutex::new(Progress { phase: 0, lost: None });
+        let progress = Mutex::new(Progress { phase: 0, lost: None, waited: Duration::ZERO });
         let group = Self { rank, world_size, meeting: Some(Meeting { memory, waiting, progress }) };
         group.await_members(join_timeout)?;
         Ok(group)
@@ -108,6 +110,14 @@ impl Group {
     /// How many ranks meet.
     pub fn world_size(&self) -> usize {
         self.world_size
+    }
+
+    /// How long this rank has waited for others in collectives, all together. The rank that waits least is the one that
+    /// the others wait for.
+    pub fn waited(&self) -> Duration {
+        let progress =
+            self.meeting.as_ref().map(|meeting| meeting.progress.lock().unwrap_or_else(PoisonError::into_inner));
+        progress.map_or(Duration::ZERO, |progress| progress.waited)
     }
 
     /// Returns once every rank has called it.

@@ -73,6 +73,12 @@ pub trait Backend:
     /// The ranks that this one meets.
     fn group(&self) -> &group::Group;
 
+    /// How long this rank has waited for others in collectives since its start; none where the device meets them by
+    /// itself, unseen by the host.
+    fn collective_wait(&self) -> Option<std::time::Duration> {
+        None
+    }
+
     /// What the device measures of itself; none where it measures nothing.
     fn sensors(&self) -> Option<Box<dyn sensors::Sensors>> {
         None

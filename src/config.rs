@@ -236,6 +236,9 @@ pub struct ServeFlags {
     /// Largest request body (K, M, G suffixes); larger ones are answered 413.
     #[arg(long, value_name = "BYTES", default_value = "32M", value_parser = byte_count, help_heading = "HTTP")]
     pub max_body_size: u64,
+    /// Have no page for people at /.
+    #[arg(long, help_heading = "HTTP")]
+    pub disable_page: bool,
     /// At SIGTERM or SIGINT: how long running requests may go on before they are ended.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=86_400), help_heading = "HTTP")]
     pub timeout_graceful_shutdown: u64,

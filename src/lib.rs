@@ -2,7 +2,7 @@
 //!
 //! A request's way: [`api`] (HTTP) → [`text`] (template, tokens) → [`engine`] (schedule, publish, collect, deliver) and
 //! back; [`guides`] keeps answers to a form. [`supervisor`] keeps the worker processes alive beside it, [`monitor`] counts,
-//! [`config`] names every flag, [`hub`] finds and fetches models. [`batch`], [`bench`], [`chat`], [`top`],
+//! [`liveness`] knows whether the loops run, [`config`] names every flag, [`hub`] finds and fetches models. [`batch`], [`bench`], [`chat`], [`top`],
 //! [`inspect`], [`collect_env`] and [`selftest`] are commands beside [`serve`]; the first four ask a [`remote`] server,
 //! perhaps an [`own_server`].
 
@@ -24,6 +24,7 @@ pub mod guides;
 pub mod hub;
 pub mod inspect;
 pub mod interrupts;
+pub mod liveness;
 pub mod monitor;
 pub mod own_server;
 pub mod remote;

@@ -46,6 +46,11 @@ impl Monitor {
         self.counts.requests.inc();
     }
 
+    /// A request was answered with this status.
+    pub fn count_response(&self, status: u16) {
+        self.counts.responses.get_or_create(&counts::status_label(status)).inc();
+    }
+
     /// A request wants so many answers to each of its prompts.
     pub fn count_answers_wanted(&self, n: u32) {
         self.counts.answers_wanted.observe(n.into());

@@ -7,6 +7,7 @@
 mod listening;
 mod logging;
 pub(crate) mod memory;
+mod notify;
 mod plan;
 mod throughput;
 
@@ -31,6 +32,7 @@ use crate::{
     api::{Accounts, Admission, Api, ApiKeys, OpenRequests, Rates, ResponseLimits, ResponseStore},
     config::ServeFlags,
     engine::Engine,
+    liveness::Liveness,
     monitor::{Monitor, Sources},
     supervisor::{Outcome, Supervisor, alarm},
 };
@@ -77,6 +79,7 @@ fn refuse(why: &str) -> ExitCode {
 
 async fn serve(flags: &Arc<ServeFlags>) -> Result<u8, String> {
     let mut signals = Signals::new()?;
+    notify::preparing();
     let plan = tokio::select! {
         plan = planned(flags.clone()) => plan?,
         () = signals.next() => return Ok(0),
@@ -91,6 +94,7 @@ async fn serve(flags: &Arc<ServeFlags>) -> Result<u8, String> {
     let (api, fate) = start_computing(flags, plan)?;
     let listening =
         ports.answer(api.clone(), http_threads(flags), flags.cors()).map_err(|error| format!("HTTP: {error}"))?;
+    rt::spawn(notify::follow(api.clone()));
     let server = Life { api, fate, signals, drain_limit: timeout, http: listening.handle(), notes };
     Ok(server.live(&listening, &model).await)
 }
@@ -123,6 +127,8 @@ fn start_computing(flags: &ServeFlags, plan: Plan) -> Result<(web::Data<Api>, Un
         settings: plan.labels,
     });
     rt::spawn(throughput::log(engine.clone()));
+    let liveness = Liveness::new(supervisor.clone());
+    rt::spawn(liveness.clone().follow(engine.clone()));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let keys = ApiKeys::new(flags.api_key.clone());
     let rates = Rates { requests: flags.rate_limit_requests, tokens: flags.rate_limit_tokens };
@@ -130,6 +136,7 @@ fn start_computing(flags: &ServeFlags, plan: Plan) -> Result<(web::Data<Api>, Un
         model: plan.model,
         engine,
         supervisor,
+        liveness,
         monitor,
         admission: Admission::new(flags.max_concurrency as usize),
         accounts: Accounts::new(keys.count(), rates),
@@ -189,6 +196,7 @@ impl Life {
                         tracing::info!(epoch, kv_blocks, threads_per_rank, "the ranks are ready");
                         self.api.admission.open();
                         if !std::mem::replace(&mut announced, true) {
+                            notify::ready();
                             let plural = if threads_per_rank == 1 { "thread" } else { "threads" };
                             listening.announce(&format!("{model}, {threads_per_rank} {plural} each"));
                         }
@@ -218,6 +226,7 @@ impl Life {
     /// Nobody comes in any more; waits until nobody is inside, the limit is reached or a second signal comes.
     async fn drain(&mut self) {
         self.api.admission.drain();
+        notify::stopping();
         tracing::info!(inside = self.api.admission.inside(), limit_s = self.drain_limit.as_secs(), "draining");
         let empty = async {
             while self.api.admission.inside() > 0 {
@@ -242,6 +251,7 @@ impl Life {
             std::process::exit(code.into());
         });
         self.api.admission.drain();
+        notify::stopping();
         let engine = self.api.engine.clone();
         let _ = web::block(move || engine.stop()).await;
         let flushed = timeout(Duration::from_secs(FLUSH_LIMIT_S), self.http.stop(true)).await;

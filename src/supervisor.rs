@@ -156,6 +156,11 @@ impl Supervisor {
         self.status.health()
     }
 
+    /// Since its loop last moved. A pause before a restart is one movement, and so is the end of a group.
+    pub fn silence(&self) -> Duration {
+        self.status.pulse.silence()
+    }
+
     /// Stops every worker and returns when none is left, within about two seconds. Blocks: not for async threads.
     pub fn stop(&self) {
         let _ = self.events.send(Event::Stop);

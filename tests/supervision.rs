@@ -2,12 +2,14 @@
 
 mod server;
 
+use std::os::unix::net::UnixDatagram;
+
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde_json::{Value, json};
-use server::{Server, golden, wait_for};
+use server::{LIMIT, Server, golden, wait_for};
 
 const MODEL: &str = "models/llama_basic";
 
@@ -108,6 +110,46 @@ fn a_group_that_keeps_dying_is_given_up_with_exit_code_3() {
     assert_eq!(server.wait().code(), Some(3));
     wait_until_gone(&workers);
     assert!(server.log("server.log").contains("was killed by signal 9"), "{}", server.log("server.log"));
+}
+
+/// What a server tells its service manager, message by message, until one of them has this line.
+fn hear(manager: &UnixDatagram, line: &str) -> Vec<String> {
+    let mut heard = Vec::new();
+    let mut buffer = [0; 4096];
+    manager.set_read_timeout(Some(LIMIT)).expect("a limit");
+    while !heard.iter().any(|told: &String| told == line) {
+        let length = manager.recv(&mut buffer).unwrap_or_else(|error| panic!("no {line}, but {heard:?}: {error}"));
+        let text = std::str::from_utf8(&buffer[..length]).expect("UTF-8");
+        heard.extend(text.lines().map(str::to_owned));
+    }
+    heard
+}
+
+#[test]
+fn a_service_manager_is_told_of_start_life_and_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    let variables = [("NOTIFY_SOCKET", path.to_str().expect("UTF-8")), ("WATCHDOG_USEC", "200000")];
+    let model = golden(MODEL);
+    let arguments = ["--model", model.to_str().expect("UTF-8"), "--tensor-parallel-size", "2"];
+    let mut server = Server::start_with(&arguments, &variables);
+    let before = hear(&manager, "READY=1");
+    assert!(before.iter().any(|told| told.starts_with("STATUS=")), "{before:?}");
+    assert!(before.iter().all(|told| told != "STATUS=ready"), "ready before it was: {before:?}");
+    hear(&manager, "STATUS=ready");
+    for _ in 0..3 {
+        hear(&manager, "WATCHDOG=1");
+    }
+    // Ranks that are down are no reason to kill the server that starts them again.
+    kill(Pid::from_raw(pids(&server)[1]), Signal::SIGKILL).expect("the rank lives");
+    wait_for_epoch(&server, 1);
+    hear(&manager, "WATCHDOG=1");
+    assert_eq!(server.get("/livez").0, 200);
+    server.signal(Signal::SIGTERM);
+    let rest = hear(&manager, "STOPPING=1");
+    assert!(rest.iter().all(|told| told != "READY=1"), "{rest:?}");
+    assert_eq!(server.wait().code(), Some(0));
 }
 
 #[test]

@@ -23,6 +23,17 @@ fn a_barrier_holds_everybody_until_the_last() {
 }
 
 #[test]
+fn waiting_for_others_is_counted() {
+    let waited = run_ranks(2, Waiting::Sleep, |group| {
+        (0..200).for_each(|_| group.barrier().expect("both are there"));
+        group.waited()
+    });
+    // Somebody is first.
+    assert!(waited.iter().sum::<Duration>() > Duration::ZERO, "{waited:?}");
+    assert_eq!(Group::solo().waited(), Duration::ZERO);
+}
+
+#[test]
 fn a_rank_that_leaves_is_named_by_all_others() {
     for waiting in [Waiting::Spin, Waiting::Sleep] {
         let errors = run_ranks(4, waiting, |group| {

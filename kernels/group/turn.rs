@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
+use std::time::Instant;
 
 use super::memory::{GroupMemory, SLOT_BYTES};
 use super::wait::{self, RingBell};
@@ -89,10 +90,15 @@ impl<'a, T: Word> Turn<'a, T> {
         let phase = self.progress.phase;
         let Meeting { memory, waiting, .. } = self.meeting;
         self.arrive(phase, words);
-        let missing = || self.group.lost(self.collective, phase).map_or(Ok(()), Err);
-        if let Err(lost) = wait::until(memory, *waiting, || memory.all_arrived(phase), missing) {
-            self.progress.lost = Some(lost.clone());
-            return Err(lost);
+        if !memory.all_arrived(phase) {
+            let missing = || self.group.lost(self.collective, phase).map_or(Ok(()), Err);
+            let since = Instant::now();
+            let outcome = wait::until(memory, *waiting, || memory.all_arrived(phase), missing);
+            self.progress.waited += since.elapsed();
+            if let Err(lost) = outcome {
+                self.progress.lost = Some(lost.clone());
+                return Err(lost);
+            }
         }
         self.check_agreement(phase, words);
         Ok(Slots { memory, phase, words, kind: PhantomData })

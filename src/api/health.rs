@@ -16,7 +16,10 @@ pub async fn health(api: web::Data<Api>) -> Result<HttpResponse, ApiError> {
     }
 }
 
-/// 200 while HTTP is spoken at all.
-pub async fn livez() -> HttpResponse {
-    HttpResponse::Ok().finish()
+/// 200 and nothing else while the server's own loops run, whatever the ranks do; else 503 with the loop that hangs.
+pub async fn livez(api: web::Data<Api>) -> Result<HttpResponse, ApiError> {
+    match api.liveness.trouble() {
+        Some(why) => Err(ApiError::unavailable(why)),
+        None => Ok(HttpResponse::Ok().finish()),
+    }
 }

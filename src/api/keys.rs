@@ -5,11 +5,11 @@ use actix_web::{
     http::header::{AUTHORIZATION, HeaderName},
 };
 
-use super::error::ApiError;
+use super::{error::ApiError, page};
 
-/// Paths that answer without a key: those that machines ask whether the server lives, and the page for people, which
-/// tells nothing by itself and asks for a key.
-const OPEN_PATHS: [&str; 4] = ["/health", "/livez", "/ping", "/docs"];
+/// Paths that answer without a key: those that machines ask whether the server lives, and the pages for people, which
+/// tell nothing by themselves and ask for a key.
+const OPEN_PATHS: [&str; 5] = ["/health", "/livez", "/ping", "/docs", "/"];
 /// Where Anthropic's clients put their key.
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -34,7 +34,7 @@ impl ApiKeys {
         let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
         let given = [header(AUTHORIZATION).and_then(bearer), header(X_API_KEY).map(str::trim)];
         let known = given.iter().flatten().find_map(|key| self.index_of(key));
-        if self.0.is_empty() || OPEN_PATHS.contains(&request.path()) {
+        if self.0.is_empty() || is_open(request.path()) {
             return Ok(known.unwrap_or(0));
         }
         let given = [AUTHORIZATION, X_API_KEY].iter().any(|name| request.headers().contains_key(name));
@@ -49,6 +49,10 @@ impl ApiKeys {
         let same = |(index, own): (usize, &String)| equal(own.as_bytes(), key.as_bytes()).then_some(index);
         self.0.iter().enumerate().map(same).fold(None, |found, this| found.or(this))
     }
+}
+
+fn is_open(path: &str) -> bool {
+    OPEN_PATHS.contains(&path) || path.starts_with(page::FILES_PATH)
 }
 
 /// The key of `Bearer KEY`, the word in any case.
@@ -83,6 +87,9 @@ mod tests {
             ("/v1/models", "accept", "*/*", None),
             ("/health", "accept", "*/*", Some(0)),
             ("/livez", "accept", "*/*", Some(0)),
+            ("/", "accept", "*/*", Some(0)),
+            ("/page/main.js", "accept", "*/*", Some(0)),
+            ("/pages", "accept", "*/*", None),
         ] {
             let request = TestRequest::with_uri(path).insert_header((name, value));
             let answer = keys.check(&request.to_srv_request());

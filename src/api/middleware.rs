@@ -46,6 +46,7 @@ pub async fn named(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let since = Instant::now();
+    let api = request.app_data::<web::Data<Api>>().cloned();
     let name = RequestName::of(request.headers());
     request.extensions_mut().insert(name.clone());
     let (method, path) = (request.method().clone(), request.path().to_owned());
@@ -55,6 +56,9 @@ pub async fn named(
     });
     let status = answer.as_ref().map_or_else(|error| error.as_response_error().status_code(), |answer| answer.status());
     let (status, seconds) = (status.as_u16(), since.elapsed().as_secs_f64());
+    if let Some(api) = api {
+        api.monitor.count_response(status);
+    }
     match status {
         500 => tracing::warn!(request = name.0, %method, path, status, seconds, "answered"),
         _ => tracing::debug!(request = name.0, %method, path, status, seconds, "answered"),

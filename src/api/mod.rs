@@ -29,6 +29,7 @@ mod model;
 mod models;
 mod open_requests;
 pub mod openapi;
+mod page;
 mod prompt_scores;
 mod ranks;
 mod rates;
@@ -55,6 +56,7 @@ use workers::link::step::Pooling;
 
 use crate::{
     engine::{EngineHandle, request::EarlyStop},
+    liveness::Liveness,
     monitor::Monitor,
     supervisor::Supervisor,
 };
@@ -87,6 +89,8 @@ pub struct Api {
     pub engine: EngineHandle,
     /// Who watches the ranks.
     pub supervisor: Arc<Supervisor>,
+    /// Whether the loops of these two run.
+    pub liveness: Liveness,
     /// What is counted.
     pub monitor: Monitor,
     /// Who may come in.
@@ -107,7 +111,7 @@ pub struct Api {
     pub settings: Settings,
 }
 
-/// Bounds of single requests.
+/// Bounds of single requests, and what is served at all.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// Largest body, bytes.
@@ -118,6 +122,8 @@ pub struct Settings {
     pub pooling: Pooling,
     /// Ends sequences that repeat themselves; none: they may.
     pub early_stop: Option<EarlyStop>,
+    /// Whether there is a page for people.
+    pub serves_page: bool,
 }
 
 /// A request that was understood.
@@ -253,6 +259,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
         web::resource(path).route(route).default_service(web::to(move |request| wrong_method(request, methods)))
     };
     config
+        .service(on("/", "GET, HEAD", reading().to(page::get)))
+        .service(on("/page/{file}", "GET, HEAD", reading().to(page::get)))
         .service(on("/v1/chat/completions", "POST", web::post().to(chat_completions::post)))
         .service(on("/v1/completions", "POST", web::post().to(completions::post)))
         .service(on("/v1/embeddings", "POST", web::post().to(embeddings::post)))

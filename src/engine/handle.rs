@@ -9,7 +9,10 @@ use std::{
 };
 
 use crossbeam::channel::Sender;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{
+    mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    oneshot,
+};
 
 use super::{
     EngineConfig,
@@ -25,6 +28,7 @@ pub(super) enum Command {
     Cancel(RequestKey),
     GroupUp { ranks: Box<dyn Ranks>, kv_blocks: usize },
     GroupDown { reason: String },
+    GiveSign(oneshot::Sender<()>),
     Stop,
 }
 
@@ -115,6 +119,13 @@ impl EngineHandle {
     /// Requests that were submitted and have not ended.
     pub fn outstanding(&self) -> usize {
         self.inner.board.outstanding.load(Relaxed)
+    }
+
+    /// Comes when the loop turns next, and is an error if it never will. A loop that hangs leaves it open.
+    pub fn sign_of_life(&self) -> oneshot::Receiver<()> {
+        let (sender, sign) = oneshot::channel();
+        self.tell(Command::GiveSign(sender));
+        sign
     }
 
     /// The counters now. Cheap: two dozen relaxed loads.

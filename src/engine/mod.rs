@@ -189,6 +189,8 @@ impl Engine {
                 }
             }
             Command::GroupDown { reason } => self.group_down(reason),
+            // Whoever asked may have given up waiting.
+            Command::GiveSign(sign) => drop(sign.send(())),
             Command::Stop => return ControlFlow::Break(()),
         }
         self.board.update(&self.scheduler);

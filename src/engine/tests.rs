@@ -344,6 +344,20 @@ fn stopping_ends_whatever_is_left() {
 }
 
 #[test]
+fn the_loop_gives_a_sign_while_it_runs_whatever_the_ranks_do() {
+    let worlds = [World::without_ranks(), World::new(Behaviour::Work), World::new(Behaviour::Hang)];
+    for world in worlds {
+        let running = world.submit(&request(9));
+        for _ in 0..3 {
+            assert_eq!(world.engine.sign_of_life().blocking_recv(), Ok(()));
+        }
+        drop(running);
+        world.engine.stop();
+        assert!(world.engine.sign_of_life().blocking_recv().is_err());
+    }
+}
+
+#[test]
 fn silence_is_measured_while_a_step_is_out() {
     let world = World::new(Behaviour::Hang);
     assert!(!world.engine.stats().steps_outstanding);

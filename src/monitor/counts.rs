@@ -55,12 +55,21 @@ impl Ending {
 /// The label that tells endings apart.
 pub(super) type Reason = [(&'static str, &'static str); 1];
 
+/// The label that tells answers apart.
+pub(super) type Status = [(&'static str, u32); 1];
+
+/// Of an answer with this status.
+pub(super) fn status_label(status: u16) -> Status {
+    [("status", status.into())]
+}
+
 /// A number that is set.
 type Latest = Gauge<f64, AtomicU64>;
 
 #[derive(Clone)]
 pub(super) struct Counts {
     pub requests: Counter,
+    pub responses: Family<Status, Counter>,
     pub successes: Counter,
     pub endings: Family<Reason, Counter>,
     pub prompt_tokens: Counter,
@@ -91,6 +100,7 @@ impl Default for Counts {
         }
         Self {
             requests: Counter::default(),
+            responses: Family::default(),
             successes: Counter::default(),
             endings,
             prompt_tokens: Counter::default(),
@@ -120,6 +130,8 @@ impl Counts {
         self.register_family(registry, "fastdeploy");
         registry.register("fastdeploy:requests_number", "Requests received", self.requests.clone());
         registry.register("fastdeploy:request_success", "Sequences that came to their end", self.successes.clone());
+        let help = "Answers over HTTP on the main port; an error inside a stream is no status";
+        registry.register("shardwire:http_responses", help, self.responses.clone());
         for (name, help) in [
             ("prefix_cache_token_num", "Prompt tokens found in the prefix cache"),
             ("prefix_gpu_cache_token_num", "Prompt tokens found in the device's prefix cache"),

@@ -77,7 +77,23 @@ pub(super) fn encode(report: &RanksReport, encoder: &mut DescriptorEncoder) -> f
     for rank in &report.ranks {
         ConstCounter::new(rank.tokens_total).encode(family.encode_family(&label(rank))?)?;
     }
+    encode_waits(&report.ranks, encoder)?;
     encode_gpus(&report.ranks, encoder)
+}
+
+/// GPUs meet each other without the host, which then has nothing to tell.
+fn encode_waits(ranks: &[RankReport], encoder: &mut DescriptorEncoder) -> fmt::Result {
+    let told: Vec<_> = ranks.iter().filter_map(|rank| Some((rank, rank.collective_wait_s?))).collect();
+    if told.is_empty() {
+        return Ok(());
+    }
+    let help = "Waited for other ranks in collectives; the rank that waits least keeps the others waiting";
+    let (name, kind) = ("shardwire:rank_collective_wait", ConstCounter::new(0.0).metric_type());
+    let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), kind)?;
+    for (rank, seconds) in told {
+        ConstCounter::new(seconds).encode(family.encode_family(&label(rank))?)?;
+    }
+    Ok(())
 }
 
 /// No family where no rank has anything to tell for it.
@@ -133,7 +149,7 @@ mod tests {
 
     fn told(ranks: Vec<RankReport>) -> String {
         let mut registry = Registry::default();
-        let report = RanksReport { world_size: ranks.len(), epoch: 0, restarts: 0, ranks };
+        let report = RanksReport { world_size: ranks.len(), epoch: 0, restarts: 0, last_error: None, ranks };
         registry.register_collector(Box::new(Ranks(report)));
         let mut text = String::new();
         text::encode(&mut text, &registry).unwrap();

@@ -282,6 +282,7 @@ fn settings(flags: &ServeFlags) -> Settings {
         },
         max_waiting: flags.waiting_time_max(),
         early_stop: flags.enable_early_stop.then_some(flags.early_stop_config),
+        serves_page: !flags.disable_page,
     }
 }
 

@@ -160,6 +160,7 @@ impl Life {
 
     /// Waits for one event, at most `timeout`; answers how it ends the epoch, if it does.
     fn next_event(&self, group: &mut Group, timeout: Duration, alarms: Alarms) -> Option<End> {
+        self.status.pulse.beat();
         match (self.events.recv_timeout(timeout), alarms) {
             (Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected), _) => Some(End::Stopped),
             (Ok(Event::Exited { epoch, rank }), _) if epoch == group.epoch() => Some(self.broken_by(group, rank)),
@@ -205,6 +206,7 @@ impl Life {
                 self.status.down("the server is stopping");
             }
             End::Broken(reason) => {
+                self.status.broke(reason);
                 self.engine.group_down(reason.clone());
                 group.kill();
                 self.status.down(reason);
@@ -216,6 +218,7 @@ impl Life {
     fn is_stopped_within(&self, pause: Duration) -> bool {
         let deadline = Instant::now() + pause;
         loop {
+            self.status.pulse.beat();
             match self.events.recv_deadline(deadline) {
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
                 Err(RecvTimeoutError::Timeout) => return false,

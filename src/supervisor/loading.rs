@@ -92,6 +92,7 @@ mod tests {
             last_progress_ms: 0,
             load_progress,
             step_time_us: 0,
+            collective_wait_us: None,
             tokens_total: 0,
             rss_bytes: 0,
             device_memory_bytes: 0,

@@ -16,6 +16,9 @@ pub struct RanksReport {
     pub epoch: u64,
     /// How often a broken group was started again since the server's start.
     pub restarts: u64,
+    /// Why a group broke last; null while none did.
+    #[serde(default)]
+    pub last_error: Option<String>,
     /// The ranks, in order.
     pub ranks: Vec<RankReport>,
 }
@@ -40,6 +43,9 @@ pub struct RankReport {
     pub load_progress: f32,
     /// Duration of its last step, milliseconds.
     pub step_time_ms: f64,
+    /// How long it has waited for other ranks in collectives since its start, seconds; null where the device does not tell.
+    #[serde(default)]
+    pub collective_wait_s: Option<f64>,
     /// Resident memory, bytes.
     pub rss_bytes: u64,
     /// The device, for people.
@@ -105,6 +111,7 @@ impl RankReport {
             last_progress_ms: 0,
             load_progress: 0.0,
             step_time_ms: 0.0,
+            collective_wait_s: None,
             rss_bytes: 0,
             device: String::new(),
             device_memory_bytes: 0,
@@ -126,6 +133,7 @@ impl RankReport {
             last_progress_ms: vitals.last_progress_ms,
             load_progress: vitals.load_progress,
             step_time_ms: vitals.step_time_us as f64 / 1000.0,
+            collective_wait_s: vitals.collective_wait_us.map(|microseconds| microseconds as f64 / 1e6),
             rss_bytes: vitals.rss_bytes,
             device: vitals.device,
             device_memory_bytes: vitals.device_memory_bytes,
@@ -190,11 +198,12 @@ mod tests {
 
     #[test]
     fn the_body_of_ranks_is_as_documented() {
-        let report = RanksReport { world_size: 1, epoch: 2, restarts: 2, ranks: vec![RankReport::dead(0)] };
-        let expected = serde_json::json!({"world_size": 1, "epoch": 2, "restarts": 2, "ranks": [{
+        let last_error = Some("rank 0 is gone".to_owned());
+        let report = RanksReport { world_size: 1, epoch: 2, restarts: 2, last_error, ranks: vec![RankReport::dead(0)] };
+        let expected = serde_json::json!({"world_size": 1, "epoch": 2, "restarts": 2, "last_error": "rank 0 is gone", "ranks": [{
             "rank": 0, "pid": null, "state": "dead", "phase": "idle", "step": 0, "last_progress_ms": 0,
-            "load_progress": 0.0, "step_time_ms": 0.0, "rss_bytes": 0, "device": "", "device_memory_bytes": 0, "gpu": null,
-            "tokens_total": 0, "kv_blocks_used": 0, "kv_blocks_total": 0,
+            "load_progress": 0.0, "step_time_ms": 0.0, "collective_wait_s": null, "rss_bytes": 0, "device": "",
+            "device_memory_bytes": 0, "gpu": null, "tokens_total": 0, "kv_blocks_used": 0, "kv_blocks_total": 0,
         }]});
         assert_eq!(serde_json::to_value(&report).unwrap(), expected);
         assert_eq!(serde_json::from_value::<RanksReport>(expected).unwrap(), report);

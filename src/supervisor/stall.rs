@@ -59,6 +59,7 @@ mod tests {
             last_progress_ms,
             load_progress: 1.0,
             step_time_us: 0,
+            collective_wait_us: None,
             tokens_total: 0,
             rss_bytes: 0,
             device_memory_bytes: 0,

@@ -11,13 +11,18 @@ use super::{
     report::{RankReport, RanksReport, ReportedState},
     stall::is_stalled,
 };
-use crate::engine::{EngineHandle, EngineStats};
+use crate::{
+    engine::{EngineHandle, EngineStats},
+    liveness::Pulse,
+};
 
 /// The group's state: written by the supervisor's thread, read by anybody.
 pub struct Status {
     world_size: usize,
     stall_timeout: Duration,
     engine: EngineHandle,
+    /// Of the supervisor's own loop.
+    pub pulse: Pulse,
     now: Mutex<Now>,
 }
 
@@ -27,6 +32,8 @@ struct Now {
     epoch: u64,
     restarts: u64,
     stage: Stage,
+    /// Why a group broke last.
+    last_error: Option<String>,
     /// Of each rank: its process while it lives.
     pids: Vec<Option<u32>>,
     vitals: Option<Arc<VitalsBoard>>,
@@ -47,7 +54,7 @@ pub enum Stage {
 impl Status {
     /// Of a group that is to be started.
     pub fn new(world_size: usize, stall_timeout: Duration, engine: EngineHandle) -> Self {
-        Self { world_size, stall_timeout, engine, now: Mutex::default() }
+        Self { world_size, stall_timeout, engine, pulse: Pulse::default(), now: Mutex::default() }
     }
 
     /// A start has given these processes and this board.
@@ -72,6 +79,11 @@ impl Status {
         }
     }
 
+    /// The group broke, for this reason.
+    pub fn broke(&self, reason: &str) {
+        self.now().last_error = Some(reason.to_owned());
+    }
+
     /// All processes have ended.
     pub fn down(&self, reason: &str) {
         let mut now = self.now();
@@ -88,7 +100,8 @@ impl Status {
             _ => RankReport::dead(rank),
         };
         let ranks = (0..self.world_size).map(rank_report).collect();
-        RanksReport { world_size: self.world_size, epoch: now.epoch, restarts: now.restarts, ranks }
+        let last_error = now.last_error.clone();
+        RanksReport { world_size: self.world_size, epoch: now.epoch, restarts: now.restarts, last_error, ranks }
     }
 
     fn of_living(&self, rank: usize, pid: u32, vitals: Vitals, stats: &EngineStats) -> RankReport {

@@ -118,7 +118,7 @@ mod tests {
         let ranks = vec![ready, loading, RankReport::dead(2)];
         let counters =
             Counters { running: Some(3.0), generation_tokens: Some(tokens_total as f64), ..Counters::default() };
-        Sample { at, ranks: RanksReport { world_size: 3, epoch: 1, restarts: 1, ranks }, counters }
+        Sample { at, ranks: RanksReport { world_size: 3, epoch: 1, restarts: 1, last_error: None, ranks }, counters }
     }
 
     fn drawn(screen: &Screen) -> String {

@@ -81,6 +81,25 @@ fn a_key_may_be_sent_as_anthropic_s_clients_do() {
 }
 
 #[test]
+fn the_page_for_people_needs_no_key_and_may_be_left_out() {
+    let server = start(&["--api-key", "secret"]);
+    for (path, kind) in [("/", "text/html"), ("/page/main.js", "text/javascript"), ("/page/icon.svg", "image/svg+xml")]
+    {
+        let response = ask(&server, "GET", path, &[], &Value::Null);
+        assert_eq!(response.status().as_u16(), 200, "{path}");
+        assert!(header(&response, "content-type").is_some_and(|told| told.starts_with(kind)), "{path}");
+        assert!(header(&response, "content-security-policy").is_some_and(|told| told.contains("default-src 'self'")));
+        assert_eq!(ask(&server, "HEAD", path, &[], &Value::Null).status().as_u16(), 200, "{path}");
+    }
+    for path in ["/page/", "/page/nothing.js", "/page/mod.rs"] {
+        assert_eq!(server.get(path).0, 404, "{path}");
+    }
+    assert_eq!(server.get("/page").0, 401);
+    let server = start(&["--disable-page"]);
+    assert_eq!([server.get("/").0, server.get("/page/main.js").0, server.get("/docs").0], [404, 404, 200]);
+}
+
+#[test]
 fn pages_of_other_origins_may_ask() {
     let server = start(&["--api-key", "secret"]);
     let preflight = [

@@ -275,6 +275,18 @@ fn what_is_counted_is_what_clients_are_told() {
 }
 
 #[test]
+fn answers_are_counted_by_their_status() {
+    let server = start(&[]);
+    for (fields, status) in [(json!({}), 200), (json!({"n": 0}), 400), (json!({"n": -1}), 400)] {
+        assert_eq!(server.post(COMPLETIONS, &completion(fields)).0, status);
+    }
+    assert_eq!(server.get("/nowhere").0, 404);
+    let counted = [200, 400, 404]
+        .map(|status| server.metric(&format!("shardwire:http_responses_total{{status=\"{status}\"}}")) as u64);
+    assert_eq!(counted, [1, 2, 1]);
+}
+
+#[test]
 fn who_goes_away_is_counted_up_to_the_last_token_made_for_him() {
     let server = start(&["--served-model-name", "tiny"]);
     let body = completion(json!({"max_tokens": 400, "ignore_eos": true,

@@ -109,6 +109,7 @@ fn compute<B: Backend>(device: B, config: &WorkerConfig, ends: Ends<'_>) -> Resu
     let mut rank = Rank::load(device, config, &mut |share| vitals.loading(share))?;
     vitals.loading(1.0);
     vitals.kv_blocks(rank.cache_shape().blocks);
+    vitals.collective_wait(rank.device().collective_wait());
     report_memory(vitals, &rank);
     tracing::info!(seconds = started.elapsed().as_secs_f32(), kv_blocks = rank.cache_shape().blocks, "loaded");
     rank.device().group().barrier()?; // no step before every rank is in
@@ -167,7 +168,7 @@ impl Steps<'_> {
         match rank.conclude(begun, &mut self.ends.masks)? {
             None => self.choosing = Some(following),
             Some(report) => {
-                self.report(&report, following)?;
+                self.report(rank, &report, following)?;
                 vitals.phase(Phase::Idle);
             }
         }
@@ -194,10 +195,15 @@ impl Steps<'_> {
     fn settle<B: Backend>(&mut self, rank: &mut Rank<B>, following: Following) -> Result<(), WorkerError> {
         self.ends.vitals.phase(Phase::Sample);
         let report = rank.settle()?;
-        self.report(&report, following)
+        self.report(rank, &report, following)
     }
 
-    fn report(&mut self, report: &StepReport, following: Following) -> Result<(), WorkerError> {
+    fn report<B: Backend>(
+        &mut self,
+        rank: &Rank<B>,
+        report: &StepReport,
+        following: Following,
+    ) -> Result<(), WorkerError> {
         let vitals = self.ends.vitals;
         vitals.phase(Phase::Report);
         if let Some(reports) = &mut self.ends.reports {
@@ -207,6 +213,7 @@ impl Steps<'_> {
         let took = following.began.max(self.free_since).elapsed();
         self.free_since = Instant::now();
         vitals.step_done(took, following.batch_tokens);
+        vitals.collective_wait(rank.device().collective_wait());
         Ok(())
     }
 }

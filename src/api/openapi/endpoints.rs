@@ -115,7 +115,7 @@ fn about() -> Vec<Endpoint> {
         Endpoint::get("/health", "server", healthy).fails(&[503]),
         Endpoint::get("/ping", "server", healthy).fails(&[503]),
         Endpoint::post("/ping", "server", healthy).fails(&[503]),
-        Endpoint::get("/livez", "server", "Whether the server speaks HTTP at all"),
+        Endpoint::get("/livez", "server", "Whether the server's own loops run").fails(&[503]),
         Endpoint::get("/load", "server", "The endpoints below /v1, and how many requests are inside")
             .answers::<load::Load>(),
         Endpoint::get("/metrics", "server", "OpenMetrics").answers_text("application/openmetrics-text"),
@@ -123,5 +123,8 @@ fn about() -> Vec<Endpoint> {
         Endpoint::get("/version", "server", "The server's version").answers::<version::Version>(),
         Endpoint::get("/openapi.json", "server", "This description").answers::<serde_json::Value>(),
         Endpoint::get("/docs", "server", "A page that shows this description").answers_text("text/html"),
+        Endpoint::get("/", "server", "A page to talk with the model and to watch the ranks")
+            .answers_text("text/html")
+            .fails(&[404]),
     ]
 }

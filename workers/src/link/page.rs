@@ -34,6 +34,8 @@ shared_struct! {
         /// `CLOCK_MONOTONIC`, which all processes of a machine share.
         pub(super) last_progress_ns: AtomicU64,
         pub(super) step_time_us: AtomicU64,
+        /// [`UNTOLD`] where the device doesn't tell.
+        pub(super) collective_wait_us: AtomicU64,
         pub(super) tokens_total: AtomicU64,
         pub(super) rss_bytes: AtomicU64,
         pub(super) device_memory_bytes: AtomicU64,
@@ -63,7 +65,7 @@ shared_struct! {
 }
 
 /// No figure, for the device doesn't tell.
-const UNTOLD: u64 = u64::MAX;
+pub(super) const UNTOLD: u64 = u64::MAX;
 
 impl Sensors {
     pub(super) fn write(&self, reading: &Reading, now_ns: u64) {
@@ -158,7 +160,7 @@ impl Text {
 /// "shrdvitl" in the bytes of a little-endian machine.
 const MAGIC: u64 = u64::from_le_bytes(*b"shrdvitl");
 /// One higher whenever anything here changes.
-const LAYOUT_VERSION: u64 = 2;
+const LAYOUT_VERSION: u64 = 3;
 
 impl BoardHeader {
     pub(super) fn write(&self, world_size: usize, epoch: u64) {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     error::LinkError,
-    page::{BoardHeader, Page},
+    page::{BoardHeader, Page, UNTOLD},
     shm::{PAGE_BYTES, Segment, View},
 };
 
@@ -73,6 +73,8 @@ pub struct Vitals {
     pub load_progress: f32,
     /// Duration of the last step, microseconds.
     pub step_time_us: u64,
+    /// How long it has waited for other ranks in collectives since its start, microseconds; none where the device doesn't tell.
+    pub collective_wait_us: Option<u64>,
     /// Tokens computed since its start (prompt and decode).
     pub tokens_total: u64,
     /// Resident memory, bytes.
@@ -154,6 +156,13 @@ impl VitalsWriter {
         let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.page().step_time_us.store(microseconds, Relaxed);
         self.page().tokens_total.fetch_add(tokens as u64, Relaxed);
+        self.moved();
+    }
+
+    /// How long the rank has waited for others in collectives since its start, as far as the device tells it.
+    pub fn collective_wait(&self, total: Option<Duration>) {
+        let microseconds = total.map_or(UNTOLD, |total| total.as_micros() as u64);
+        self.page().collective_wait_us.store(microseconds, Relaxed);
         self.moved();
     }
 
@@ -242,6 +251,7 @@ impl VitalsBoard {
             last_progress_ms: idle_ns / 1_000_000,
             load_progress: if load_progress.is_nan() { 0.0 } else { load_progress.clamp(0.0, 1.0) },
             step_time_us: page.step_time_us.load(Relaxed),
+            collective_wait_us: Some(page.collective_wait_us.load(Relaxed)).filter(|told| *told != UNTOLD),
             tokens_total: page.tokens_total.load(Relaxed),
             rss_bytes: page.rss_bytes.load(Relaxed),
             device_memory_bytes: page.device_memory_bytes.load(Relaxed),
@@ -313,6 +323,7 @@ mod tests {
         rank.phase(Phase::Forward);
         rank.step_done(Duration::from_millis(3), 5);
         rank.step_done(Duration::from_millis(4), 6);
+        rank.collective_wait(Some(Duration::from_millis(7)));
         let expected = Vitals {
             state: RankState::Loading,
             phase: Phase::Forward,
@@ -320,6 +331,7 @@ mod tests {
             last_progress_ms: 0,
             load_progress: 0.5,
             step_time_us: 4_000,
+            collective_wait_us: Some(7_000),
             tokens_total: 11,
             rss_bytes: 1,
             device_memory_bytes: 2,
@@ -330,6 +342,8 @@ mod tests {
         };
         assert_eq!(Vitals { last_progress_ms: 0, ..board.read(1) }, expected);
         assert_eq!(board.read_all()[0].state, RankState::Starting, "another rank's page is its own");
+        rank.collective_wait(None);
+        assert_eq!(board.read(1).collective_wait_us, None);
         rank.fail("no such file");
         assert_eq!((board.read(1).state, board.read(1).error), (RankState::Failed, "no such file".to_owned()));
     }
