@@ -36,10 +36,9 @@ impl<L: Layout> Kernel for Multiply<'_, L> {
             let mut row = self.rows.start;
             while row < self.rows.end {
                 row += match self.rows.end - row {
-                    1 => self.rows::<S, 1>(simd, octets, output, row),
-                    2 => self.rows::<S, 2>(simd, octets, output, row),
-                    3 => self.rows::<S, 3>(simd, octets, output, row),
-                    _ => self.rows::<S, ROWS>(simd, octets, output, row),
+                    1 => self.some::<S, 1>(simd, octets, output, row),
+                    2 | 3 => self.some::<S, 2>(simd, octets, output, row),
+                    _ => self.some::<S, ROWS>(simd, octets, output, row),
                 };
             }
         }
@@ -47,21 +46,11 @@ impl<L: Layout> Kernel for Multiply<'_, L> {
 }
 
 impl<L: Layout> Multiply<'_, L> {
-    /// `M` rows from `row` on; returns `M`.
+    /// Of each of `M` rows from `row` on the sums of sixteen outputs; returns `M`. The first rows ask for weights ahead, the others
+    /// find them in the cache.
     #[inline(always)]
-    fn rows<S: Simd, const M: usize>(&self, simd: S, octets: &[u8], output: usize, row: usize) -> usize {
-        if row == self.rows.start {
-            self.some::<S, M, true>(simd, octets, output, row);
-        } else {
-            self.some::<S, M, false>(simd, octets, output, row);
-        }
-        M
-    }
-
-    /// Of each of `M` rows the sums of sixteen outputs. The `FIRST` rows ask for weights ahead, the others find them in the
-    /// cache.
-    #[inline(always)]
-    fn some<S: Simd, const M: usize, const FIRST: bool>(&self, simd: S, octets: &[u8], output: usize, row: usize) {
+    fn some<S: Simd, const M: usize>(&self, simd: S, octets: &[u8], output: usize, row: usize) -> usize {
+        let is_first = row == self.rows.start;
         let PackedProduct { x, picked, outputs, place, .. } = self.product;
         let shorts = *x;
         let mut x: [(&[Quads], &[Head]); M] = [(&[], &[]); M];
@@ -79,7 +68,7 @@ impl<L: Layout> Multiply<'_, L> {
             let blocks: [&[u8]; OCTETS] = both.split_at(L::BYTES).into();
             for part in 0..L::SPAN {
                 let group = span * L::SPAN + part;
-                if FIRST {
+                if is_first {
                     let bytes = L::BYTES * OCTETS / L::SPAN;
                     for line in (part * bytes..(part + 1) * bytes).step_by(64) {
                         simd.prefetch(both.as_ptr().wrapping_add(PREFETCH_BYTES + line));
@@ -141,5 +130,6 @@ impl<L: Layout> Multiply<'_, L> {
             }
             place.put(row + index, first, &values[..count]);
         }
+        M
     }
 }
