@@ -208,6 +208,9 @@ impl Life {
                     }
                     Some(Outcome::GaveUp(why)) => {
                         tracing::error!("{why}");
+                        let engine = self.api.engine.clone();
+                        self.api.admission.drain();
+                        let _ = web::block(move || engine.give_up(why)).await;
                         return self.end(GAVE_UP).await;
                     }
                     None => {
