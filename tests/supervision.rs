@@ -74,7 +74,10 @@ fn kinds() -> Vec<(&'static str, Value)> {
         (COMPLETIONS, drawn(json!({"stream": true, "seed": 3, "stop": ["zzzz", "qqqq"]}))),
         (COMPLETIONS, drawn(json!({"stream": true, "temperature": 0, "logprobs": 2}))),
         (COMPLETIONS, drawn(json!({"seed": 5, "n": 2}))),
-        (COMPLETIONS, drawn(json!({"seed": 6, "structured_outputs": {"json": numbers, "disable_any_whitespace": true}}))),
+        (
+            COMPLETIONS,
+            drawn(json!({"seed": 6, "structured_outputs": {"json": numbers, "disable_any_whitespace": true}})),
+        ),
         (
             "/v1/chat/completions",
             json!({
