@@ -274,6 +274,10 @@ pub struct ServeFlags {
     /// Most tokens computed in a step; longer prompts are computed in chunks of this.
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_048_576), help_heading = "Scheduling and memory")]
     pub max_num_batched_tokens: u32,
+    /// Most tokens of prompts in a step while other sequences wait for their next token; 0: as many as a step has. Absent:
+    /// 64 on the CPU, 0 on GPUs.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(..=1_048_576), help_heading = "Scheduling and memory")]
+    pub long_prefill_token_threshold: Option<u32>,
     /// Tokens in a KV block.
     #[arg(long, value_name = "TOKENS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Scheduling and memory")]
     pub block_size: u32,
@@ -307,6 +311,17 @@ impl ServeFlags {
     /// Whether equal prompt beginnings share their KV blocks.
     pub fn prefix_caching(&self) -> bool {
         !self.no_enable_prefix_caching
+    }
+
+    /// Most tokens of prompts in a step while other sequences wait for their next token.
+    pub fn prompt_tokens_beside(&self, on_gpus: bool) -> usize {
+        /// A CPU takes as long for each token of a step: 64 are about twelve steps of one token alone.
+        const ON_THE_CPU: u32 = 64;
+        let all = if on_gpus { 0 } else { ON_THE_CPU };
+        match self.long_prefill_token_threshold.unwrap_or(all) {
+            0 => self.max_num_batched_tokens as usize,
+            tokens => tokens as usize,
+        }
     }
 
     /// How long a request may wait for its turn; none: for ever.

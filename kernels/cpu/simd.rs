@@ -21,6 +21,8 @@ pub(crate) const LANES: usize = 8;
 pub(crate) trait Simd: Copy + Send + Sync {
     /// Whether [`Self::dot_quads`] is one instruction.
     const DOTS_QUADS: bool;
+    /// How many vectors it holds in registers.
+    const REGISTERS: usize;
 
     /// Eight f32.
     type F: Copy;

@@ -59,6 +59,8 @@ pub struct EngineConfig {
     pub block_size: usize,
     /// Most tokens in a step.
     pub batch_tokens_max: usize,
+    /// Most tokens of prompts in a step, where sequences that are past theirs wait for their next token.
+    pub prompt_tokens_beside: usize,
     /// Most sequences running at once.
     pub sequences_max: usize,
     /// Longest sequence, tokens.

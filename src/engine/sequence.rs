@@ -157,6 +157,11 @@ impl Sequence {
         }
     }
 
+    /// Whether its next step gives it another token than its first.
+    pub fn is_decoding(&self) -> bool {
+        !self.held && self.expected_length() > self.prompt_length
+    }
+
     /// Whether it can't be computed further before its next token is reported: a guide has to see that first, or there may
     /// be none.
     pub fn waits_for_token(&self) -> bool {

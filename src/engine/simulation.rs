@@ -47,10 +47,11 @@ struct Asked {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (1..5usize, 1..20usize, 1..6usize, any::<bool>(), 1..9usize, 1..3usize).prop_map(
-        |(block_size, batch_tokens_max, sequences_max, prefix_caching, scored_max, embeddings_max)| Limits {
+    (1..5usize, (1..20usize, 1..20usize), 1..6usize, any::<bool>(), 1..9usize, 1..3usize).prop_map(
+        |(block_size, tokens, sequences_max, prefix_caching, scored_max, embeddings_max)| Limits {
             block_size,
-            batch_tokens_max,
+            batch_tokens_max: tokens.0,
+            prompt_tokens_beside: tokens.1,
             sequences_max,
             introduced_tokens_max: 0,
             scored_max,
@@ -364,6 +365,7 @@ fn play(blocks: usize, batch_tokens_max: usize, requests: &[NewRequest]) -> Play
     let limits = Limits {
         block_size: 2,
         batch_tokens_max,
+        prompt_tokens_beside: batch_tokens_max,
         sequences_max: 8,
         introduced_tokens_max,
         scored_max,

@@ -35,6 +35,7 @@ fn config() -> EngineConfig {
     EngineConfig {
         block_size: BLOCK_SIZE,
         batch_tokens_max: 16,
+        prompt_tokens_beside: 8,
         sequences_max: 4,
         model_len_max: MODEL_LEN_MAX,
         waiting_max: 4,

@@ -291,6 +291,7 @@ fn engine(flags: &ServeFlags, decision: Decision, device: &DeviceChoice) -> Engi
     EngineConfig {
         block_size: flags.block_size as usize,
         batch_tokens_max: flags.max_num_batched_tokens as usize,
+        prompt_tokens_beside: flags.prompt_tokens_beside(matches!(device, DeviceChoice::Cuda(_))),
         sequences_max: flags.max_num_seqs as usize,
         model_len_max: decision.max_model_len as usize,
         // One request may bring many sequences; requests themselves are bounded at the door.

@@ -5,18 +5,31 @@ use std::{f32::consts::LOG2_E, ops::Range};
 use super::{
     View,
     sums::Sums,
-    task::{Steps, Task},
+    task::{Steps, TILE, Task},
 };
 use crate::cpu::{
-    Floats, KvFormat,
+    Floats, KvF32, KvFormat,
     simd::{Isa, Kernel, LANES, Simd, exp2},
 };
 
-/// Queries that a micro-kernel computes side by side, where there are many: with two vectors each, as many sums as eight
-/// FMAs on their way and sixteen registers allow.
+/// Queries that a micro-kernel computes side by side, where there are many.
 const MANY: usize = 6;
 /// Where there are a few.
 const FEW: usize = 4;
+/// Vectors of each that it computes at most.
+const VECTORS: usize = 4;
+
+/// How many vectors of `R` queries are computed next, where so many are left: as many as have room in registers, with the
+/// vectors that they are multiplied with and one factor.
+#[inline(always)]
+fn vectors<S: Simd, const R: usize>(left: usize) -> usize {
+    let wide = (R + 1) * VECTORS < S::REGISTERS;
+    match left {
+        1 => 1,
+        VECTORS.. if wide => VECTORS,
+        _ => 2,
+    }
+}
 
 /// How many of so many queries that are left are computed next. What lacks of a full side is computed for nothing.
 #[inline(always)]
@@ -44,8 +57,11 @@ pub(super) fn part<'a, F: KvFormat>(
     let shape = view.cache.shape();
     let (queries, dim, stride) = (task.queries(), view.heads.dim, shape.padded_dim());
     let lanes = view.steps.tile_blocks * shape.padded_slots();
-    work.resize(queries * (stride + lanes + 1));
-    let (query_values, rest) = work.split_at_mut(queries * stride);
+    let decodes = size_of::<F::Bits>() < size_of::<f32>() && queries > MANY && shape.values_from.is_none();
+    let decoded = if decodes { view.steps.tile_blocks * shape.key_tile().max(shape.value_tile()) } else { 0 };
+    work.resize(decoded + queries * (stride + lanes + 1));
+    let (decoded, rest) = work.split_at_mut(decoded);
+    let (query_values, rest) = rest.split_at_mut(queries * stride);
     let (scores, keeps) = rest.split_at_mut(queries * lanes);
     let rows = task.rows.clone().flat_map(|row| task.heads.clone().map(move |head| (row, head)));
     for ((row, head), to) in rows.zip(query_values.chunks_exact_mut(stride)) {
@@ -56,7 +72,8 @@ pub(super) fn part<'a, F: KvFormat>(
     }
     // Values within keys lie in the keys' rows.
     let values = if shape.values_from.is_none() { values } else { keys };
-    isa.run(Part::<F> { view, task, partition, keys, values, queries: query_values, scores, keeps, lanes, sums })
+    let queries = query_values;
+    isa.run(Part::<F> { view, task, partition, keys, values, decoded, queries, scores, keeps, lanes, sums })
 }
 
 /// The arithmetic of one partition.
@@ -66,6 +83,8 @@ struct Part<'a, 'b, F: KvFormat> {
     partition: usize,
     keys: &'a [F::Bits],
     values: &'a [F::Bits],
+    /// Room for a tile's keys, later its values, as f32; none where too few queries read them to be worth it.
+    decoded: &'a mut [f32],
     /// `[queries][padded dim]`, scaled, for scores in powers of two.
     queries: &'a [f32],
     /// `[queries][lanes]`: a tile's scores, later their exponentials.
@@ -115,13 +134,30 @@ impl<'b, F: KvFormat> Kernel for Part<'_, 'b, F> {
                 end_query: not_past * task.heads.len(),
                 seen: (end - start).min(tile),
             };
-            if view.heads.values_from.is_none() {
-                self.score(simd, tile);
-            } else {
-                self.score_rows(simd, tile);
+            let mut starts = [0; TILE];
+            for (start, &block) in starts.iter_mut().zip(tile.blocks) {
+                *start = view.cache.tile(view.layer, block as usize, task.kv_head);
             }
-            self.soften(simd, tile);
-            self.add(simd, tile);
+            let starts = &starts[..count];
+            let keys = Blocks::<F> { elements: self.keys, size: view.cache.shape().key_tile(), starts };
+            if view.heads.values_from.is_some() {
+                self.score_rows(simd, tile, keys);
+                self.soften(simd, tile);
+                self.add(simd, tile, keys);
+                continue;
+            }
+            let values = Blocks::<F> { elements: self.values, size: view.cache.shape().value_tile(), starts };
+            let decoded = std::mem::take(&mut self.decoded);
+            if decoded.is_empty() {
+                self.score(simd, tile, keys);
+                self.soften(simd, tile);
+                self.add(simd, tile, values);
+            } else {
+                self.score(simd, tile, keys.decode(simd, decoded));
+                self.soften(simd, tile);
+                self.add(simd, tile, values.decode(simd, decoded));
+            }
+            self.decoded = decoded;
         }
         self.sums
     }
@@ -130,28 +166,39 @@ impl<'b, F: KvFormat> Kernel for Part<'_, 'b, F> {
 impl<F: KvFormat> Part<'_, '_, F> {
     /// Scores of every query and slot of the tile, unseen ones included.
     #[inline(always)]
-    fn score<S: Simd>(&mut self, simd: S, tile: Tile) {
-        let shape = self.view.cache.shape();
-        let (slots, elements, end) = (shape.padded_slots(), shape.key_tile(), tile.end_query);
-        for (index, &block) in tile.blocks.iter().enumerate() {
-            let start = self.view.cache.tile(self.view.layer, block as usize, self.task.kv_head) * elements;
-            let keys = &self.keys[start..start + elements];
+    fn score<S: Simd, G: KvFormat>(&mut self, simd: S, tile: Tile, keys: Blocks<G>) {
+        let (slots, end) = (self.view.cache.shape().padded_slots(), tile.end_query);
+        for index in 0..tile.blocks.len() {
             self.ask_ahead(simd, tile, index);
-            for slot in (0..slots).step_by(2 * LANES) {
-                let pair = slot + 2 * LANES <= slots;
-                let mut query = tile.first_query;
-                while query < end {
-                    let place = Scores { query, last: end - 1, at: index * slots + slot };
-                    query += match (side(end - query), pair) {
-                        (1, true) => self.score_some::<S, 1, 2>(simd, &keys[slot..], slots, place),
-                        (1, false) => self.score_some::<S, 1, 1>(simd, &keys[slot..], slots, place),
-                        (FEW, true) => self.score_some::<S, FEW, 2>(simd, &keys[slot..], slots, place),
-                        (FEW, false) => self.score_some::<S, FEW, 1>(simd, &keys[slot..], slots, place),
-                        (_, true) => self.score_some::<S, MANY, 2>(simd, &keys[slot..], slots, place),
-                        (_, false) => self.score_some::<S, MANY, 1>(simd, &keys[slot..], slots, place),
-                    };
+            let keys = keys.get(index);
+            let mut query = tile.first_query;
+            while query < end {
+                let place = Scores { query, last: end - 1, at: index * slots };
+                let side = side(end - query);
+                match side {
+                    1 => self.score_side::<S, G, 1>(simd, keys, place),
+                    FEW => self.score_side::<S, G, FEW>(simd, keys, place),
+                    _ => self.score_side::<S, G, MANY>(simd, keys, place),
                 }
+                query += side;
             }
+        }
+    }
+
+    /// Those of `R` queries and a block.
+    #[inline(always)]
+    fn score_side<S: Simd, G: KvFormat, const R: usize>(&mut self, simd: S, keys: &[G::Bits], place: Scores) {
+        let slots = self.view.cache.shape().padded_slots();
+        let mut slot = 0;
+        while slot < slots {
+            let place = Scores { at: place.at + slot, ..place };
+            let vectors = vectors::<S, R>((slots - slot) / LANES);
+            match vectors {
+                1 => self.score_some::<S, G, R, 1>(simd, &keys[slot..], slots, place),
+                2 => self.score_some::<S, G, R, 2>(simd, &keys[slot..], slots, place),
+                _ => self.score_some::<S, G, R, VECTORS>(simd, &keys[slot..], slots, place),
+            }
+            slot += vectors * LANES;
         }
     }
 
@@ -182,12 +229,11 @@ impl<F: KvFormat> Part<'_, '_, F> {
 
     /// The same where keys lie in rows: of every query and every slot that some query of the task sees.
     #[inline(always)]
-    fn score_rows<S: Simd>(&mut self, simd: S, tile: Tile) {
+    fn score_rows<S: Simd>(&mut self, simd: S, tile: Tile, keys: Blocks<F>) {
         let shape = self.view.cache.shape();
-        let (stride, elements, end) = (shape.padded_dim(), shape.key_tile(), tile.end_query);
-        for (index, &block) in tile.blocks.iter().enumerate() {
-            let start = self.view.cache.tile(self.view.layer, block as usize, self.task.kv_head) * elements;
-            let rows = self.keys[start..start + elements].chunks_exact(stride);
+        let (stride, end) = (shape.padded_dim(), tile.end_query);
+        for index in 0..tile.blocks.len() {
+            let rows = keys.get(index).chunks_exact(stride);
             let seen = (tile.seen - index * shape.block_size).min(shape.block_size);
             for (slot, key) in rows.enumerate().take(seen) {
                 let mut query = tile.first_query;
@@ -224,15 +270,15 @@ impl<F: KvFormat> Part<'_, '_, F> {
         R
     }
 
-    /// `R` queries (where there are fewer, the last one again) times `8 V` slots; answers `R`.
+    /// `R` queries (where there are fewer, the last one again) times `8 V` slots.
     #[inline(always)]
-    fn score_some<S: Simd, const R: usize, const V: usize>(
+    fn score_some<S: Simd, G: KvFormat, const R: usize, const V: usize>(
         &mut self,
         simd: S,
-        keys: &[F::Bits],
+        keys: &[G::Bits],
         slots: usize,
         place: Scores,
-    ) -> usize {
+    ) {
         let (dim, stride) = (self.view.heads.dim, self.view.cache.shape().padded_dim());
         let mut queries: [&[f32]; R] = [&[]; R];
         for (index, query) in queries.iter_mut().enumerate() {
@@ -242,7 +288,7 @@ impl<F: KvFormat> Part<'_, '_, F> {
         for d in 0..dim {
             let (eights, _) = keys[d * slots..][..V * LANES].as_chunks::<LANES>();
             for (v, eight) in eights.iter().enumerate() {
-                let key = F::load(simd, eight);
+                let key = G::load(simd, eight);
                 for r in 0..R {
                     chains[r][v] = simd.fma(simd.splat(queries[r][d]), key, chains[r][v]);
                 }
@@ -255,7 +301,6 @@ impl<F: KvFormat> Part<'_, '_, F> {
                 simd.store(chain, eight);
             }
         }
-        R
     }
 
     /// Scores to weights, unseen ones to zeros; best scores and totals follow.
@@ -325,33 +370,49 @@ impl<F: KvFormat> Part<'_, '_, F> {
 
     /// Adds the tile's values, weighted.
     #[inline(always)]
-    fn add<S: Simd>(&mut self, simd: S, tile: Tile) {
-        let (padded, end) = (self.view.cache.shape().padded_value_dim(), tile.end_query);
+    fn add<S: Simd, G: KvFormat>(&mut self, simd: S, tile: Tile, values: Blocks<G>) {
+        let end = tile.end_query;
         let mut query = tile.first_query;
         while query < end {
-            for dim in (0..padded).step_by(2 * LANES) {
-                match (side(end - query), dim + 2 * LANES <= padded) {
-                    (1, true) => self.add_some::<S, 1, 2>(simd, tile, query, dim),
-                    (1, false) => self.add_some::<S, 1, 1>(simd, tile, query, dim),
-                    (FEW, true) => self.add_some::<S, FEW, 2>(simd, tile, query, dim),
-                    (FEW, false) => self.add_some::<S, FEW, 1>(simd, tile, query, dim),
-                    (_, true) => self.add_some::<S, MANY, 2>(simd, tile, query, dim),
-                    (_, false) => self.add_some::<S, MANY, 1>(simd, tile, query, dim),
-                }
+            let side = side(end - query);
+            match side {
+                1 => self.add_side::<S, G, 1>(simd, tile, values, query),
+                FEW => self.add_side::<S, G, FEW>(simd, tile, values, query),
+                _ => self.add_side::<S, G, MANY>(simd, tile, values, query),
             }
-            query += side(end - query);
+            query += side;
+        }
+    }
+
+    /// To the sums of `R` queries.
+    #[inline(always)]
+    fn add_side<S: Simd, G: KvFormat, const R: usize>(&mut self, simd: S, tile: Tile, values: Blocks<G>, query: usize) {
+        let padded = self.view.cache.shape().padded_value_dim();
+        let mut dim = 0;
+        while dim < padded {
+            let vectors = vectors::<S, R>((padded - dim) / LANES);
+            match vectors {
+                1 => self.add_some::<S, G, R, 1>(simd, tile, values, query, dim),
+                2 => self.add_some::<S, G, R, 2>(simd, tile, values, query, dim),
+                _ => self.add_some::<S, G, R, VECTORS>(simd, tile, values, query, dim),
+            }
+            dim += vectors * LANES;
         }
     }
 
     /// `R` queries (where there are fewer, the last one again), `8 V` elements from `dim` on.
     #[inline(always)]
-    fn add_some<S: Simd, const R: usize, const V: usize>(&mut self, simd: S, tile: Tile, query: usize, dim: usize) {
+    fn add_some<S: Simd, G: KvFormat, const R: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        tile: Tile,
+        values: Blocks<G>,
+        query: usize,
+        dim: usize,
+    ) {
         let shape = self.view.cache.shape();
         let (padded, slots) = (shape.padded_value_dim(), shape.padded_slots());
-        let (elements, from) = match shape.values_from {
-            None => (shape.value_tile(), 0),
-            Some(from) => (shape.key_tile(), from),
-        };
+        let from = shape.values_from.unwrap_or(0);
         let last = tile.end_query - 1;
         let mut chains = [[simd.splat(0.0); V]; R];
         let mut weights: [&[f32]; R] = [&[]; R];
@@ -363,14 +424,13 @@ impl<F: KvFormat> Part<'_, '_, F> {
             }
             weights[r] = &self.scores[query * self.lanes..][..self.lanes];
         }
-        for (index, &block) in tile.blocks.iter().enumerate() {
-            let start = self.view.cache.tile(self.view.layer, block as usize, self.task.kv_head) * elements;
-            let rows = self.values[start..start + elements].chunks_exact(shape.padded_dim());
+        for index in 0..tile.blocks.len() {
+            let rows = values.get(index).chunks_exact(shape.padded_dim());
             let seen = (tile.seen - index * shape.block_size).min(shape.block_size);
             for (slot, values) in rows.enumerate().take(seen) {
                 let (eights, _) = values[from + dim..][..V * LANES].as_chunks::<LANES>();
                 for (v, eight) in eights.iter().enumerate() {
-                    let value = F::load(simd, eight);
+                    let value = G::load(simd, eight);
                     for r in 0..R {
                         chains[r][v] = simd.fma(simd.splat(weights[r][index * slots + slot]), value, chains[r][v]);
                     }
@@ -386,6 +446,53 @@ impl<F: KvFormat> Part<'_, '_, F> {
         }
     }
 }
+
+/// The keys, or the values, of a tile.
+struct Blocks<'a, F: KvFormat> {
+    elements: &'a [F::Bits],
+    /// Elements of a block.
+    size: usize,
+    /// Where the blocks begin, in multiples of their size.
+    starts: &'a [usize],
+}
+
+impl<F: KvFormat> Clone for Blocks<'_, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F: KvFormat> Copy for Blocks<'_, F> {}
+
+impl<'a, F: KvFormat> Blocks<'a, F> {
+    #[inline(always)]
+    fn get(&self, index: usize) -> &'a [F::Bits] {
+        &self.elements[self.starts[index] * self.size..][..self.size]
+    }
+
+    /// The same as f32, one after the other in `room`.
+    #[inline(always)]
+    fn decode<'b, S: Simd>(self, simd: S, room: &'b mut [f32]) -> Blocks<'b, KvF32> {
+        for (index, to) in room.chunks_exact_mut(self.size).enumerate().take(self.starts.len()) {
+            let (from, to) = (self.get(index).as_chunks::<LANES>().0, to.as_chunks_mut::<LANES>().0);
+            for (from, to) in from.iter().zip(to) {
+                simd.store(F::load(simd, from), to);
+            }
+        }
+        Blocks { elements: room, size: self.size, starts: &IN_ORDER }
+    }
+}
+
+/// Where blocks begin that lie one after the other.
+static IN_ORDER: [usize; TILE] = {
+    let mut starts = [0; TILE];
+    let mut index = 0;
+    while index < TILE {
+        starts[index] = index;
+        index += 1;
+    }
+    starts
+};
 
 /// Which of a cache's scales.
 const KEYS: usize = 0;

@@ -6,7 +6,7 @@ use super::View;
 use crate::{Heads, KvShape};
 
 /// Positions of a tile, about: their scores are few enough to stay in the first-level cache.
-const TILE: usize = 64;
+pub(super) const TILE: usize = 64;
 /// Positions of a partition, about.
 const PARTITION: usize = 256;
 /// Queries of a task, about: they share the reading of keys and values.

@@ -58,6 +58,7 @@ macro_rules! avx2 {
 
 impl<const WIDE: bool> Simd for Avx2<WIDE> {
     const DOTS_QUADS: bool = WIDE;
+    const REGISTERS: usize = if WIDE { 32 } else { 16 };
 
     type F = __m256;
     type I = __m256i;

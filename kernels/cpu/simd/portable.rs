@@ -21,6 +21,7 @@ macro_rules! each {
 
 impl Simd for Portable {
     const DOTS_QUADS: bool = false;
+    const REGISTERS: usize = 16;
 
     type F = [f32; 8];
     type I = [i32; 8];

@@ -11,6 +11,8 @@ pub(super) struct Draft {
     pub parts: Vec<Part>,
     /// Tokens that may still be computed.
     pub budget: usize,
+    /// Tokens of prompts that may be, of these.
+    prompt_budget: usize,
     /// Tokens that may still be introduced to the ranks.
     introducible: usize,
     /// Positions that may still be scored.
@@ -39,11 +41,13 @@ pub(super) struct Part {
 }
 
 impl Draft {
-    pub fn new(limits: &Limits) -> Self {
+    /// An empty one; `others_wait` says whether sequences past their prompts wait for their next token.
+    pub fn new(limits: &Limits, others_wait: bool) -> Self {
         Self {
             step: Step::default(),
             parts: Vec::new(),
             budget: limits.batch_tokens_max,
+            prompt_budget: if others_wait { limits.prompt_tokens_beside } else { usize::MAX },
             introducible: limits.introduced_tokens_max,
             scorable: limits.scored_max,
             poolable: limits.embeddings_max,
@@ -63,7 +67,8 @@ impl Draft {
 
     /// How many of a sequence's next tokens the step still bears.
     pub fn bears(&self, sequence: &Sequence) -> usize {
-        let count = sequence.uncomputed().min(self.budget);
+        let uncomputed = sequence.uncomputed();
+        let count = if uncomputed > 1 { uncomputed.min(self.prompt_budget) } else { uncomputed }.min(self.budget);
         let (start, end) = (sequence.scheduled, sequence.scheduled + count);
         let unscored = sequence.unscored(start, end);
         let end = if unscored.len() > self.scorable { unscored.start + self.scorable } else { end };
@@ -73,6 +78,9 @@ impl Draft {
 
     pub fn add(&mut self, chunk: Chunk, part: Part) {
         self.budget -= chunk.count as usize;
+        if chunk.count > 1 {
+            self.prompt_budget = self.prompt_budget.saturating_sub(chunk.count as usize);
+        }
         self.scorable -= chunk.scored.len();
         self.poolable -= usize::from(part.pools);
         self.step.batch.push(chunk);

@@ -11,6 +11,8 @@ pub struct Limits {
     pub block_size: usize,
     /// Most tokens in a step.
     pub batch_tokens_max: usize,
+    /// Most tokens of prompts in a step, where sequences that are past theirs wait for their next token.
+    pub prompt_tokens_beside: usize,
     /// Most sequences running.
     pub sequences_max: usize,
     /// Most tokens of new sequences that one step carries to the ranks, so that its frame has a bound too: cached prefixes
@@ -30,6 +32,7 @@ impl Limits {
         Self {
             block_size: config.block_size.max(1),
             batch_tokens_max: config.batch_tokens_max.max(1),
+            prompt_tokens_beside: config.prompt_tokens_beside.max(1),
             sequences_max: config.sequences_max.max(1),
             introduced_tokens_max: config.model_len_max.max(config.batch_tokens_max),
             scored_max: SCORED_MAX,

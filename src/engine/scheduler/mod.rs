@@ -3,7 +3,8 @@
 //! Urgency is priority, and among equals the order of arrival. A step serves, until its token budget is spent: running
 //! sequences, then waiting ones, each in the order of urgency. One that is admitted takes what is left of the budget for
 //! its prompt, and the rest of the prompt in the next steps, before another is admitted. So at most one running sequence is
-//! in prefill, and where all are of equal priority, it is the last: decode goes before prefill.
+//! in prefill, and where all are of equal priority, it is the last: decode goes before prefill. While
+//! others decode, a step takes fewer tokens of prompts, so that they need not wait long for their next.
 //!
 //! Blocks are taken when they are needed. Where none is left, the least urgent of the running is preempted: it loses its
 //! blocks and waits in its place among the waiting, to be recomputed. Nobody is preempted for one that waits.
@@ -196,7 +197,8 @@ impl Scheduler {
     /// until [`Scheduler::settle`] sees its report. Further steps may be scheduled meanwhile, and build on the tokens that it
     /// will sample.
     pub fn schedule(&mut self) -> bool {
-        let mut draft = Draft::new(&self.limits);
+        let others_wait = self.running.iter().any(Sequence::is_decoding);
+        let mut draft = Draft::new(&self.limits, others_wait);
         self.continue_running(&mut draft);
         // Who has just given way would come back at once. Yet if nobody else has anything to compute, somebody shall.
         if !draft.closed || draft.step.batch.is_empty() {
