@@ -222,6 +222,22 @@ fn who_is_inside_a_draining_server_is_served_though_a_rank_dies() {
     wait_until_gone(&workers);
 }
 
+#[test]
+fn a_draining_server_whose_ranks_are_given_up_does_not_wait_for_its_limit() {
+    let mut server = Server::of_golden(MODEL, &["--tensor-parallel-size", "2", "--max-restarts", "0"]);
+    let mut events = server.open_stream(COMPLETIONS, &long());
+    events.next().expect("the stream begins");
+    let workers = pids(&server);
+    server.signal(Signal::SIGTERM);
+    kill(Pid::from_raw(workers[1]), Signal::SIGKILL).expect("the rank lives");
+    let rest: Vec<String> = events.collect();
+    let [.., error, done] = &rest[..] else { panic!("the stream just ended: {rest:?}") };
+    assert!(error.contains(&format!("rank 1 (pid {})", workers[1])), "{error}");
+    assert_eq!((done.as_str(), server.wait().code()), ("[DONE]", Some(3)));
+    assert!(!server.log("server.log").contains("limit is reached"));
+    wait_until_gone(&workers);
+}
+
 fn text_of(chunk: &Value) -> String {
     chunk["choices"][0]["text"].as_str().unwrap_or_else(|| panic!("no text in {chunk}")).to_owned()
 }

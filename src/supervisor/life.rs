@@ -21,7 +21,7 @@ use super::{
     stall::{is_stalled, tell_stall},
     status::Status,
 };
-use crate::engine::EngineHandle;
+use crate::engine::{EngineHandle, EngineStats};
 
 /// How often the vitals of a loading group are looked at.
 const LOADING_TICK: Duration = Duration::from_millis(20);
@@ -54,9 +54,19 @@ enum End {
 /// What a group did from when it was ready until it broke.
 #[derive(Default)]
 struct Served {
+    /// Until it last moved; nothing if it never did a step, for then it has proved nothing.
     time: Duration,
     /// Sequences that the engine had given up by then, because groups died of them.
     poisonous: u64,
+}
+
+impl Served {
+    fn until_now(ready_at: Instant, steps_before: u64, stats: &EngineStats) -> Self {
+        let silence = if stats.steps_outstanding { stats.since_progress } else { Duration::ZERO };
+        let moved = ready_at.elapsed().saturating_sub(silence);
+        let time = if stats.steps_total > steps_before { moved } else { Duration::ZERO };
+        Self { time, poisonous: stats.poisonous_total }
+    }
 }
 
 impl Life {
@@ -109,11 +119,10 @@ impl Life {
         self.status.started(epoch, &group.pids(), group.board());
         let (end, served) = match self.load(&mut group) {
             Ok(kv_blocks) => {
-                let ready_at = Instant::now();
+                let (ready_at, steps_before) = (Instant::now(), self.engine.stats().steps_total);
                 let end = self.serve(&mut group, ranks, kv_blocks, plan);
                 // Before the engine hears of this end: what it gives up then, the next group proves right or wrong.
-                let poisonous = self.engine.stats().poisonous_total;
-                (end, Some(Served { time: ready_at.elapsed(), poisonous }))
+                (end, Some(Served::until_now(ready_at, steps_before, &self.engine.stats())))
             }
             Err(end) => (end, None),
         };

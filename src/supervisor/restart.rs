@@ -8,7 +8,7 @@ pub const WINDOW: Duration = Duration::from_secs(600);
 /// The longest pause before a restart.
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 
-/// A group that was ready for so long has served well: its failure stands alone.
+/// A group that served for so long has served well: its failure stands alone.
 const SERVED_WELL: Duration = Duration::from_secs(3);
 
 /// How often a group dies of a sequence before that is given up.
@@ -30,7 +30,7 @@ pub struct RestartPolicy {
 pub struct Failed {
     /// When: the time since any fixed moment, never going back.
     pub at: Duration,
-    /// For how long the group had been ready.
+    /// For how long the group had been ready and moved; nothing if it never did a step.
     pub served: Duration,
     /// Sequences given up before this failure, because groups died of them; since the start of the server.
     pub poisonous: u64,
@@ -66,7 +66,7 @@ impl RestartPolicy {
         if self.failed_at.len() >= self.restarts_max {
             return Verdict::GiveUp;
         }
-        let pause = pause_before(self.in_a_row);
+        let pause = pause_before(self.in_a_row.min(self.failed_at.len()));
         self.failed_at.push_back(now);
         self.in_a_row += 1;
         Verdict::RestartAfter(pause)
@@ -112,9 +112,9 @@ mod tests {
 
     #[test]
     fn old_failures_are_forgiven() {
-        check(1, &[0, 601, 1202], &[Some(0), Some(500), Some(1000)]);
+        check(1, &[0, 601, 1202], &[Some(0), Some(0), Some(0)]);
         check(1, &[0, 600], &[Some(0), None]);
-        check(2, &[0, 500, 700, 1101], &[Some(0), Some(500), Some(1000), Some(2000)]);
+        check(2, &[0, 500, 700, 1101], &[Some(0), Some(500), Some(500), Some(500)]);
     }
 
     #[test]

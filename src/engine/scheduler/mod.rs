@@ -13,7 +13,7 @@
 //!
 //! When the group of ranks dies, the running sequences wait again, in their places, with the tokens they have: the next
 //! group computes them anew, and each continues where it was. Those that a step on its way computed are suspects, until a
-//! settled step has computed more of them than any had before. One suspect runs at a time, so that the next death tells
+//! settled step has computed more of them than any had before. One suspect is computed at a time, so that the next death tells
 //! which of them it was: **one that is computed at two deaths, and came no further between them, is poisonous**, and ends.
 //!
 //! **Nobody starves, unless by those who are more urgent.** Take a sequence W that waits while nobody more urgent does. As
@@ -132,8 +132,8 @@ impl Scheduler {
         }
     }
 
-    /// The ranks are gone, and what was computed with them. Whoever ran waits for the next group, but for those that this
-    /// one and the one before died of: they are the answer.
+    /// The ranks are gone, and what was computed with them. Whoever ran waits for the next group, except for those that
+    /// turn out to be poisonous: they are the answer.
     pub fn group_down(&mut self) -> Vec<Sequence> {
         let on_their_way = self.in_flight.drain(..).flat_map(|published| published.parts);
         let computed: HashSet<RequestKey> = on_their_way.map(|part| part.urgency.key).collect();
