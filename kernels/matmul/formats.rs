@@ -12,7 +12,7 @@ pub(super) use self::{
     own::{F8E4M3, WInt4, WInt4G32, WInt8},
     plain::{BF16, F16, F32},
     simple::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0},
-    super_blocks::{Q2K, Q3K, Q4K, Q5K, Q6K},
+    super_blocks::{Q2K, Q3K, Q4K, Q5K, Q6K, unpack_six_bits},
     tables::{Iq4Nl, Iq4Xs, Mxfp4},
     ternary::{Tq1_0, Tq2_0},
 };

@@ -171,7 +171,7 @@ fn scales_and_minima<S: Simd>(simd: S, block: &[u8]) -> [[f32; 8]; 2] {
 /// The 6-bit scales and minima of eight groups, a byte each, from 12 bytes: in the first four are scales 0-3, in the
 /// next four minima 0-3, their upper bits being those of scales and minima 4-7, whose lower four bits are the last four.
 #[inline(always)]
-fn unpack_six_bits(block: &[u8]) -> (u64, u64) {
+pub(in crate::matmul) fn unpack_six_bits(block: &[u8]) -> (u64, u64) {
     let word = |at| u64::from(u32::from_le_bytes(*four(block, at)));
     let (first, second, last) = (word(4), word(8), word(12));
     let (low, high) = (0x3f3f_3f3f, 0x0303_0303);

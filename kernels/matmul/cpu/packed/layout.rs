@@ -2,31 +2,53 @@
 //!
 //! A *span* is what has a scale in common, 32 inputs or more, of eight outputs: their heads, then their quants group by
 //! group. A group's quants are eight quads of neighbouring inputs, in the order of the inputs: for each output the four
-//! bytes, without a sign, that [`Simd::dot_quads`] multiplies. As nibbles, two quads share the bytes of one vector.
+//! bytes, without a sign, that [`Simd::dot_quads`] multiplies. As nibbles, two quads share the bytes of one vector; of six
+//! bits, the lower four are nibbles, and the upper two of four quads share the bytes of another vector.
 
-use super::{GROUP, OCTET};
-use crate::cpu::simd::{LANES, Simd};
+use super::{GROUP, OCTET, QUADS};
+use crate::{
+    cpu::simd::{LANES, Simd},
+    matmul::formats::unpack_six_bits,
+};
 
 /// What a byte's sign is worth, once it counts as a part of its value.
 const SIGN: u8 = 128;
+
+/// How quants are packed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Width {
+    /// As nibbles.
+    Four,
+    /// As nibbles, and two bits more.
+    Six,
+    /// As bytes, which are stored with a sign.
+    Eight,
+}
 
 /// A storage format, rearranged.
 pub(super) trait Layout {
     /// Groups of a span.
     const SPAN: usize = 1;
+    /// Scales of a group.
+    const PIECES: usize = 1;
     /// Bytes of a span as one output has it stored.
     const STORED: usize;
     /// Bytes of a span's heads.
     const HEADS: usize;
-    /// Whether quants are nibbles; else they are bytes, stored with a sign.
-    const NIBBLES: bool;
+    /// How quants are packed.
+    const WIDTH: Width;
     /// What is to be subtracted of each quant.
-    const ZERO: i32 = if Self::NIBBLES { 0 } else { SIGN as i32 };
+    const ZERO: i32 = if matches!(Self::WIDTH, Width::Eight) { SIGN as i32 } else { 0 };
     /// Whether weights have an offset of their own.
     const OFFSETS: bool = false;
 
     /// Bytes of a group's quants.
-    const QUANTS: usize = OCTET * if Self::NIBBLES { GROUP / 2 } else { GROUP };
+    const QUANTS: usize = OCTET
+        * match Self::WIDTH {
+            Width::Four => GROUP / 2,
+            Width::Six => GROUP / 2 + GROUP / 4,
+            Width::Eight => GROUP,
+        };
     /// Bytes of a span.
     const BYTES: usize = Self::HEADS + Self::SPAN * Self::QUANTS;
 
@@ -38,9 +60,9 @@ pub(super) trait Layout {
     /// One output's quants of a group, as they are stored.
     fn stored_quants(stored: &[u8], group: usize) -> [u8; GROUP];
 
-    /// Scale and offset of the outputs.
+    /// Scale and offset of the outputs for a piece of a group; the pieces of a span are counted on.
     #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8]) -> (S::F, S::F) {
+    fn head<S: Simd>(simd: S, span: &[u8], _piece: usize) -> (S::F, S::F) {
         (halves(simd, span, 0), simd.splat(0.0))
     }
 
@@ -51,14 +73,22 @@ pub(super) trait Layout {
         for (group, to) in quants.chunks_exact_mut(Self::QUANTS).enumerate() {
             for (lane, stored) in stored.into_iter().enumerate() {
                 let quants = Self::stored_quants(stored, group);
-                if Self::NIBBLES {
-                    for (vector, eight) in quants.as_chunks::<8>().0.iter().enumerate() {
-                        let bytes: [u8; 4] = std::array::from_fn(|at| eight[at] | eight[at + 4] << 4);
-                        to[(vector * LANES + lane) * 4..][..4].copy_from_slice(&bytes);
-                    }
-                } else {
+                let mut put = |vector: usize, bytes: [u8; 4]| {
+                    to[(vector * LANES + lane) * 4..][..4].copy_from_slice(&bytes);
+                };
+                if Self::WIDTH == Width::Eight {
                     for (quad, four) in quants.as_chunks::<4>().0.iter().enumerate() {
-                        to[(quad * LANES + lane) * 4..][..4].copy_from_slice(&four.map(|byte| byte ^ SIGN));
+                        put(quad, four.map(|byte| byte ^ SIGN));
+                    }
+                    continue;
+                }
+                for (vector, eight) in quants.as_chunks::<8>().0.iter().enumerate() {
+                    put(vector, std::array::from_fn(|at| eight[at] & 15 | eight[at + 4] << 4));
+                }
+                if Self::WIDTH == Width::Six {
+                    for (vector, sixteen) in quants.as_chunks::<16>().0.iter().enumerate() {
+                        let upper = |at: usize, quad: usize| (sixteen[4 * quad + at] >> 4) << (2 * quad);
+                        put(QUADS / 2 + vector, std::array::from_fn(|at| (0..4).map(|quad| upper(at, quad)).sum()));
                     }
                 }
             }
@@ -70,18 +100,30 @@ pub(super) trait Layout {
     fn quads<S: Simd>(simd: S, span: &[u8], group: usize, both: usize) -> [S::I; 2] {
         let quants = &span[Self::HEADS + group * Self::QUANTS..][..Self::QUANTS];
         let vector = |at: usize| simd.words(quants[at * 32..][..32].try_into().expect("a vector"));
-        if Self::NIBBLES {
-            let (words, mask) = (vector(both), simd.splat_int(0x0f0f_0f0f));
-            [simd.and(words, mask), simd.and(simd.shift_right::<4>(words), mask)]
-        } else {
-            [vector(2 * both), vector(2 * both + 1)]
+        if Self::WIDTH == Width::Eight {
+            return [vector(2 * both), vector(2 * both + 1)];
         }
+        let (words, mask) = (vector(both), simd.splat_int(0x0f0f_0f0f));
+        let [first, second] = [simd.and(words, mask), simd.and(simd.shift_right::<4>(words), mask)];
+        if Self::WIDTH == Width::Four {
+            return [first, second];
+        }
+        let (words, mask) = (vector(QUADS / 2 + both / 2), simd.splat_int(0x3030_3030));
+        let uppers = match both % 2 {
+            0 => [simd.shift_left::<4>(words), simd.shift_left::<2>(words)],
+            _ => [words, simd.shift_right::<2>(words)],
+        };
+        [simd.or(first, simd.and(uppers[0], mask)), simd.or(second, simd.and(uppers[1], mask))]
     }
 }
 
 pub(super) struct Q4_0;
 pub(super) struct Q4_1;
 pub(super) struct Q8_0;
+#[allow(non_camel_case_types, reason = "as the storage format is called")]
+pub(super) struct Q4_K;
+#[allow(non_camel_case_types, reason = "as the storage format is called")]
+pub(super) struct Q6_K;
 pub(super) struct WInt8;
 pub(super) struct WInt4;
 pub(super) struct WInt4G32;
@@ -89,7 +131,7 @@ pub(super) struct WInt4G32;
 impl Layout for Q4_0 {
     const STORED: usize = 18;
     const HEADS: usize = 2 * OCTET;
-    const NIBBLES: bool = true;
+    const WIDTH: Width = Width::Four;
     const ZERO: i32 = 8;
 
     fn stored_quants(stored: &[u8], _: usize) -> [u8; GROUP] {
@@ -100,7 +142,7 @@ impl Layout for Q4_0 {
 impl Layout for Q4_1 {
     const STORED: usize = 20;
     const HEADS: usize = 4 * OCTET;
-    const NIBBLES: bool = true;
+    const WIDTH: Width = Width::Four;
     const OFFSETS: bool = true;
 
     fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]) {
@@ -114,7 +156,7 @@ impl Layout for Q4_1 {
     }
 
     #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8]) -> (S::F, S::F) {
+    fn head<S: Simd>(simd: S, span: &[u8], _: usize) -> (S::F, S::F) {
         (halves(simd, span, 0), halves(simd, span, 2 * OCTET))
     }
 }
@@ -122,10 +164,80 @@ impl Layout for Q4_1 {
 impl Layout for Q8_0 {
     const STORED: usize = 34;
     const HEADS: usize = 2 * OCTET;
-    const NIBBLES: bool = false;
+    const WIDTH: Width = Width::Eight;
 
     fn stored_quants(stored: &[u8], _: usize) -> [u8; GROUP] {
         stored[2..][..GROUP].try_into().expect("a group")
+    }
+}
+
+/// Both scales in half precision, then of each group eight scales and eight minima, multiples of these in bytes.
+impl Layout for Q4_K {
+    const SPAN: usize = 8;
+    const STORED: usize = 144;
+    const HEADS: usize = 4 * OCTET + 8 * 2 * OCTET;
+    const WIDTH: Width = Width::Four;
+    const OFFSETS: bool = true;
+
+    fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]) {
+        copy_heads::<2>(stored, 0, &mut heads[..2 * OCTET]);
+        copy_heads::<2>(stored, 2, &mut heads[2 * OCTET..4 * OCTET]);
+        for (lane, stored) in stored.into_iter().enumerate() {
+            let (scales, minima) = unpack_six_bits(stored);
+            let pairs = scales.to_le_bytes().into_iter().zip(minima.to_le_bytes());
+            for ((scale, minimum), of_group) in pairs.zip(heads[4 * OCTET..].chunks_exact_mut(2 * OCTET)) {
+                (of_group[lane], of_group[OCTET + lane]) = (scale, minimum);
+            }
+        }
+    }
+
+    /// Of each 32 bytes the lower halves are one group, and the upper ones the next.
+    fn stored_quants(stored: &[u8], group: usize) -> [u8; GROUP] {
+        let bytes = &stored[16 + group / 2 * GROUP..][..GROUP];
+        std::array::from_fn(|at| bytes[at] >> (group % 2 * 4) & 15)
+    }
+
+    /// All exact: halves times six bits.
+    #[inline(always)]
+    fn head<S: Simd>(simd: S, span: &[u8], piece: usize) -> (S::F, S::F) {
+        let multiples = |at: usize| {
+            let bytes = &span[4 * OCTET + (2 * piece + at) * OCTET..][..OCTET];
+            simd.float(simd.bytes(bytes.try_into().expect("eight bytes")))
+        };
+        let minimum = simd.mul(halves(simd, span, 2 * OCTET), multiples(1));
+        (simd.mul(halves(simd, span, 0), multiples(0)), simd.sub(simd.splat(0.0), minimum))
+    }
+}
+
+/// Scales in half precision, then of each 16 inputs eight multiples of these in bytes.
+impl Layout for Q6_K {
+    const SPAN: usize = 8;
+    const PIECES: usize = 2;
+    const STORED: usize = 210;
+    const HEADS: usize = 2 * OCTET + 16 * OCTET;
+    const WIDTH: Width = Width::Six;
+    const ZERO: i32 = 32;
+
+    fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]) {
+        let (scales, multiples) = heads.split_at_mut(2 * OCTET);
+        copy_heads::<2>(stored, 208, scales);
+        for (piece, to) in multiples.chunks_exact_mut(OCTET).enumerate() {
+            copy_heads::<1>(stored, 192 + piece, to);
+        }
+    }
+
+    /// Of 64 bytes the lower halves are two groups, and the upper ones the next two, whose upper bits share 32 bytes.
+    fn stored_quants(stored: &[u8], group: usize) -> [u8; GROUP] {
+        let (half, quarter) = (group / 4, group % 4);
+        let low = &stored[half * 64 + quarter % 2 * GROUP..][..GROUP];
+        let high = &stored[128 + half * GROUP..][..GROUP];
+        std::array::from_fn(|at| low[at] >> (quarter / 2 * 4) & 15 | (high[at] >> (2 * quarter) & 3) << 4)
+    }
+
+    #[inline(always)]
+    fn head<S: Simd>(simd: S, span: &[u8], piece: usize) -> (S::F, S::F) {
+        let multiples = span[(2 + piece) * OCTET..][..OCTET].try_into().expect("eight bytes");
+        (simd.mul(halves(simd, span, 0), simd.float(simd.signed_bytes(multiples))), simd.splat(0.0))
     }
 }
 
@@ -133,7 +245,7 @@ impl Layout for WInt8 {
     const SPAN: usize = 4;
     const STORED: usize = 132;
     const HEADS: usize = 4 * OCTET;
-    const NIBBLES: bool = false;
+    const WIDTH: Width = Width::Eight;
 
     fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]) {
         copy_heads::<4>(stored, 0, heads);
@@ -144,7 +256,7 @@ impl Layout for WInt8 {
     }
 
     #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8]) -> (S::F, S::F) {
+    fn head<S: Simd>(simd: S, span: &[u8], _: usize) -> (S::F, S::F) {
         (simd.bits(simd.words(span[..32].try_into().expect("a vector"))), simd.splat(0.0))
     }
 }
@@ -153,7 +265,7 @@ impl Layout for WInt4 {
     const SPAN: usize = 4;
     const STORED: usize = 68;
     const HEADS: usize = 3 * OCTET;
-    const NIBBLES: bool = true;
+    const WIDTH: Width = Width::Four;
     const OFFSETS: bool = true;
 
     fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]) {
@@ -165,7 +277,7 @@ impl Layout for WInt4 {
     }
 
     #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8]) -> (S::F, S::F) {
+    fn head<S: Simd>(simd: S, span: &[u8], _: usize) -> (S::F, S::F) {
         scale_and_offset(simd, span)
     }
 }
@@ -173,7 +285,7 @@ impl Layout for WInt4 {
 impl Layout for WInt4G32 {
     const STORED: usize = 19;
     const HEADS: usize = 3 * OCTET;
-    const NIBBLES: bool = true;
+    const WIDTH: Width = Width::Four;
     const OFFSETS: bool = true;
 
     fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]) {
@@ -185,7 +297,7 @@ impl Layout for WInt4G32 {
     }
 
     #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8]) -> (S::F, S::F) {
+    fn head<S: Simd>(simd: S, span: &[u8], _: usize) -> (S::F, S::F) {
         scale_and_offset(simd, span)
     }
 }
@@ -226,7 +338,7 @@ fn nibbles(stored: &[u8]) -> [u8; GROUP] {
 /// Evaluates `$body` with `$layout` naming the layout of a [`DType`](crate::DType), or `$other` where it has none.
 macro_rules! with_layout {
     ($dtype:expr, $layout:ident => $body:expr, else $other:expr) => {
-        with_layout!(among Q4_0, Q4_1, Q8_0, WInt8, WInt4, WInt4G32; $dtype, $layout => $body, else $other)
+        with_layout!(among Q4_0, Q4_1, Q8_0, Q4_K, Q6_K, WInt8, WInt4, WInt4G32; $dtype, $layout => $body, else $other)
     };
     (among $($name:ident),+; $dtype:expr, $layout:ident => $body:expr, else $other:expr) => {
         match $dtype {

@@ -76,54 +76,58 @@ impl<L: Layout> Multiply<'_, L> {
         );
         assert!(octets.len() == groups / L::SPAN * L::BYTES * OCTETS, "weights of as many groups");
         for (span, both) in octets.chunks_exact(L::BYTES * OCTETS).enumerate() {
-            if FIRST {
-                for line in (0..L::BYTES * OCTETS).step_by(64) {
-                    simd.prefetch(both.as_ptr().wrapping_add(PREFETCH_BYTES + line));
-                }
-            }
             let blocks: [&[u8]; OCTETS] = both.split_at(L::BYTES).into();
             for part in 0..L::SPAN {
                 let group = span * L::SPAN + part;
-                let mut sums = [[simd.splat_int(0); OCTETS]; M];
-                let mut uppers = sums;
-                for both in 0..QUADS / 2 {
-                    let [first, second] = blocks;
-                    let [first, second] = [L::quads(simd, first, part, both), L::quads(simd, second, part, both)];
-                    for quad in 0..2 {
-                        let quants = [first[quad], second[quad]];
-                        let (half, at) = (both / 2, both % 2 * 2 + quad);
-                        // By indices: of arrays lent to iterators the compiler keeps nothing in registers.
-                        for m in 0..M {
-                            let [first, second] = &x[m].0[group][half];
-                            let (first, second) = (simd.splat_int(first[at]), simd.splat_int(second[at]));
-                            for o in 0..OCTETS {
-                                if S::DOTS_QUADS {
-                                    uppers[m][o] = simd.dot_quads(uppers[m][o], quants[o], first);
-                                    sums[m][o] = simd.dot_quads(sums[m][o], quants[o], second);
-                                } else {
-                                    let (even, odd) = simd.even_and_odd(quants[o]);
-                                    sums[m][o] = simd.add_int(sums[m][o], simd.dot_pairs(even, first));
-                                    sums[m][o] = simd.add_int(sums[m][o], simd.dot_pairs(odd, second));
+                if FIRST {
+                    let bytes = L::BYTES * OCTETS / L::SPAN;
+                    for line in (part * bytes..(part + 1) * bytes).step_by(64) {
+                        simd.prefetch(both.as_ptr().wrapping_add(PREFETCH_BYTES + line));
+                    }
+                }
+                for piece in 0..L::PIECES {
+                    let mut sums = [[simd.splat_int(0); OCTETS]; M];
+                    let mut uppers = sums;
+                    for both in piece * QUADS / 2 / L::PIECES..(piece + 1) * QUADS / 2 / L::PIECES {
+                        let [first, second] = blocks;
+                        let [first, second] = [L::quads(simd, first, part, both), L::quads(simd, second, part, both)];
+                        for quad in 0..2 {
+                            let quants = [first[quad], second[quad]];
+                            let (half, at) = (both / 2, both % 2 * 2 + quad);
+                            // By indices: of arrays lent to iterators the compiler keeps nothing in registers.
+                            for m in 0..M {
+                                let [first, second] = &x[m].0[group][half];
+                                let (first, second) = (simd.splat_int(first[at]), simd.splat_int(second[at]));
+                                for o in 0..OCTETS {
+                                    if S::DOTS_QUADS {
+                                        uppers[m][o] = simd.dot_quads(uppers[m][o], quants[o], first);
+                                        sums[m][o] = simd.dot_quads(sums[m][o], quants[o], second);
+                                    } else {
+                                        let (even, odd) = simd.even_and_odd(quants[o]);
+                                        sums[m][o] = simd.add_int(sums[m][o], simd.dot_pairs(even, first));
+                                        sums[m][o] = simd.add_int(sums[m][o], simd.dot_pairs(odd, second));
+                                    }
                                 }
                             }
                         }
                     }
-                }
-                for o in 0..OCTETS {
-                    let (scale, offset) = L::head(simd, blocks[o]);
-                    for m in 0..M {
-                        let head = &x[m].1[group];
-                        let mut sum = sums[m][o];
-                        if S::DOTS_QUADS {
-                            sum = simd.add_int(sum, simd.shift_left::<8>(uppers[m][o]));
-                        }
-                        if L::ZERO != 0 {
-                            sum = simd.sub_int(sum, simd.splat_int(L::ZERO * head.total));
-                        }
-                        let step = simd.mul(scale, simd.splat(head.step));
-                        chains[m][o] = simd.fma(simd.float(sum), step, chains[m][o]);
-                        if L::OFFSETS {
-                            chains[m][o] = simd.fma(offset, simd.splat(head.sum), chains[m][o]);
+                    for o in 0..OCTETS {
+                        let (scale, offset) = L::head(simd, blocks[o], part * L::PIECES + piece);
+                        for m in 0..M {
+                            let head = &x[m].1[group];
+                            let mut sum = sums[m][o];
+                            if S::DOTS_QUADS {
+                                sum = simd.add_int(sum, simd.shift_left::<8>(uppers[m][o]));
+                            }
+                            if L::ZERO != 0 {
+                                let total = if L::PIECES == 1 { head.total } else { head.halves[piece] };
+                                sum = simd.sub_int(sum, simd.splat_int(L::ZERO * total));
+                            }
+                            let step = simd.mul(scale, simd.splat(head.step));
+                            chains[m][o] = simd.fma(simd.float(sum), step, chains[m][o]);
+                            if L::OFFSETS {
+                                chains[m][o] = simd.fma(offset, simd.splat(head.sum), chains[m][o]);
+                            }
                         }
                     }
                 }

@@ -35,6 +35,8 @@ pub(super) struct Head {
     pub(super) step: f32,
     /// The integers' sum …
     pub(super) total: i32,
+    /// (that of each half)
+    pub(super) halves: [i32; 2],
     /// … times the step.
     pub(super) sum: f32,
 }
@@ -91,7 +93,7 @@ impl Kernel for Convert<'_> {
             // Of what is not a number, so is the step.
             let (step, inverse) = if most < LEAST { (0.0, 0.0) } else { (most / LARGEST, LARGEST / most) };
             let inverse = simd.splat(inverse);
-            let mut total = 0;
+            let mut halves = [0; 2];
             for (half, eights) in eights.as_chunks::<2>().0.iter().enumerate() {
                 let [low, high] = [simd.mul(simd.load(&eights[0]), inverse), simd.mul(simd.load(&eights[1]), inverse)];
                 let shorts = simd.shorts(low, high);
@@ -100,9 +102,10 @@ impl Kernel for Convert<'_> {
                 simd.store_int(own, to.try_into().expect("four quads"));
                 let mut sums = [0; LANES];
                 simd.store_int(simd.dot_pairs(shorts, simd.splat_int(0x0001_0001)), &mut sums);
-                total += sums.iter().sum::<i32>();
+                halves[half] = sums.iter().sum::<i32>();
             }
-            *head = Head { step, total, sum: step * total as f32 };
+            let total = halves[0] + halves[1];
+            *head = Head { step, total, halves, sum: step * total as f32 };
         }
     }
 }
