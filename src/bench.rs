@@ -4,7 +4,7 @@
 //! Of a server: a [`session`] reaches or starts the server; [`probing`] finds out how it counts tokens; a [`workload`] makes requests of
 //! wanted lengths ([`prompts`], [`lengths`], or questions out of a file, [`sharegpt`]). [`load`] sends them on one thread
 //! ([`client`], [`framing`], [`sse`]) and times each [`answer`]; [`levels`] repeats that, and [`figures`] are what it comes
-//! down to. They are told with their [`conditions`] as a [`table`], a file ([`results`]) and a picture ([`mod@plot`]).
+//! down to. [`recover`] kills the server's ranks meanwhile. They are told with their [`conditions`] as a [`table`], a file ([`results`]) and a picture ([`mod@plot`]).
 
 mod answer;
 mod arrivals;
@@ -24,6 +24,7 @@ mod plot;
 mod probing;
 mod progress;
 mod prompts;
+mod recover;
 mod results;
 mod serve;
 mod session;
@@ -76,6 +77,7 @@ pub fn run(flags: &BenchFlags) -> ExitCode {
         BenchCommand::Serve(flags) => serve::measure(flags),
         BenchCommand::Throughput(flags) => throughput::measure(flags),
         BenchCommand::Latency(flags) => latency::measure(flags),
+        BenchCommand::Recover(flags) => recover::measure(flags),
         BenchCommand::Kernels(flags) => return kernels::run(flags),
         BenchCommand::Link(flags) => return link::run(flags),
         BenchCommand::LinkEcho => return workers::bench::link::run_echo(),

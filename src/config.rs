@@ -17,7 +17,7 @@ use workers::link::sampling::LOGPROBS_MAX;
 
 pub use self::bench::{
     AskingFlags, BenchCommand, BenchEndpoint, BenchFlags, BenchKernelsFlags, BenchLatencyFlags, BenchLinkFlags,
-    BenchServeFlags, BenchThroughputFlags, Dataset, PromptFlags,
+    BenchRecoverFlags, BenchServeFlags, BenchThroughputFlags, Dataset, PromptFlags,
 };
 pub use self::commands::{
     ChatFlags, CollectEnvFlags, FetchFlags, HubFlags, InspectFlags, RunBatchFlags, SamplingFlags, SelftestFlags,

@@ -42,6 +42,9 @@ const REFUSED: u8 = 2;
 /// The ranks could not be kept alive.
 const GAVE_UP: u8 = 3;
 
+/// Why there are no ranks where their supervisor does not tell.
+const SUPERVISOR_GONE: &str = "the supervisor has ended by itself";
+
 /// After the last word to the clients, how long the end of everything may take.
 const END_LIMIT: Duration = Duration::from_secs(5);
 /// How often a draining server looks whether it is empty.
@@ -173,6 +176,17 @@ impl Signals {
     }
 }
 
+/// Waits until no ranks will come any more; why.
+async fn given_up(fate: &mut UnboundedReceiver<Outcome>) -> String {
+    loop {
+        match fate.recv().await {
+            Some(Outcome::Ready { .. }) => {}
+            Some(Outcome::LoadFailed(why) | Outcome::GaveUp(why)) => return why,
+            None => return SUPERVISOR_GONE.into(),
+        }
+    }
+}
+
 /// A server from its first answer to its last.
 struct Life {
     api: web::Data<Api>,
@@ -202,29 +216,28 @@ impl Life {
                         }
                     }
                     Some(Outcome::LoadFailed(why)) => {
-                        let code = self.end(REFUSED).await;
+                        let code = self.end(REFUSED, None).await;
                         refuse(&why);
                         return code;
                     }
                     Some(Outcome::GaveUp(why)) => {
-                        tracing::error!("{why}");
-                        return self.end(GAVE_UP).await;
+                        return self.give_up(why).await;
                     }
-                    None => {
-                        tracing::error!("the supervisor has ended by itself");
-                        return self.end(GAVE_UP).await;
-                    }
+                    None => return self.give_up(SUPERVISOR_GONE.into()).await,
                 },
                 () = self.signals.next() => {
-                    self.drain().await;
-                    return self.end(0).await;
+                    return match self.drain().await {
+                        Some(why) => self.give_up(why).await,
+                        None => self.end(0, None).await,
+                    };
                 }
             }
         }
     }
 
-    /// Nobody comes in any more; waits until nobody is inside, the limit is reached or a second signal comes.
-    async fn drain(&mut self) {
+    /// Nobody comes in any more; waits until nobody is inside, the limit is reached or a second signal comes. Where the
+    /// ranks were given up meanwhile, nobody inside will be served: answers why.
+    async fn drain(&mut self) -> Option<String> {
         self.api.admission.drain();
         notify::stopping();
         tracing::info!(inside = self.api.admission.inside(), limit_s = self.drain_limit.as_secs(), "draining");
@@ -234,16 +247,25 @@ impl Life {
             }
         };
         tokio::select! {
+            biased;
             done = timeout(self.drain_limit, empty) => match done {
                 Ok(()) => tracing::info!("drained"),
                 Err(_) => tracing::warn!(inside = self.api.admission.inside(), "the drain limit is reached"),
             },
             () = self.signals.next() => tracing::warn!("a second signal: ending at once"),
+            why = given_up(&mut self.fate) => return Some(why),
         }
+        None
     }
 
-    /// Tells the remaining clients, stops everything, within a limit.
-    async fn end(self, code: u8) -> u8 {
+    /// The end for want of ranks.
+    async fn give_up(self, why: String) -> u8 {
+        tracing::error!("{why}");
+        self.end(GAVE_UP, Some(why)).await
+    }
+
+    /// Tells the remaining clients, stops everything, within a limit. `ranks_lost`: why there will be no ranks any more.
+    async fn end(self, code: u8, ranks_lost: Option<String>) -> u8 {
         std::thread::spawn(move || {
             std::thread::sleep(END_LIMIT);
             // Workers follow the end of this process by themselves.
@@ -253,7 +275,11 @@ impl Life {
         self.api.admission.drain();
         notify::stopping();
         let engine = self.api.engine.clone();
-        let _ = web::block(move || engine.stop()).await;
+        let last_word = move || match ranks_lost {
+            Some(reason) => engine.give_up(reason),
+            None => engine.stop(),
+        };
+        let _ = web::block(last_word).await;
         let flushed = timeout(Duration::from_secs(FLUSH_LIMIT_S), self.http.stop(true)).await;
         if flushed.is_err() {
             self.http.stop(false).await;

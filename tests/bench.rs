@@ -321,3 +321,25 @@ fn other_servers_are_measured_by_what_they_have() {
     let counted = ["requests_ok", "output_tokens", "requests_without_usage"].map(|name| figures[name].as_u64());
     assert_eq!(counted, [Some(4), Some(12), Some(4)]);
 }
+
+#[test]
+fn ranks_that_are_killed_cost_no_request_and_no_letter() {
+    let results = Results::new();
+    let model = model();
+    let words = ["recover", "--model", &model, "-tp", "2", "--streams", "4", "--kills", "2", "--every", "1"];
+    let (code, out, error) = results.bench(&[&words[..], &["--input-len", "20", "--output-len", "300"]].concat());
+    assert_eq!(code, 0, "{out}{error}");
+    assert!(out.contains("0 lost, 0 wrong texts; 2 restarts") && out.contains("kill to next token"), "{out}");
+    let all = results.json("out.json");
+    let counts = ["requests_lost", "texts_wrong", "restarts"].map(|name| all[name].as_u64());
+    assert_eq!(counts, [Some(0), Some(0), Some(2)], "{all}");
+    assert!(all["next_token_ms"]["count"].as_u64().is_some_and(|count| count > 0), "nobody was disturbed: {all}");
+    assert!(all["requests"].as_u64().is_some_and(|requests| requests >= 4), "{all}");
+}
+
+#[test]
+fn only_ranks_of_this_machine_are_killed() {
+    let (code, _, error) = run(&["bench", "recover", "--url", &simple_server()]);
+    assert_eq!(code, 2, "{error}");
+    assert!(error.contains("must name a Shardwire on this machine"), "{error}");
+}

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use server::{LIMIT, Server, golden, wait_for};
 
 const MODEL: &str = "models/llama_basic";
+const COMPLETIONS: &str = "/v1/completions";
 
 /// The process ids of all ranks.
 fn pids(server: &Server) -> Vec<i32> {
@@ -49,7 +50,7 @@ fn short() -> Value {
 }
 
 fn text_of_short(server: &Server) -> String {
-    server.ok("/v1/completions", &short())["choices"][0]["text"].as_str().expect("text").to_owned()
+    server.ok(COMPLETIONS, &short())["choices"][0]["text"].as_str().expect("text").to_owned()
 }
 
 fn wait_for_epoch(server: &Server, epoch: u64) {
@@ -59,57 +60,186 @@ fn wait_for_epoch(server: &Server, epoch: u64) {
     });
 }
 
-/// Signals one rank in the middle of a stream; the error that the stream ends with.
-fn disturb(server: &Server, rank: usize, signal: Signal) -> String {
-    let mut events = server.open_stream("/v1/completions", &long());
-    events.next().expect("the stream begins");
+/// Kinds of requests, each long enough to be disturbed, and each told in another way.
+fn kinds() -> Vec<(&'static str, Value)> {
+    let drawn = |fields: Value| {
+        let mut body = json!({"prompt": "The sky is", "max_tokens": 300, "temperature": 1, "ignore_eos": true});
+        body.as_object_mut().expect("an object").extend(fields.as_object().expect("fields").clone());
+        body
+    };
+    let numbers = json!({
+        "type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99}, "minItems": 70, "maxItems": 70,
+    });
+    vec![
+        (COMPLETIONS, drawn(json!({"stream": true, "seed": 3, "stop": ["zzzz", "qqqq"]}))),
+        (COMPLETIONS, drawn(json!({"stream": true, "temperature": 0, "logprobs": 2}))),
+        (COMPLETIONS, drawn(json!({"seed": 5, "n": 2}))),
+        (
+            COMPLETIONS,
+            drawn(json!({"seed": 6, "structured_outputs": {"json": numbers, "disable_any_whitespace": true}})),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({
+                "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 300, "temperature": 1, "seed": 7,
+                "ignore_eos": true, "stream": true, "repetition_penalty": 1.1,
+            }),
+        ),
+    ]
+}
+
+/// What a client is told, without what differs from one answer to the next.
+fn told(server: &Server, path: &str, body: &Value) -> String {
+    let mut answers = match body["stream"] == true {
+        true => server.stream(path, body),
+        false => vec![server.ok(path, body)],
+    };
+    for answer in &mut answers {
+        assert!(answer.get("error").is_none(), "{answer}");
+        ["id", "created"].into_iter().for_each(|name| answer[name] = Value::Null);
+        for choice in answer["choices"].as_array_mut().into_iter().flatten() {
+            choice["arrival_time"] = Value::Null;
+        }
+    }
+    serde_json::to_string(&answers).expect("JSON")
+}
+
+/// The answers to all kinds of requests at once, while something happens.
+fn answers(server: &Server, happens: impl FnOnce()) -> Vec<String> {
+    let kinds = kinds();
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = kinds.iter().map(|(path, body)| scope.spawn(|| told(server, path, body))).collect();
+        happens();
+        asked.into_iter().map(|one| one.join().expect("an answer")).collect()
+    })
+}
+
+fn wait_until_all_run(server: &Server) {
+    let sequences = kinds().len() + 1; // One of them has two.
+    wait_for("all to run", || (server.metric("vllm:num_requests_running") == sequences as f64).then_some(()));
+}
+
+fn signal_rank(server: &Server, rank: usize, signal: Signal) {
     kill(Pid::from_raw(pids(server)[rank]), signal).expect("the rank lives");
-    let rest: Vec<String> = events.collect();
-    let [.., error, done] = &rest[..] else { panic!("the stream just ended: {rest:?}") };
-    assert_eq!(done, "[DONE]");
-    let error: Value = serde_json::from_str(error).expect("an error event");
-    error["error"]["message"].as_str().unwrap_or_else(|| panic!("no error in {error}")).to_owned()
+}
+
+fn last_error(server: &Server) -> String {
+    server.get_json("/ranks")["last_error"].as_str().expect("an error").to_owned()
+}
+
+fn replays(server: &Server) -> f64 {
+    server.metric("shardwire:sequences_replayed_total")
 }
 
 #[test]
-fn a_killed_rank_fails_its_requests_by_name_and_the_group_comes_back() {
-    let server = Server::of_golden(MODEL, &["--tensor-parallel-size", "2"]);
-    let before = text_of_short(&server);
+fn a_killed_rank_costs_no_answer_a_letter_and_the_group_comes_back() {
+    let server = Server::of_golden(MODEL, &["--tensor-parallel-size", "2", "--enable-logprob"]);
+    let undisturbed = answers(&server, || ());
+    let answer: Value = serde_json::from_str(&undisturbed[3]).expect("JSON");
+    let numbers: Vec<u8> = serde_json::from_str(&text_of(&answer[0])).expect("a JSON answer");
+    assert_eq!(numbers.len(), 70);
     for (rank, epoch) in [(1, 1), (0, 2)] {
         let old = pids(&server);
-        let error = disturb(&server, rank, Signal::SIGKILL);
-        assert!(error.contains(&format!("rank {rank} (pid {})", old[rank])) && error.contains("SIGKILL"), "{error}");
+        let before = replays(&server);
+        let disturbed = answers(&server, || {
+            wait_until_all_run(&server);
+            signal_rank(&server, rank, Signal::SIGKILL);
+        });
+        assert_eq!(disturbed, undisturbed, "rank {rank}");
+        assert!(replays(&server) > before, "nobody was disturbed");
         wait_for_epoch(&server, epoch);
+        let error = last_error(&server);
+        assert!(error.contains(&format!("rank {rank} (pid {})", old[rank])) && error.contains("SIGKILL"), "{error}");
         assert!(old.iter().all(|&pid| is_gone(pid)), "the broken group must be gone before the next one is ready");
-        assert_eq!(text_of_short(&server), before);
         assert_eq!(server.get_json("/ranks")["restarts"], epoch);
         assert!(server.log("workerlog.1").contains(&format!("started: epoch {epoch}, pid ")));
     }
+    let replayed = server.log("server.log").lines().filter(|line| line.contains("replayed=")).count();
+    assert_eq!(replayed, 2, "a line for each restart");
+    assert_eq!(server.metric("shardwire:sequences_failed_total"), 0.0);
 }
 
 #[test]
-fn a_stopped_rank_is_a_stall() {
-    let server = Server::of_golden(MODEL, &["--tensor-parallel-size", "2", "--stall-timeout", "1"]);
-    let error = disturb(&server, 1, Signal::SIGSTOP);
+fn a_stopped_rank_is_a_stall_and_costs_no_answer() {
+    let server = Server::of_golden(MODEL, &["--tensor-parallel-size", "2", "--stall-timeout", "1", "--enable-logprob"]);
+    let undisturbed = answers(&server, || ());
+    let disturbed = answers(&server, || {
+        wait_until_all_run(&server);
+        signal_rank(&server, 1, Signal::SIGSTOP);
+    });
+    assert_eq!(disturbed, undisturbed);
+    let error = last_error(&server);
     assert!(
         error.contains("rank 1 (pid ") && error.contains("stalled") && error.contains("stopped by a signal"),
         "{error}"
     );
-    wait_for_epoch(&server, 1);
-    text_of_short(&server);
+    // Who stands still before the prompt was computed is killed in the midst of prefill.
+    let before = text_of_short(&server);
+    let after = std::thread::scope(|scope| {
+        signal_rank(&server, 0, Signal::SIGSTOP);
+        let asked = scope.spawn(|| text_of_short(&server));
+        wait_for("it to run", || (server.metric("vllm:num_requests_running") == 1.0).then_some(()));
+        signal_rank(&server, 0, Signal::SIGKILL);
+        asked.join().expect("an answer")
+    });
+    assert_eq!((after, server.get_json("/ranks")["epoch"].as_u64()), (before, Some(2)));
 }
 
 #[test]
 fn a_group_that_keeps_dying_is_given_up_with_exit_code_3() {
     let mut server = Server::of_golden(MODEL, &["--tensor-parallel-size", "2", "--max-restarts", "1"]);
-    let kill_rank_0 = |server: &Server| kill(Pid::from_raw(pids(server)[0]), Signal::SIGKILL).expect("the rank lives");
-    kill_rank_0(&server);
+    signal_rank(&server, 0, Signal::SIGKILL);
     wait_for_epoch(&server, 1);
     let workers = pids(&server);
-    kill_rank_0(&server);
+    let mut events = server.open_stream(COMPLETIONS, &long());
+    events.next().expect("the stream begins");
+    signal_rank(&server, 0, Signal::SIGKILL);
+    let rest: Vec<String> = events.collect();
+    let [.., error, done] = &rest[..] else { panic!("the stream just ended: {rest:?}") };
+    let error: Value = serde_json::from_str(error).expect("an error event");
+    let message = error["error"]["message"].as_str().unwrap_or_else(|| panic!("no error in {error}"));
+    assert!(message.contains(&format!("rank 0 (pid {})", workers[0])) && message.contains("SIGKILL"), "{message}");
+    assert_eq!(done, "[DONE]");
     assert_eq!(server.wait().code(), Some(3));
     wait_until_gone(&workers);
     assert!(server.log("server.log").contains("was killed by signal 9"), "{}", server.log("server.log"));
+}
+
+#[test]
+fn who_is_inside_a_draining_server_is_served_though_a_rank_dies() {
+    let mut server = Server::of_golden(MODEL, &["--tensor-parallel-size", "2"]);
+    let whole: Vec<_> = server.stream(COMPLETIONS, &long()).iter().map(text_of).collect();
+    let mut events = server.open_stream(COMPLETIONS, &long());
+    let first = events.next().expect("the stream begins");
+    let workers = pids(&server);
+    server.signal(Signal::SIGTERM);
+    kill(Pid::from_raw(workers[1]), Signal::SIGKILL).expect("the rank lives");
+    let mut rest: Vec<String> = events.collect();
+    assert_eq!(rest.pop().as_deref(), Some("[DONE]"));
+    let told = [first].into_iter().chain(rest).map(|event| text_of(&serde_json::from_str(&event).expect("JSON")));
+    assert_eq!(told.collect::<String>(), whole.concat());
+    assert_eq!(server.wait().code(), Some(0));
+    wait_until_gone(&workers);
+}
+
+#[test]
+fn a_draining_server_whose_ranks_are_given_up_does_not_wait_for_its_limit() {
+    let mut server = Server::of_golden(MODEL, &["--tensor-parallel-size", "2", "--max-restarts", "0"]);
+    let mut events = server.open_stream(COMPLETIONS, &long());
+    events.next().expect("the stream begins");
+    let workers = pids(&server);
+    server.signal(Signal::SIGTERM);
+    kill(Pid::from_raw(workers[1]), Signal::SIGKILL).expect("the rank lives");
+    let rest: Vec<String> = events.collect();
+    let [.., error, done] = &rest[..] else { panic!("the stream just ended: {rest:?}") };
+    assert!(error.contains(&format!("rank 1 (pid {})", workers[1])), "{error}");
+    assert_eq!((done.as_str(), server.wait().code()), ("[DONE]", Some(3)));
+    assert!(!server.log("server.log").contains("limit is reached"));
+    wait_until_gone(&workers);
+}
+
+fn text_of(chunk: &Value) -> String {
+    chunk["choices"][0]["text"].as_str().unwrap_or_else(|| panic!("no text in {chunk}")).to_owned()
 }
 
 /// What a server tells its service manager, message by message, until one of them has this line.
@@ -159,7 +289,7 @@ fn workers_die_with_their_server_and_no_segment_stays() {
     let segments = mapped_segments(workers[0]);
     assert!(!segments.is_empty(), "a worker has the link mapped");
     assert!(segments.iter().all(|name| name.ends_with("(deleted)")), "names left in /dev/shm: {segments:?}");
-    let mut events = server.open_stream("/v1/completions", &long());
+    let mut events = server.open_stream(COMPLETIONS, &long());
     events.next().expect("the stream begins");
     server.signal(Signal::SIGKILL);
     server.wait();

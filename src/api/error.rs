@@ -217,7 +217,7 @@ impl From<Failure> for ApiError {
                 let status = StatusCode::from_u16(ABORTED).unwrap_or(StatusCode::BAD_REQUEST);
                 Self::new(status, "aborted_error", "request_aborted", message)
             }
-            Failure::RanksLost(_) => Self::internal(message),
+            Failure::RanksLost(_) | Failure::Poisonous(_) => Self::internal(message),
             Failure::TooLarge(_) => Self::bad_request("context_length_exceeded", message),
             Failure::Guide(_) => Self::bad_request("grammar_failed", message),
         }
@@ -249,6 +249,7 @@ mod tests {
             (Failure::Stopped, 503),
             (Failure::Aborted, 499),
             (Failure::RanksLost("rank 1 died".into()), 500),
+            (Failure::Poisonous("rank 1 died".into()), 500),
             (Failure::TooLarge("too large".into()), 400),
         ] {
             let response = ApiError::from(failure.clone()).error_response();

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    select,
+};
 
 use super::{
     Halt,
@@ -48,6 +51,17 @@ impl Session {
         let run = self.runtime.block_on(load.run(&mut self.stop, &progress));
         progress.finish(&Figures::of(&run));
         run
+    }
+
+    /// Whatever else is to be asked; none if a signal came first.
+    pub fn until_stopped<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        self.runtime.block_on(async {
+            select! {
+                biased;
+                () = self.stop.wanted() => None,
+                outcome = work => Some(outcome),
+            }
+        })
     }
 
     /// A round that is not measured; whether all is well after it.

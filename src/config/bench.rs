@@ -30,6 +30,8 @@ pub enum BenchCommand {
     Throughput(Box<BenchThroughputFlags>),
     /// Ask for one batch at a time and measure how long its answers take.
     Latency(Box<BenchLatencyFlags>),
+    /// Kill ranks of a server under load, and measure what becomes of its answers.
+    Recover(Box<BenchRecoverFlags>),
     /// Measure the CPU's operations, each beside what this machine could do at best.
     Kernels(BenchKernelsFlags),
     /// Measure how fast two processes talk through the link's rings.
@@ -41,7 +43,7 @@ pub enum BenchCommand {
 
 impl BenchCommand {
     /// Those that start a server where none is named.
-    pub const WITH_SERVER: &[&str] = &["serve", "throughput", "latency"];
+    pub const WITH_SERVER: &[&str] = &["serve", "throughput", "latency", "recover"];
 
     /// The server of those.
     pub fn server_mut(&mut self) -> Option<&mut ServerFlags> {
@@ -49,6 +51,7 @@ impl BenchCommand {
             Self::Serve(flags) => Some(&mut flags.asking.server),
             Self::Throughput(flags) => Some(&mut flags.asking.server),
             Self::Latency(flags) => Some(&mut flags.asking.server),
+            Self::Recover(flags) => Some(&mut flags.asking.server),
             Self::Kernels(_) | Self::Link(_) | Self::LinkEcho => None,
         }
     }
@@ -131,8 +134,25 @@ pub struct BenchLatencyFlags {
     pub warmup: u32,
 }
 
-/// Who is asked, how, and where the results go.
+/// Flags of `shardwire bench recover`.
 #[derive(Debug, Args)]
+pub struct BenchRecoverFlags {
+    /// Who is asked, and how.
+    #[command(flatten)]
+    pub asking: AskingFlags,
+    /// Answers that grow at once, each asked for again and again.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub streams: u32,
+    /// Ranks that are killed, one after the other.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=999))]
+    pub kills: u32,
+    /// For how long all ranks are ready before the next one is killed. Below 3 s, the server pauses before it restarts them.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub every: Duration,
+}
+
+/// Who is asked, how, and where the results go.
+#[derive(Debug, Clone, Args)]
 pub struct AskingFlags {
     /// The server.
     #[command(flatten)]

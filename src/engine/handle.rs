@@ -29,10 +29,11 @@ pub(super) enum Command {
     GroupUp { ranks: Box<dyn Ranks>, kv_blocks: usize },
     GroupDown { reason: String },
     GiveSign(oneshot::Sender<()>),
-    Stop,
+    Stop { ranks_lost: Option<String> },
 }
 
-/// A handle on the running engine; all clones speak to the same one. No call blocks, [`EngineHandle::stop`] excepted.
+/// A handle on the running engine; all clones speak to the same one. No call blocks, [`EngineHandle::stop`] and
+/// [`EngineHandle::give_up`] excepted.
 #[derive(Clone)]
 pub struct EngineHandle {
     inner: Arc<Inner>,
@@ -106,7 +107,7 @@ impl EngineHandle {
         self.tell(Command::GroupUp { ranks, kv_blocks });
     }
 
-    /// The group of ranks is gone. Running sequences fail with this reason, waiting ones wait for the next group.
+    /// The group of ranks is gone, for this reason. Running sequences wait for the next group, beside those that wait.
     pub fn group_down(&self, reason: String) {
         self.tell(Command::GroupDown { reason });
     }
@@ -133,10 +134,19 @@ impl EngineHandle {
         self.inner.board.read()
     }
 
-    /// Ends the loop and waits for its thread. Whatever is still outstanding fails with `Unavailable`.
+    /// Ends the loop and waits for its thread. Whatever is still outstanding fails with `Stopped`.
     pub fn stop(&self) {
+        self.end(None);
+    }
+
+    /// The same where no group of ranks will follow the last one: what had begun to run fails with the reason.
+    pub fn give_up(&self, reason: String) {
+        self.end(Some(reason));
+    }
+
+    fn end(&self, ranks_lost: Option<String>) {
         self.drain();
-        self.tell(Command::Stop);
+        self.tell(Command::Stop { ranks_lost });
         let thread = self.inner.thread.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         if let Some(thread) = thread
             && thread.join().is_err()

@@ -118,6 +118,7 @@ impl Engine {
 
     /// Whatever is outstanding or was just submitted fails: the loop has ended.
     fn refuse_all(&mut self) {
+        self.deliver();
         while let Ok(command) = self.commands.try_recv() {
             if let Command::Submit { key, events, .. } = command {
                 self.clients.add(key, events, None);
@@ -190,10 +191,13 @@ impl Engine {
                     self.give_up_group(unfit.to_string());
                 }
             }
-            Command::GroupDown { reason } => self.group_down(reason),
+            Command::GroupDown { reason } => self.group_down(&reason),
             // Whoever asked may have given up waiting.
             Command::GiveSign(sign) => drop(sign.send(())),
-            Command::Stop => return ControlFlow::Break(()),
+            Command::Stop { ranks_lost } => {
+                ranks_lost.into_iter().for_each(|reason| self.lose_started(&reason));
+                return ControlFlow::Break(());
+            }
         }
         self.board.update(&self.scheduler);
         ControlFlow::Continue(())
@@ -250,7 +254,7 @@ impl Engine {
 
     fn group_up(&mut self, ranks: Box<dyn Ranks>, kv_blocks: usize) -> Result<(), RanksError> {
         if self.ranks.is_some() {
-            self.group_down("its ranks were replaced".into());
+            self.group_down("its ranks were replaced");
         }
         // The ranks number slots with 32 bits; and with no block at all, requests would wait for ever.
         let slots = kv_blocks.checked_mul(self.config.block_size).and_then(|slots| u32::try_from(slots).ok());
@@ -265,23 +269,37 @@ impl Engine {
         Ok(())
     }
 
-    /// Running sequences fail. Preempting them all instead would replay them: each would continue with the same tokens
-    /// from where it was, because sampling depends on seed and position only.
-    fn group_down(&mut self, reason: String) {
-        self.ranks = None;
+    /// Running sequences are replayed: each continues with the same tokens from where it was, because sampling depends on
+    /// seed and position only. A group that was never up, or is down already, has nothing to lose.
+    fn group_down(&mut self, reason: &str) {
+        if self.ranks.take().is_none() {
+            return;
+        }
         self.guides.publish_to(None);
-        let lost = self.scheduler.group_down();
+        let replays = self.scheduler.counts.replays;
+        let poisonous = self.scheduler.group_down();
+        let (replayed, waiting) = (self.scheduler.counts.replays - replays, self.scheduler.waiting());
         self.board.ranks_up.store(false, Relaxed);
         self.board.update(&self.scheduler);
         self.deliver();
-        for key in lost {
-            self.clients.tell(key, Event::Failed(Failure::RanksLost(reason.clone())));
+        for sequence in poisonous {
+            tracing::error!(request = sequence.request_id, reason, "twice the ranks were lost over it: it is given up");
+            self.clients.tell(sequence.key, Event::Failed(Failure::Poisonous(reason.to_owned())));
+        }
+        tracing::warn!(replayed, waiting, "the ranks are gone: whoever ran goes on with the next ones");
+    }
+
+    /// No group will come any more: what had begun fails for want of it.
+    fn lose_started(&mut self, reason: &str) {
+        self.deliver();
+        for key in self.scheduler.started() {
+            self.clients.tell(key, Event::Failed(Failure::RanksLost(reason.to_owned())));
         }
     }
 
     fn give_up_group(&mut self, reason: String) {
         tracing::error!(reason, "the group of ranks is of no use any more");
-        self.group_down(reason.clone());
+        self.group_down(&reason);
         (self.on_broken)(reason);
     }
 }

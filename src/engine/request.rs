@@ -76,9 +76,15 @@ pub enum Failure {
     /// Somebody aborted it by its id (499).
     #[error("the request was aborted")]
     Aborted,
-    /// The ranks died while it ran (500).
+    /// The ranks died while it ran, and won't be started again (500).
     #[error("the request was lost: {0}")]
     RanksLost(String),
+    /// The ranks died of it, as far as one can tell (500).
+    #[error(
+        "the request was given up: twice the ranks were lost while they computed it, and it came no further between; \
+         the last time: {0}"
+    )]
+    Poisonous(String),
     /// Its guide could not go on, or left no token to choose (400).
     #[error("the output can't be guided any further: {0}")]
     Guide(String),
@@ -88,7 +94,7 @@ pub enum Failure {
 }
 
 /// What a running sequence tells its client, in this order: `Started`, the prompt's log-probabilities, tokens or an
-/// embedding, then `Finished` or `Failed`.
+/// embedding, then `Finished` or `Failed`. A group of ranks that dies on the way is not to be seen in it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// It was admitted for the first time.

@@ -38,6 +38,8 @@ pub struct Urgency {
 pub struct Sequence {
     /// Which request it is.
     pub key: RequestKey,
+    /// What its client knows it by, for logs.
+    pub request_id: String,
     /// Smaller goes first.
     pub priority: i64,
     /// Its name on the ranks; meaningful while it runs.
@@ -50,6 +52,8 @@ pub struct Sequence {
     pub sampling: Sampling,
     /// It ends once it has so many tokens: by its `max_tokens`, the context, or the whole KV cache.
     pub length_max: usize,
+    /// The same, whatever the KV cache.
+    length_wanted: usize,
     /// Its blocks, in order.
     pub blocks: Vec<BlockId>,
     /// Tokens whose keys and values steps were published for.
@@ -72,6 +76,10 @@ pub struct Sequence {
     pub pooling: Option<Pooling>,
     /// How many of its prompt's tokens are scored and told; none where that was not asked for.
     pub scored: Option<usize>,
+    /// The most tokens that a settled step had computed, on whichever group.
+    furthest: usize,
+    /// `furthest` when a group last died while it computed this.
+    suspected_at: Option<usize>,
     early_stop: Option<EarlyStop>,
     /// How many of its last tokens, in a row, were almost certain.
     certain_tokens: u32,
@@ -96,12 +104,14 @@ impl Sequence {
         };
         Self {
             key,
+            request_id: request.id,
             priority: request.priority,
             id: SequenceId(0),
             tokens: request.prompt,
             prompt_length,
             sampling,
             length_max,
+            length_wanted: length_max,
             blocks: Vec::new(),
             scheduled: 0,
             computed: 0,
@@ -113,6 +123,8 @@ impl Sequence {
             held: false,
             pooling: request.pooling,
             scored: request.prompt_logprobs.map(|_| 0),
+            furthest: 0,
+            suspected_at: None,
             early_stop: request.early_stop,
             certain_tokens: 0,
             salt: request.cache_salt.as_deref().map_or(PrefixHash::EMPTY, PrefixHash::salted),
@@ -209,9 +221,26 @@ impl Sequence {
         self.ended = Some(Event::Failed(Failure::Guide(why.to_owned())));
     }
 
-    /// Lowers `length_max` to what a cache of `tokens_max` can bear: full, it still yields one more token.
+    /// Bounds `length_max` by what a cache of `tokens_max` can bear: full, it still yields one more token.
     pub fn fit_cache(&mut self, tokens_max: usize) {
-        self.length_max = self.length_max.min(tokens_max + 1);
+        self.length_max = self.length_wanted.min(tokens_max + 1);
+    }
+
+    /// A step was settled that had computed its first `end` tokens.
+    pub fn settled(&mut self, end: usize) {
+        self.furthest = self.furthest.max(end);
+    }
+
+    /// A group died while it computed this. Answers whether this happened before, and it has come no further since.
+    pub fn killed_group(&mut self) -> bool {
+        let again = self.is_suspect();
+        self.suspected_at = Some(self.furthest);
+        again
+    }
+
+    /// Whether it may be what the last group that computed it died of: it has not come further since.
+    pub fn is_suspect(&self) -> bool {
+        self.suspected_at.is_some_and(|at| self.furthest <= at)
     }
 
     /// Begins with these blocks, full of its first tokens and computed before.

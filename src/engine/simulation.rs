@@ -12,7 +12,7 @@ use workers::link::{
 use super::{
     guide::SharedGuide,
     rank_model::{RankModel, Rules, STOP_TOKEN, allowed, expected, gathered},
-    request::{EarlyStop, Event, Failure, NewRequest},
+    request::{EarlyStop, Event, Failure, Finish, NewRequest},
     scheduler::{Counts, Limits, Scheduler},
     sequence::{RequestKey, Sequence, as_u32},
 };
@@ -33,6 +33,10 @@ enum Move {
     Arrive(Box<Asked>),
     Cancel(Index),
     Turn,
+    /// The group dies, perhaps of steps just published. The next one is there at the next turn.
+    Die {
+        publishes: bool,
+    },
 }
 
 /// What a client asks for. A guide has a state, so each arrival gets its own.
@@ -94,11 +98,12 @@ fn requests() -> impl Strategy<Value = Asked> {
     )
 }
 
-fn moves() -> impl Strategy<Value = Vec<Move>> {
+fn moves(deaths: bool) -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
-        3 => requests().prop_map(|asked| Move::Arrive(Box::new(asked))),
-        1 => any::<Index>().prop_map(Move::Cancel),
-        6 => Just(Move::Turn),
+        6 => requests().prop_map(|asked| Move::Arrive(Box::new(asked))),
+        2 => any::<Index>().prop_map(Move::Cancel),
+        12 => Just(Move::Turn),
+        1 => any::<bool>().prop_map(move |publishes| if deaths { Move::Die { publishes } } else { Move::Turn }),
     ];
     vec(one, 1..60)
 }
@@ -108,9 +113,12 @@ struct Play {
     world: World,
     scheduler: Scheduler,
     rank: RankModel,
+    /// Whether the group is up.
+    up: bool,
     reports: Vec<StepReport>,
     requests: Vec<NewRequest>,
     cancelled: HashSet<usize>,
+    poisonous: HashSet<usize>,
     heard: Vec<Vec<Event>>,
     /// Of each priority.
     last_started: HashMap<i64, RequestKey>,
@@ -129,9 +137,11 @@ impl Play {
             world,
             scheduler,
             rank,
+            up: true,
             reports: Vec::new(),
             requests: Vec::new(),
             cancelled: HashSet::new(),
+            poisonous: HashSet::new(),
             heard: Vec::new(),
             last_started: HashMap::new(),
             held: Vec::new(),
@@ -156,13 +166,42 @@ impl Play {
                 self.cancelled.insert(request);
             }
             Move::Cancel(_) => {}
-            Move::Turn => self.turn(),
+            Move::Turn => {
+                self.start_group(self.world.blocks);
+                self.turn();
+            }
+            Move::Die { publishes } => {
+                if publishes && self.up {
+                    self.publish();
+                }
+                self.die();
+            }
         }
         self.scheduler.assert_consistent();
     }
 
-    /// Publishes steps until enough are on their way, then settles one. A report reaches the scheduler only then.
-    fn turn(&mut self) {
+    /// The group dies, and with it what it knew and had not told. Masks and releases on their way are not its concern.
+    fn die(&mut self) {
+        let (ran, replays) = (self.scheduler.running() as u64, self.scheduler.counts.replays);
+        let poisonous = self.scheduler.group_down();
+        assert!(self.scheduler.counts.replays - replays + poisonous.len() as u64 >= ran);
+        assert_eq!((self.scheduler.running(), self.scheduler.steps_in_flight()), (0, 0));
+        self.poisonous.extend(poisonous.iter().map(|sequence| sequence.key.0 as usize));
+        self.reports.clear();
+        self.up = false;
+        self.hear();
+    }
+
+    /// A fresh group, with a cache of so many blocks, unless one is up.
+    fn start_group(&mut self, blocks: usize) {
+        if !std::mem::replace(&mut self.up, true) {
+            self.scheduler.group_up(blocks);
+            self.rank = RankModel::new(blocks, self.world.limits.block_size);
+        }
+    }
+
+    /// Publishes steps until enough are on their way.
+    fn publish(&mut self) {
         let preemptions = self.scheduler.counts.preemptions;
         self.release_held();
         while self.scheduler.steps_in_flight() < self.world.ahead && self.scheduler.schedule() {
@@ -172,6 +211,11 @@ impl Play {
             self.reports.push(self.rank.apply(&step));
         }
         self.scheduler.assert_consistent();
+    }
+
+    /// Publishes steps, then settles one. A report reaches the scheduler only then.
+    fn turn(&mut self) {
+        self.publish();
         if !self.reports.is_empty() {
             let report = self.reports.remove(0);
             self.scheduler.settle(report).expect("the rank answers what it was asked");
@@ -180,6 +224,10 @@ impl Play {
             let nothing_to_do = self.scheduler.has_no_work() || self.scheduler.all_are_held();
             assert!(nothing_to_do, "with something to do, there is a step");
         }
+        self.hear();
+    }
+
+    fn hear(&mut self) {
         for (key, event) in self.scheduler.events() {
             if matches!(event, Event::Started { .. }) {
                 let before = self.last_started.insert(self.requests[key.0 as usize].priority, key);
@@ -258,7 +306,11 @@ impl Play {
         if asked.prompt.len() >= tokens_max {
             return assert!(matches!(heard[..], [Event::Failed(Failure::TooLarge(_))]));
         }
-        assert_eq!(gathered(heard), expected(asked, self.world.model_len_max, tokens_max), "as if it were alone");
+        let expected = expected(asked, self.world.model_len_max, tokens_max);
+        if self.poisonous.contains(&request) {
+            return assert!(begins_with(&expected, &gathered(heard)), "until it was given up");
+        }
+        assert_eq!(gathered(heard), expected, "as if it were alone");
         let Event::Started { cached_tokens } = heard[0] else { panic!("it starts first: {heard:?}") };
         assert!((cached_tokens as usize) < asked.prompt.len());
         let whole = asked.prompt_logprobs.is_some() || asked.pooling == Some(Pooling::Mean);
@@ -270,16 +322,35 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_comes_everybody_is_served_as_if_alone(world in worlds(), moves in moves()) {
-        let mut play = Play::new(world);
-        for next in moves {
-            play.make(next);
-        }
-        play.finish();
-        for request in (0..play.requests.len()).filter(|request| !play.cancelled.contains(request)) {
-            play.check_outcome(request);
-        }
+    fn whatever_comes_everybody_is_served_as_if_alone(world in worlds(), moves in moves(false)) {
+        play_out(world, moves);
     }
+
+    #[test]
+    fn whenever_groups_die_everybody_is_served_as_if_they_lived(world in worlds(), moves in moves(true)) {
+        play_out(world, moves);
+    }
+}
+
+fn play_out(world: World, moves: Vec<Move>) {
+    let mut play = Play::new(world);
+    for next in moves {
+        play.make(next);
+    }
+    play.finish();
+    for request in (0..play.requests.len()).filter(|request| !play.cancelled.contains(request)) {
+        play.check_outcome(request);
+    }
+}
+
+/// Whether these are the first of all events. The last of them may be log-probabilities that are not complete.
+fn begins_with(all: &[Event], heard: &[Event]) -> bool {
+    let Some((last, before)) = heard.split_last() else { return true };
+    let whole = all.starts_with(heard);
+    whole
+        || (all.starts_with(before)
+            && matches!((&all[before.len()], last),
+        (Event::PromptLogprobs(all), Event::PromptLogprobs(some)) if all.starts_with(some)))
 }
 
 fn request(prompt: &[u32], max_tokens: u32) -> NewRequest {
@@ -455,4 +526,89 @@ fn a_report_that_was_not_asked_for_changes_nothing() {
     check(&mut play.scheduler, |report| report.tokens.extend(report.tokens.clone()));
     play.scheduler.settle(right.clone()).expect("the right one is still awaited");
     assert!(play.scheduler.settle(right).is_err(), "and only once");
+}
+
+/// Publishes a step that the group dies of; which sequences turn out to be poisonous.
+fn die_of_next(play: &mut Play) -> Vec<u64> {
+    next_step(play);
+    die(play)
+}
+
+fn die(play: &mut Play) -> Vec<u64> {
+    let known = play.poisonous.clone();
+    play.die();
+    let mut poisonous: Vec<_> = play.poisonous.difference(&known).map(|&request| request as u64).collect();
+    poisonous.sort_unstable();
+    play.start_group(play.world.blocks);
+    poisonous
+}
+
+#[test]
+fn after_a_death_suspects_come_back_one_by_one() {
+    let mut play = play(50, 20, &[request(&[1, 2, 3], 9), request(&[4, 5, 6], 9), request(&[7, 8, 9], 9)]);
+    assert_eq!(next_chunks(&mut play), [(1, 0, 3), (2, 0, 3), (3, 0, 3)]);
+    assert_eq!(die_of_next(&mut play), [0; 0]);
+    assert_eq!((play.scheduler.counts.replays, play.scheduler.waiting()), (3, 3));
+    assert_eq!(next_chunks(&mut play), [(4, 0, 4)]);
+    assert_eq!(next_chunks(&mut play), [(4, 4, 5), (5, 0, 4)]);
+    assert_eq!(next_chunks(&mut play), [(4, 5, 6), (5, 4, 5), (6, 0, 4)]);
+    play.finish();
+    (0..3).for_each(|index| play.check_outcome(index));
+}
+
+#[test]
+fn what_two_groups_died_of_ends_and_nothing_else() {
+    let mut play = play(50, 20, &[request(&[1, 2, 3], 9), request(&[4, 5, 6], 9)]);
+    assert_eq!(die_of_next(&mut play), [0; 0]);
+    arrive(&mut play, request(&[7, 8, 9], 9));
+    assert_eq!(die_of_next(&mut play), [0], "of those in the step it alone was computed at the first death, too");
+    play.finish();
+    (0..3).for_each(|index| play.check_outcome(index));
+    assert_eq!((play.heard[0].len(), play.scheduler.counts.poisonous, play.scheduler.counts.finished), (1, 1, 2));
+}
+
+#[test]
+fn who_came_further_between_two_deaths_is_not_poisonous() {
+    let mut play = play(50, 20, &[request(&[1, 2, 3], 9)]);
+    for _ in 0..4 {
+        assert_eq!(die_of_next(&mut play), [0; 0]);
+        next_chunks(&mut play);
+    }
+    play.finish();
+    play.check_outcome(0);
+}
+
+#[test]
+fn to_come_as_far_as_before_is_no_progress() {
+    let mut play = play(50, 4, &[request(&[1; 9], 9)]);
+    assert_eq!(next_chunks(&mut play), [(1, 0, 4)]);
+    assert_eq!(die_of_next(&mut play), [0; 0]);
+    assert_eq!(next_chunks(&mut play), [(2, 0, 4)]);
+    assert_eq!(die_of_next(&mut play), [0]);
+}
+
+#[test]
+fn who_is_not_being_computed_is_not_suspected() {
+    let mut play = play(50, 20, &[request(&[1, 2, 3], 9)]);
+    next_chunks(&mut play);
+    for _ in 0..3 {
+        assert_eq!(die(&mut play), [0; 0], "nothing is on its way");
+    }
+    play.finish();
+    play.check_outcome(0);
+}
+
+#[test]
+fn the_next_group_s_cache_bounds_what_is_replayed() {
+    let mut play = play(50, 20, &[request(&[1], 9), request(&[2; 7], 9), request(&[3; 5], 9)]);
+    (0..3).for_each(|_| drop(next_chunks(&mut play)));
+    play.die();
+    play.start_group(3);
+    play.turn();
+    assert!(matches!(play.heard[1].last(), Some(Event::Failed(Failure::TooLarge(_)))), "prompts of six do not fit");
+    assert_eq!(play.heard[2].last(), Some(&Event::Finished(Finish::Length)), "it has eight tokens already");
+    play.die();
+    play.start_group(50);
+    play.finish();
+    play.check_outcome(0);
 }

@@ -29,6 +29,10 @@ pub struct EngineStats {
     pub steps_total: u64,
     /// Sequences that lost their blocks to older ones.
     pub preemptions_total: u64,
+    /// Running sequences that a group's end sent back to wait for the next one.
+    pub replays_total: u64,
+    /// Sequences given up because groups died of them.
+    pub poisonous_total: u64,
     /// Sequences looked up in the prefix cache.
     pub prefix_queries_total: u64,
     /// Those of them that were found there, in part.
@@ -37,7 +41,7 @@ pub struct EngineStats {
     pub prefix_queried_tokens_total: u64,
     /// Prompt tokens found there.
     pub prefix_hit_tokens_total: u64,
-    /// Prompt tokens calculated, again after a preemption too.
+    /// Prompt tokens calculated, again after a preemption or a replay too.
     pub prompt_tokens_total: u64,
     /// Tokens generated.
     pub generation_tokens_total: u64,
@@ -87,6 +91,8 @@ pub struct Board {
     blocks_cached: AtomicU64,
     steps_total: AtomicU64,
     preemptions_total: AtomicU64,
+    replays_total: AtomicU64,
+    poisonous_total: AtomicU64,
     prefix_queries_total: AtomicU64,
     prefix_hits_total: AtomicU64,
     prefix_queried_tokens_total: AtomicU64,
@@ -119,6 +125,8 @@ impl Default for Board {
             blocks_cached: Default::default(),
             steps_total: Default::default(),
             preemptions_total: Default::default(),
+            replays_total: Default::default(),
+            poisonous_total: Default::default(),
             prefix_queries_total: Default::default(),
             prefix_hits_total: Default::default(),
             prefix_queried_tokens_total: Default::default(),
@@ -152,6 +160,8 @@ impl Board {
         self.blocks_cached.store(blocks.cached() as u64, Relaxed);
         self.steps_total.store(counts.steps, Relaxed);
         self.preemptions_total.store(counts.preemptions, Relaxed);
+        self.replays_total.store(counts.replays, Relaxed);
+        self.poisonous_total.store(counts.poisonous, Relaxed);
         self.prefix_queries_total.store(counts.prefix_queries, Relaxed);
         self.prefix_hits_total.store(counts.prefix_hits, Relaxed);
         self.prefix_queried_tokens_total.store(counts.prefix_queried_tokens, Relaxed);
@@ -181,6 +191,8 @@ impl Board {
             blocks_cached: self.blocks_cached.load(Relaxed),
             steps_total: self.steps_total.load(Relaxed),
             preemptions_total: self.preemptions_total.load(Relaxed),
+            replays_total: self.replays_total.load(Relaxed),
+            poisonous_total: self.poisonous_total.load(Relaxed),
             prefix_queries_total: self.prefix_queries_total.load(Relaxed),
             prefix_hits_total: self.prefix_hits_total.load(Relaxed),
             prefix_queried_tokens_total: self.prefix_queried_tokens_total.load(Relaxed),

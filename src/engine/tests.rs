@@ -149,6 +149,11 @@ impl World {
         self.until(|engine| engine.stats().accepting);
     }
 
+    fn group_down(&self, reason: &str) {
+        self.engine.group_down(reason.to_owned());
+        self.until(|engine| !engine.stats().accepting && !engine.stats().steps_outstanding);
+    }
+
     /// Waits for a condition that has to come true.
     fn until(&self, condition: impl Fn(&EngineHandle) -> bool) {
         let start = Instant::now();
@@ -271,15 +276,17 @@ fn patience_ends_while_there_are_no_ranks_at_all() {
 }
 
 #[test]
-fn a_group_that_goes_takes_the_running_with_it_and_leaves_the_waiting() {
+fn the_running_and_the_waiting_go_on_with_the_next_group() {
     let world = World::new(Behaviour::Hang);
     let first = world.submit(&request(9));
     world.until(|engine| engine.stats().running == 1);
     let second = world.submit(&request(5));
-    world.engine.group_down("rank 1 was killed".into());
-    assert_eq!(follow(first).last(), Some(&Event::Failed(Failure::RanksLost("rank 1 was killed".into()))));
-    assert_eq!((world.engine.outstanding(), world.engine.stats().accepting), (1, false));
+    world.group_down("rank 1 was killed");
+    world.until(|engine| engine.stats().waiting == 2);
+    let stats = world.engine.stats();
+    assert_eq!((world.engine.outstanding(), stats.accepting, stats.replays_total), (2, false, 1));
     world.group_up(Behaviour::Work);
+    check_answer(&request(9), &follow(first));
     check_answer(&request(5), &follow(second));
     assert!(world.broken.try_recv().is_err(), "who takes a group down need not be told");
 }
@@ -288,13 +295,70 @@ fn a_group_that_goes_takes_the_running_with_it_and_leaves_the_waiting() {
 fn ranks_that_lie_or_refuse_are_given_up() {
     for (behaviour, words) in [(Behaviour::Lie, "not asked for"), (Behaviour::Refuse, "the ring is full")] {
         let world = World::new(behaviour);
-        let heard = follow(world.submit(&request(5)));
+        let stream = world.submit(&request(5));
         let reason = world.broken.recv_timeout(PATIENCE).expect("it is told");
         assert!(reason.contains(words), "{reason}");
-        assert_eq!(heard.last(), Some(&Event::Failed(Failure::RanksLost(reason))));
+        world.group_down(&reason); // As the supervisor does then, which is no second death.
         world.group_up(Behaviour::Work);
-        check_answer(&request(5), &follow(world.submit(&request(5))));
+        check_answer(&request(5), &follow(stream));
     }
+}
+
+#[test]
+fn what_two_groups_died_of_is_given_up_and_the_others_go_on() {
+    let world = World::new(Behaviour::Hang);
+    let poisonous = world.submit(&request(9));
+    world.until(|engine| engine.stats().steps_outstanding);
+    let other = world.submit(&request(5));
+    world.group_down("rank 0 was killed");
+    world.group_up(Behaviour::Hang);
+    world.until(|engine| engine.stats().steps_outstanding);
+    world.group_down("rank 1 was killed");
+    let heard = follow(poisonous);
+    assert_eq!(heard.last(), Some(&Event::Failed(Failure::Poisonous("rank 1 was killed".into()))));
+    assert!(matches!(heard[..], [Event::Started { .. }, _]));
+    world.group_up(Behaviour::Work);
+    check_answer(&request(5), &follow(other));
+    let stats = world.engine.stats();
+    assert_eq!((stats.poisonous_total, stats.failed_total, stats.finished_total), (1, 1, 1));
+}
+
+#[test]
+fn without_another_group_the_started_are_lost_and_the_others_refused() {
+    let world = World::new(Behaviour::Hang);
+    let started = world.submit(&request(9));
+    world.until(|engine| engine.stats().running == 1);
+    world.group_down("rank 1 was killed");
+    let waiting = world.submit(&request(9));
+    world.engine.give_up("rank 1 was killed".into());
+    assert_eq!(follow(started).last(), Some(&Event::Failed(Failure::RanksLost("rank 1 was killed".into()))));
+    assert_eq!(follow(waiting), [Event::Failed(Failure::Stopped)]);
+}
+
+#[test]
+fn who_is_cancelled_between_two_groups_is_not_replayed() {
+    let world = World::new(Behaviour::Hang);
+    let stream = world.submit(&request(9));
+    world.until(|engine| engine.stats().running == 1);
+    world.group_down("rank 1 was killed");
+    drop(stream);
+    world.until(|engine| engine.outstanding() == 0);
+    world.group_up(Behaviour::Work);
+    let stats = world.engine.stats();
+    assert_eq!((stats.aborted_total, stats.running, stats.waiting), (1, 0, 0));
+}
+
+#[test]
+fn patience_is_of_no_meaning_to_what_is_replayed() {
+    let world = World::new(Behaviour::Hang);
+    let waiting_max = Duration::from_millis(200);
+    let hurried = NewRequest { max_waiting: Some(waiting_max), ..request(9) };
+    let stream = world.submit(&hurried);
+    world.until(|engine| engine.stats().running == 1);
+    world.group_down("rank 1 was killed");
+    std::thread::sleep(2 * waiting_max);
+    world.group_up(Behaviour::Work);
+    check_answer(&hurried, &follow(stream));
 }
 
 #[test]
@@ -407,8 +471,7 @@ fn guides_are_followed() {
 #[test]
 fn nobody_waits_for_a_slow_guide() {
     let world = World::new(Behaviour::Work);
-    // A seed whose rules go on for so long.
-    let seed = (0..).find(|&seed| expected(&guided(6, seed), MODEL_LEN_MAX, 64).len() == 7).expect("there are many");
+    let seed = seed_of_long_rules();
     let (let_go, go_on) = channel();
     let rules = SlowRules { rules: Rules::new(seed), slow_after: 3, taken: 0, go_on };
     let slow = NewRequest { guide: Some(SharedGuide::new(rules)), ..guided(6, seed) };
@@ -464,8 +527,9 @@ fn masks_go_to_the_group_that_they_were_asked_for() {
     let rules = SlowRules { rules: Rules::new(1), slow_after: 0, taken: 0, go_on };
     let stream = world.submit(&NewRequest { guide: Some(SharedGuide::new(rules)), ..guided(6, 1) });
     world.until(|engine| engine.stats().steps_outstanding);
-    world.engine.group_down("rank 0 was killed".into());
-    assert!(matches!(follow(stream).last(), Some(Event::Failed(Failure::RanksLost(_)))));
+    world.group_down("rank 0 was killed");
+    drop(stream);
+    world.until(|engine| engine.outstanding() == 0);
     let ranks = FakeRanks::new(Behaviour::WaitForMasks, BLOCKS);
     let second = ranks.masks.clone();
     world.engine.group_up(ranks, BLOCKS);
@@ -473,6 +537,48 @@ fn masks_go_to_the_group_that_they_were_asked_for() {
     let asked = guided(1, 1);
     check_answer(&asked, &follow(world.submit(&asked)));
     assert_eq!((first.published.load(Relaxed), second.published.load(Relaxed)), (0, 1));
+}
+
+/// A seed whose rules go on for six tokens.
+fn seed_of_long_rules() -> u64 {
+    (0..).find(|&seed| expected(&guided(6, seed), MODEL_LEN_MAX, 64).len() == 7).expect("there are many")
+}
+
+#[test]
+fn a_guide_that_is_busy_when_its_group_dies_answers_the_next_one() {
+    // Before its first token, and in the middle.
+    for (slow_after, begins) in [(0, Behaviour::Hang), (3, Behaviour::Work)] {
+        let world = World::new(begins);
+        let (let_go, go_on) = channel();
+        let seed = seed_of_long_rules();
+        let rules = SlowRules { rules: Rules::new(seed), slow_after, taken: 0, go_on };
+        let slow = NewRequest { guide: Some(SharedGuide::new(rules)), ..guided(6, seed) };
+        let mut stream = world.submit(&slow);
+        let mut heard = hear(&mut stream, slow_after + 1);
+        let held = |engine: &EngineHandle| engine.stats().deferrals_total > 0 && !engine.stats().steps_outstanding;
+        world.until(|engine| begins == Behaviour::Hang || held(engine));
+        world.group_down("rank 0 was killed");
+        world.group_up(Behaviour::Work);
+        world.until(|engine| engine.stats().running == 1);
+        let_go.send(()).expect("it waits");
+        heard.extend(follow(stream));
+        check_answer(&slow, &heard);
+    }
+}
+
+#[test]
+fn a_mask_published_to_a_group_that_died_is_published_to_the_next() {
+    let world = World::without_ranks();
+    let ranks = FakeRanks::new(Behaviour::Hang, BLOCKS);
+    let first = ranks.masks.clone();
+    world.engine.group_up(ranks, BLOCKS);
+    let asked = guided(6, seed_of_long_rules());
+    let stream = world.submit(&asked);
+    world.until(|_| first.published.load(Relaxed) == 1);
+    world.group_down("rank 0 was killed");
+    // These would wait in vain for a mask that is not published again.
+    world.group_up(Behaviour::WaitForMasks);
+    check_answer(&asked, &follow(stream));
 }
 
 #[test]

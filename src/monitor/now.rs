@@ -97,10 +97,16 @@ const TOTALS: &[Total] = &[
     ("fastdeploy:prefix_ssd_cache_token_num", "As there is no third tier of the prefix cache: 0", |_| 0),
     ("fastdeploy:send_cache_failed_num", "As prefill and decode are never apart: 0", |_| 0),
     ("shardwire:choices_deferred", "Choices put off because a guide was not ready", |stats| stats.deferrals_total),
+    ("shardwire:sequences_replayed", "Running sequences that the next group of ranks had to compute anew", |stats| {
+        stats.replays_total
+    }),
+    ("shardwire:sequences_poisonous", "Sequences given up because groups of ranks died of them", |stats| {
+        stats.poisonous_total
+    }),
     ("shardwire:steps", "Steps computed", |stats| stats.steps_total),
     ("shardwire:sequences_aborted", "Sequences that their clients gave up", |stats| stats.aborted_total),
     ("shardwire:sequences_failed", "Sequences that failed", |stats| stats.failed_total),
-    ("shardwire:prompt_tokens_computed", "Prompt tokens computed, again after a preemption too", |stats| {
+    ("shardwire:prompt_tokens_computed", "Prompt tokens computed, again after a preemption or a replay too", |stats| {
         stats.prompt_tokens_total
     }),
 ];

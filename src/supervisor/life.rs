@@ -17,11 +17,11 @@ use super::{
     leftovers,
     loading::LoadingDisplay,
     ranks::LinkRanks,
-    restart::{RestartPolicy, Verdict},
+    restart::{Failed, RestartPolicy, Verdict},
     stall::{is_stalled, tell_stall},
     status::Status,
 };
-use crate::engine::EngineHandle;
+use crate::engine::{EngineHandle, EngineStats};
 
 /// How often the vitals of a loading group are looked at.
 const LOADING_TICK: Duration = Duration::from_millis(20);
@@ -51,6 +51,24 @@ enum End {
     Broken(String),
 }
 
+/// What a group did from when it was ready until it broke.
+#[derive(Default)]
+struct Served {
+    /// Until it last moved; nothing if it never did a step, for then it has proved nothing.
+    time: Duration,
+    /// Sequences that the engine had given up by then, because groups died of them.
+    poisonous: u64,
+}
+
+impl Served {
+    fn until_now(ready_at: Instant, steps_before: u64, stats: &EngineStats) -> Self {
+        let silence = if stats.steps_outstanding { stats.since_progress } else { Duration::ZERO };
+        let moved = ready_at.elapsed().saturating_sub(silence);
+        let time = if stats.steps_total > steps_before { moved } else { Duration::ZERO };
+        Self { time, poisonous: stats.poisonous_total }
+    }
+}
+
 impl Life {
     /// Lives until the server stops, the first start fails or too many restarts were needed.
     pub fn live(self) {
@@ -62,11 +80,14 @@ impl Life {
         let (born, mut policy) = (Instant::now(), RestartPolicy::new(self.config.restarts_max));
         let mut was_ready = false;
         for epoch in 0.. {
-            let End::Broken(reason) = self.one_epoch(epoch, &plan, &mut was_ready) else { return };
+            let (end, served) = self.one_epoch(epoch, &plan);
+            let End::Broken(reason) = end else { return };
+            was_ready |= served.is_some();
             if !was_ready {
                 return self.tell(Outcome::LoadFailed(reason));
             }
-            match policy.failed(born.elapsed()) {
+            let Served { time, poisonous } = served.unwrap_or_default();
+            match policy.failed(Failed { at: born.elapsed(), served: time, poisonous }) {
                 Verdict::GiveUp => return self.tell(Outcome::GaveUp(reason)),
                 Verdict::RestartAfter(pause) => {
                     tracing::error!("{reason}; starting all ranks again in {} s", pause.as_secs_f32());
@@ -87,24 +108,26 @@ impl Life {
         }
     }
 
-    /// One start of the group, from its birth until nothing is left of it.
-    fn one_epoch(&self, epoch: u64, plan: &CorePlan, was_ready: &mut bool) -> End {
+    /// One start of the group, from its birth until nothing is left of it; and how it served, if it was ready.
+    fn one_epoch(&self, epoch: u64, plan: &CorePlan) -> (End, Option<Served>) {
         let exits = self.exits.clone();
         let on_exit = move |rank| drop(exits.send(Event::Exited { epoch, rank }));
         let (mut group, ranks) = match Group::start(&self.config, plan, epoch, on_exit) {
             Ok(started) => started,
-            Err(error) => return End::Broken(error.to_string()),
+            Err(error) => return (End::Broken(error.to_string()), None),
         };
         self.status.started(epoch, &group.pids(), group.board());
-        let end = match self.load(&mut group) {
+        let (end, served) = match self.load(&mut group) {
             Ok(kv_blocks) => {
-                *was_ready = true;
-                self.serve(&mut group, ranks, kv_blocks, plan)
+                let (ready_at, steps_before) = (Instant::now(), self.engine.stats().steps_total);
+                let end = self.serve(&mut group, ranks, kv_blocks, plan);
+                // Before the engine hears of this end: what it gives up then, the next group proves right or wrong.
+                (end, Some(Served::until_now(ready_at, steps_before, &self.engine.stats())))
             }
-            Err(end) => end,
+            Err(end) => (end, None),
         };
         self.take_down(group, &end);
-        end
+        (end, served)
     }
 
     /// Waits until every rank is ready; answers the KV blocks that all have room for.

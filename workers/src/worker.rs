@@ -2,6 +2,7 @@
 
 pub(crate) mod config;
 mod error;
+mod fault;
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -25,6 +26,8 @@ use crate::masks::Masks;
 use crate::models::PlainType;
 use crate::rank::Rank;
 use crate::sensing;
+
+use self::fault::Fault;
 
 pub use config::{CudaChoice, DeviceChoice, WorkerConfig};
 pub use error::WorkerError;
@@ -53,6 +56,10 @@ pub fn run() -> ExitCode {
         Err(error) => return give_up("worker", &error),
     };
     let name = format!("rank {}", config.rank);
+    let fault = match Fault::ordered(config.rank, config.epoch) {
+        Ok(fault) => fault,
+        Err(why) => return give_up(&name, &WorkerError::Config(why)),
+    };
     let seat = Seat {
         link: &config.link,
         rank: config.rank,
@@ -65,7 +72,7 @@ pub fn run() -> ExitCode {
         Err(error) => return give_up(&name, &error.into()),
     };
     let masks = Masks::new(masks, config.sequences_max);
-    let ends = Ends { steps, reports, masks, vitals: &vitals };
+    let ends = Ends { steps, reports, masks, vitals: &vitals, fault };
     let error = match child::catch_panic(|| live(&config, ends, meeting)) {
         Ok(Ok(never)) => match never {},
         Ok(Err(error)) => error,
@@ -81,6 +88,8 @@ struct Ends<'a> {
     reports: Option<ReportWriter>,
     masks: Masks,
     vitals: &'a VitalsWriter,
+    /// What tests want to go wrong.
+    fault: Option<Fault>,
 }
 
 /// Loads, then takes step after step; only an error ends it, or the end of standard input.
@@ -151,6 +160,7 @@ impl Steps<'_> {
                 self.settle(rank, following)?;
                 self.ends.vitals.phase(Phase::Idle);
             } else {
+                self.ends.fault.iter().for_each(|fault| fault.strike_idle());
                 self.ends.masks.receive()?; // of sequences that were cancelled: whoever makes masks must not wait for room
             }
             return Ok(());
@@ -160,6 +170,7 @@ impl Steps<'_> {
         let following = Following { began: Instant::now(), batch_tokens };
         vitals.progress(step.number);
         vitals.phase(Phase::Forward);
+        self.ends.fault.iter().for_each(|fault| fault.strike_at(&step));
         let begun = rank.begin(&step)?;
         if let Some(before) = self.choosing.take() {
             self.settle(rank, before)?;

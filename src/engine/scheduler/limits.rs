@@ -52,6 +52,10 @@ pub struct Counts {
     pub steps: u64,
     /// Sequences preempted.
     pub preemptions: u64,
+    /// Running sequences that a group's end sent back to wait for the next one.
+    pub replays: u64,
+    /// Sequences that groups died of.
+    pub poisonous: u64,
     /// Sequences looked up in the prefix cache, at first admission.
     pub prefix_queries: u64,
     /// Those of them that were found there, in part.

@@ -11,6 +11,11 @@
 //!
 //! A guided sequence whose mask did not come in time is held: it keeps its blocks and gets no tokens until it is released.
 //!
+//! When the group of ranks dies, the running sequences wait again, in their places, with the tokens they have: the next
+//! group computes them anew, and each continues where it was. Those that a step on its way computed are suspects, until a
+//! settled step has computed more of them than any had before. One suspect is computed at a time, so that the next death tells
+//! which of them it was: **one that is computed at two deaths, and came no further between them, is poisonous**, and ends.
+//!
 //! **Nobody starves, unless by those who are more urgent.** Take a sequence W that waits while nobody more urgent does. As
 //! long as it waits, nobody is admitted, so that the running become fewer: the most urgent of them gets tokens in every
 //! step (or is held by its own guide only), is never preempted, because alone it always finds room, since none grows beyond
@@ -22,7 +27,7 @@ mod draft;
 mod limits;
 mod settle;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use workers::link::step::{Chunk, SequenceId, Step};
 
@@ -95,6 +100,12 @@ impl Scheduler {
         self.in_flight.len()
     }
 
+    /// The sequences that were admitted once, and have not ended.
+    pub fn started(&self) -> Vec<RequestKey> {
+        let all = self.running.iter().chain(&self.waiting);
+        all.filter(|sequence| sequence.started).map(|sequence| sequence.key).collect()
+    }
+
     /// Whether there's nothing to compute and nothing to wait for.
     #[cfg(test)]
     pub fn has_no_work(&self) -> bool {
@@ -121,14 +132,29 @@ impl Scheduler {
         }
     }
 
-    /// The ranks are gone, and what ran on them with them. Names the sequences lost; waiting ones stay.
-    pub fn group_down(&mut self) -> Vec<RequestKey> {
-        self.in_flight.clear();
-        let lost = self.running.drain(..).map(|sequence| sequence.key).collect();
+    /// The ranks are gone, and what was computed with them. Whoever ran waits for the next group, except for those that
+    /// turn out to be poisonous: they are the answer.
+    pub fn group_down(&mut self) -> Vec<Sequence> {
+        let on_their_way = self.in_flight.drain(..).flat_map(|published| published.parts);
+        let computed: HashSet<RequestKey> = on_their_way.map(|part| part.urgency.key).collect();
         self.forgotten.clear();
         self.deferred.clear();
         self.blocks = BlockPool::new(0, self.limits.block_size, self.limits.prefix_caching);
-        lost
+        let mut poisonous = Vec::new();
+        // One that was preempted while a step still computed it waits already.
+        let waited = std::mem::take(&mut self.waiting).into_iter().map(|sequence| (sequence, 0));
+        let ran = std::mem::take(&mut self.running).into_iter().map(|sequence| (sequence, 1));
+        for (mut sequence, replays) in waited.chain(ran) {
+            sequence.restart();
+            if computed.contains(&sequence.key) && sequence.killed_group() {
+                self.counts.poisonous += 1;
+                poisonous.push(sequence);
+            } else {
+                self.counts.replays += replays;
+                self.wait(sequence);
+            }
+        }
+        poisonous
     }
 
     /// Queues a sequence behind all that are as urgent; one that can never fit the cache ends at once.
@@ -296,7 +322,9 @@ impl Scheduler {
     /// Admits waiting sequences, the most urgent first, until one finds no place, no budget or no blocks.
     fn admit_waiting(&mut self, draft: &mut Draft) {
         while draft.budget > 0 && self.running.len() < self.limits.sequences_max && self.blocks.available() > 0 {
-            let Some(mut sequence) = self.waiting.pop_front_if(|first| draft.may_introduce(first)) else { return };
+            let running = &self.running;
+            let may_enter = |first: &mut Sequence| draft.may_introduce(first) && !meets_suspect(first, running);
+            let Some(mut sequence) = self.waiting.pop_front_if(may_enter) else { return };
             let cached = self.cached_prefix(&mut sequence);
             sequence.start_behind(&cached, self.blocks.block_size());
             let count = draft.bears(&sequence);
@@ -381,4 +409,9 @@ impl Scheduler {
             assert!(blocks.contains(&sequence.blocks.len()));
         }
     }
+}
+
+/// Whether this is a suspect, and another one is being computed. One that is held is not.
+fn meets_suspect(sequence: &Sequence, running: &[Sequence]) -> bool {
+    sequence.is_suspect() && running.iter().any(|other| other.is_suspect() && !other.held)
 }

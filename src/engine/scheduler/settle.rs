@@ -56,6 +56,7 @@ impl Scheduler {
         self.counts.prompt_tokens += (end.min(prompt_length) - start.min(prompt_length)) as u64;
         let put_off = matches!(answer.outcome, Some(Outcome::Deferred));
         sequence.computed = end - usize::from(put_off);
+        sequence.settled(end);
         if self.limits.prefix_caching {
             remember_full_blocks(&mut self.blocks, sequence);
         }

@@ -20,9 +20,6 @@ const PHONE = { width: 360, height: 740 };
 // Goes on for longer than any check looks.
 const LONG = "Tell me a very long story about a sailor and a whale.";
 
-// THE PLACE TO TIGHTEN: what may become of a stream whose rank dies. Once streams go on by replay, only the first may.
-const STREAM_OF_A_DEAD_RANK = ["goes on", "ends with an error in words"];
-
 // The browser first: what fails to start must leave nothing running.
 const inPath = process.env.PATH.split(":").map((bin) => join(bin, "chromium"));
 const executablePath = process.env.CHROMIUM ?? inPath.find(existsSync);
@@ -260,12 +257,10 @@ async function aDeadRankIsSeenAndComesBack() {
     await says(at("group"), new RegExp(`${index + 1} restarts? · epoch ${index + 1}`));
     await says(at("state"), /ready · 2 ranks/);
     const trouble = answer().locator(".trouble");
-    const outcome = await waitFor("the stream to go on or to end", async () => {
-      if (await trouble.count()) return /rank \d/i.test(await trouble.innerText()) && "ends with an error in words";
-      return (await words()).length > had + 200 && "goes on";
+    await waitFor("the stream to go on", async () => {
+      assert.equal(await trouble.count(), 0, "a rank's death is no trouble to who is being answered");
+      return (await words()).length > had + 200;
     });
-    assert.ok(STREAM_OF_A_DEAD_RANK.includes(outcome), outcome);
-    assert.ok((await words()).length >= had, "what came is kept");
     if (index === 1) await shot("after-a-death");
     if (await at("stop").isVisible()) await at("stop").click();
     await isAnswered();
