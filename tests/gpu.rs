@@ -361,7 +361,8 @@ fn delays_change_nothing() {
     check_together(&server, &few, F32, "delays");
 }
 
-/// A rank that dies in the middle of a step, its peers waiting for it in a collective.
+/// A rank that dies in the middle of a step, its peers waiting for it in a collective: the stream goes on with the next
+/// group, to its end.
 #[test]
 fn a_killed_rank_is_named_and_the_group_comes_back() {
     let Some(gpus) = Gpus::several() else { return };
@@ -369,17 +370,21 @@ fn a_killed_rank_is_named_and_the_group_comes_back() {
     let short = json!({"prompt": [1, 2, 3], "max_tokens": 8, "ignore_eos": true, "temperature": 0});
     let text = |server: &Server| server.ok("/v1/completions", &short)["choices"][0]["text"].clone();
     let before = text(&server);
-    let long = json!({"prompt": [1, 2, 3], "max_tokens": 200, "ignore_eos": true, "temperature": 0});
+    let long = json!({
+        "prompt": [1, 2, 3], "max_tokens": 200, "ignore_eos": true, "temperature": 0,
+        "stream_options": {"include_usage": true},
+    });
     let mut events = server.open_stream("/v1/completions", &long);
     events.next().expect("the stream begins");
     let pid = server.get_json("/ranks")["ranks"][1]["pid"].as_i64().expect("a pid") as i32;
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the rank lives");
     let rest: Vec<String> = events.collect();
-    let [.., error, done] = &rest[..] else { panic!("the stream just ended: {rest:?}") };
+    let [.., usage, done] = &rest[..] else { panic!("the stream just ended: {rest:?}") };
     assert_eq!(done, "[DONE]");
-    let error: Value = serde_json::from_str(error).expect("an error event");
-    let message = error["error"]["message"].as_str().unwrap_or_default();
-    assert!(message.contains("rank 1"), "{message}");
+    let usage: Value = serde_json::from_str(usage).expect("the usage");
+    assert_eq!(usage["usage"]["completion_tokens"], 200, "{usage}");
+    let last_error = server.get_json("/ranks")["last_error"].to_string();
+    assert!(last_error.contains("rank 1"), "{last_error}");
     wait_for("the next start of the ranks", || {
         let report = server.get_json("/ranks");
         (report["epoch"] == 1 && server.get("/health").0 == 200).then_some(())
