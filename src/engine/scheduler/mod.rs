@@ -3,8 +3,8 @@
 //! Urgency is priority, and among equals the order of arrival. A step serves, until its token budget is spent: running
 //! sequences, then waiting ones, each in the order of urgency. One that is admitted takes what is left of the budget for
 //! its prompt, and the rest of the prompt in the next steps, before another is admitted. So at most one running sequence is
-//! in prefill, and where all are of equal priority, it is the last: decode goes before prefill. While
-//! others decode, a step takes fewer tokens of prompts, so that they need not wait long for their next.
+//! in prefill, and where all are of equal priority, it is the last: decode goes before prefill. While others decode, a step
+//! takes fewer tokens of prompts, so that they need not wait long for their next.
 //!
 //! Blocks are taken when they are needed. Where none is left, the least urgent of the running is preempted: it loses its
 //! blocks and waits in its place among the waiting, to be recomputed. Nobody is preempted for one that waits.
