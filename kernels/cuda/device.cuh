@@ -279,21 +279,7 @@ __device__ __forceinline__ void copy_async_16(void* shared, const void* global, 
                  : "memory");
 }
 
-// The same of what a step reads but once, weights: the first to make room in the L2 cache, so that activations stay
-// there.
-__device__ __forceinline__ void copy_async_16_once(void* shared, const void* global, bool valid) {
-    int bytes = valid ? 16 : 0;
-    asm volatile(
-        "{\n"
-        ".reg .b64 policy;\n"
-        "createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
-        "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, policy;\n"
-        "}\n" ::"r"(shared_address(shared)),
-        "l"(global), "r"(bytes)
-        : "memory");
-}
-
-// `copy_async_16` of 4 bytes.
+// The same of 4 bytes.
 __device__ __forceinline__ void copy_async_4(void* shared, const void* global, bool valid) {
     int bytes = valid ? 4 : 0;
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)

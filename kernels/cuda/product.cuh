@@ -115,7 +115,7 @@ struct Copies {
             int index = threadIdx.x % 32 + 32 * i;
             if (ALL % 32 != 0 && index >= ALL) break;
             int to = index / S::CHUNKS * S::SLOT + index % S::CHUNKS * 16;
-            copy_async_16_once(stage + to, from[i] + begin, begin < left[i]);
+            copy_async_16(stage + to, from[i] + begin, begin < left[i]);
         }
     }
 };
@@ -580,7 +580,7 @@ __device__ __forceinline__ void tiled_product(Weight weight, int outputs, int in
 #pragma unroll
             for (int i = 0; i < W_CHUNKS; i++) {
                 const uint8_t* from = row_of(own + APART * i) + 2 * column;
-                copy_async_16_once(w_tile + i * APART * DEPTH_BYTES, from, 2 * column < bytes);
+                copy_async_16(w_tile + i * APART * DEPTH_BYTES, from, 2 * column < bytes);
             }
         }
     };
@@ -595,7 +595,7 @@ __device__ __forceinline__ void tiled_product(Weight weight, int outputs, int in
             int index = thread + THREADS * i;
             if (ALL % THREADS != 0 && index >= ALL) break;
             int row = index / T::Bytes::CHUNKS, at = index % T::Bytes::CHUNKS * 16;
-            copy_async_16_once(to + row * T::SLOT + at, row_of(row) + begin + at, begin + at < bytes);
+            copy_async_16(to + row * T::SLOT + at, row_of(row) + begin + at, begin + at < bytes);
         }
     };
     auto decode = [&](int step) {

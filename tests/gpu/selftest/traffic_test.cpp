@@ -41,20 +41,6 @@ TEST(a_cache_keeps_what_was_touched_last, Passes, "", Counted) {
     CHECK(kept(y) == 13);
 }
 
-TEST(what_is_read_once_leaves_the_cache_as_it_was, Passes, "", Counted) {
-    setenv("STAND_IN_CACHE", "640", 1);
-    Gpu gpu;
-    CUdeviceptr x = gpu.put(std::vector<float>(100)), y = gpu.room(32 * 4), z = gpu.put(std::vector<float>(128));
-    gpu.launch("read_twice", {}, y, x, 100);
-    for (int launch = 0; launch < 2; launch++) {
-        gpu.launch("copy_once", {1, 32, 32 * 16}, z);
-        simt::Traffic traffic = last(gpu);
-        CHECK(traffic.read_sectors == 16 && traffic.kept_sectors == 0);
-    }
-    gpu.launch("read_twice", {}, y, x, 100);
-    CHECK(last(gpu).kept_sectors == 13 + 4);
-}
-
 TEST(each_block_has_to_fetch, Passes, "", Counted) {
     Gpu gpu;
     CUdeviceptr x = gpu.put(std::vector<float>(100)), y = gpu.room(32 * 4);

@@ -32,10 +32,10 @@ void complete(const PendingCopy& copy) {
 
 }  // namespace
 
-void copy_async(void* to, const void* from, int bytes, bool valid, Place place, bool once) {
+void copy_async(void* to, const void* from, int bytes, bool valid, Place place) {
     uintptr_t unaligned = reinterpret_cast<uintptr_t>(to) | (valid ? reinterpret_cast<uintptr_t>(from) : 0);
     if (unaligned % uintptr_t(bytes)) fail("copies asynchronously between addresses that are not aligned", place);
-    if (COUNTS && valid) note_read(from, size_t(bytes), once);
+    if (COUNTS && valid) note_read(from, size_t(bytes));
     Fiber& fiber = self();
     memset(to, POISON, size_t(bytes));
     keep(fiber, {to, from, bytes, valid, fiber.copy_group, place});

@@ -9,17 +9,14 @@
 
 namespace simt {
 
-// The destination is NaN until a wait completes the copy. What is read `once` doesn't stay in the cache.
-void copy_async(void* to, const void* from, int bytes, bool valid, Place place, bool once = false);
+// The destination is NaN until a wait completes the copy.
+void copy_async(void* to, const void* from, int bytes, bool valid, Place place);
 void complete_copies(int groups_left, Place place);
 
 }  // namespace simt
 
 inline void copy_async_16(void* shared, const void* global, bool valid = true, SIMT_HERE) {
     simt::copy_async(shared, global, 16, valid, place);
-}
-inline void copy_async_16_once(void* shared, const void* global, bool valid = true, SIMT_HERE) {
-    simt::copy_async(shared, global, 16, valid, place, true);
 }
 inline void copy_async_8(void* shared, const void* global, bool valid = true, SIMT_HERE) {
     simt::copy_async(shared, global, 8, valid, place);

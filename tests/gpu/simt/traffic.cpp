@@ -48,14 +48,10 @@ Sectors reserve_sectors() {
     return {bits(), bits(), words(), words()};
 }
 
-enum class Access { Read, ReadOnce, Write };
-
-// The first access of a launch to a sector: it is in the cache from now on, and what was touched longest ago made room;
-// but what is read once is gone at once.
-void note_cached(Traffic& traffic, uint32_t& cached, Access access) {
+// The first access of a launch to a sector: it is in the cache from now on. What was touched longest ago made room.
+void note_cached(Traffic& traffic, uint32_t& cached, bool writes) {
     bool has_it = cached && now - (cached >> 1) < traffic.cache_sectors;
-    if (has_it && access != Access::Write) traffic.kept_sectors++;
-    if (access == Access::ReadOnce) return;
+    if (has_it && !writes) traffic.kept_sectors++;
     cached = ++now << 1 | (has_it && cached & 1);
 }
 
@@ -64,8 +60,7 @@ void note_cached_write(Traffic& traffic, uint32_t& cached) {
     cached |= 1;
 }
 
-void note_sector(Traffic& traffic, size_t sector, Access access) {
-    bool writes = access == Access::Write;
+void note_sector(Traffic& traffic, size_t sector, bool writes) {
     size_t word = sector >> WORD_BITS;
     uint64_t bit = uint64_t(1) << (sector & ((1 << WORD_BITS) - 1));
     uint64_t read = sectors.read[word], written = sectors.written[word];
@@ -77,7 +72,7 @@ void note_sector(Traffic& traffic, size_t sector, Access access) {
         traffic.block_sectors++;
     }
     uint32_t& cached = sectors.cached[sector];
-    if (!((read | written) & bit)) note_cached(traffic, cached, access);
+    if (!((read | written) & bit)) note_cached(traffic, cached, writes);
     if (writes) {
         if (written & bit) return;
         note_cached_write(traffic, cached);
@@ -90,8 +85,7 @@ void note_sector(Traffic& traffic, size_t sector, Access access) {
     }
 }
 
-__attribute__((noinline)) void note_device(size_t offset, size_t bytes, Access access) {
-    bool writes = access == Access::Write;
+__attribute__((noinline)) void note_device(size_t offset, size_t bytes, bool writes) {
     Traffic& traffic = *self().block->traffic;
     if (int(offset >> DEVICE_BITS) != traffic.device) {
         (writes ? traffic.peer_written : traffic.peer_read) += bytes;
@@ -99,12 +93,12 @@ __attribute__((noinline)) void note_device(size_t offset, size_t bytes, Access a
     }
     (writes ? traffic.asked_to_write : traffic.asked_to_read) += bytes;
     size_t first = offset >> SECTOR_BITS, last = (offset + bytes - 1) >> SECTOR_BITS;
-    for (size_t sector = first; sector <= last; sector++) note_sector(traffic, sector, access);
+    for (size_t sector = first; sector <= last; sector++) note_sector(traffic, sector, writes);
 }
 
-inline __attribute__((always_inline)) void note(const volatile void* address, size_t bytes, Access access) {
+inline __attribute__((always_inline)) void note(const volatile void* address, size_t bytes, bool writes) {
     size_t offset = reinterpret_cast<uintptr_t>(address) - DEVICE_SPACE;
-    if (__builtin_expect(offset < SPACE_BYTES, 0)) note_device(offset, bytes, access);
+    if (__builtin_expect(offset < SPACE_BYTES, 0)) note_device(offset, bytes, writes);
 }
 
 }  // namespace
@@ -127,9 +121,7 @@ void end_traffic(Traffic& traffic) {
     traffic.touched = {};
 }
 
-void note_read(const void* from, size_t bytes, bool once) {
-    note(from, bytes, once ? Access::ReadOnce : Access::Read);
-}
+void note_read(const void* from, size_t bytes) { note(from, bytes, false); }
 
 }  // namespace simt
 
@@ -137,35 +129,35 @@ void note_read(const void* from, size_t bytes, bool once) {
 
 #define HOOK extern "C" __attribute__((visibility("hidden")))
 
-#define ACCESS(bytes)                                                                               \
-    HOOK void __tsan_read##bytes(void* at) { simt::note(at, bytes, simt::Access::Read); }           \
-    HOOK void __tsan_write##bytes(void* at) { simt::note(at, bytes, simt::Access::Write); }         \
-    HOOK void __tsan_unaligned_read##bytes(void* at) { simt::note(at, bytes, simt::Access::Read); } \
-    HOOK void __tsan_unaligned_write##bytes(void* at) { simt::note(at, bytes, simt::Access::Write); }
+#define ACCESS(bytes)                                                                      \
+    HOOK void __tsan_read##bytes(void* at) { simt::note(at, bytes, false); }               \
+    HOOK void __tsan_write##bytes(void* at) { simt::note(at, bytes, true); }               \
+    HOOK void __tsan_unaligned_read##bytes(void* at) { simt::note(at, bytes, false); }     \
+    HOOK void __tsan_unaligned_write##bytes(void* at) { simt::note(at, bytes, true); }
 ACCESS(1)
 ACCESS(2)
 ACCESS(4)
 ACCESS(8)
 ACCESS(16)
 
-HOOK void __tsan_read_range(void* at, size_t bytes) { simt::note(at, bytes, simt::Access::Read); }
-HOOK void __tsan_write_range(void* at, size_t bytes) { simt::note(at, bytes, simt::Access::Write); }
+HOOK void __tsan_read_range(void* at, size_t bytes) { simt::note(at, bytes, false); }
+HOOK void __tsan_write_range(void* at, size_t bytes) { simt::note(at, bytes, true); }
 HOOK void __tsan_vptr_update(void**, void*) {}
 HOOK void __tsan_init() {}
 
 // Atomics are calls as well, which do what they are named for.
 #define ATOMIC(bits, type)                                                                                  \
     HOOK type __tsan_atomic##bits##_load(const volatile type* at, int) {                                    \
-        simt::note(at, sizeof(type), simt::Access::Read);                                                   \
+        simt::note(at, sizeof(type), false);                                                                \
         return __atomic_load_n(at, __ATOMIC_SEQ_CST);                                                       \
     }                                                                                                       \
     HOOK void __tsan_atomic##bits##_store(volatile type* at, type value, int) {                             \
-        simt::note(at, sizeof(type), simt::Access::Write);                                                  \
+        simt::note(at, sizeof(type), true);                                                                 \
         __atomic_store_n(at, value, __ATOMIC_SEQ_CST);                                                      \
     }                                                                                                       \
     HOOK int __tsan_atomic##bits##_compare_exchange_strong(volatile type* at, type* expected, type value,   \
                                                            int, int) {                                      \
-        simt::note(at, sizeof(type), simt::Access::Write);                                                  \
+        simt::note(at, sizeof(type), true);                                                                 \
         return __atomic_compare_exchange_n(at, expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
     }                                                                                                       \
     HOOK int __tsan_atomic##bits##_compare_exchange_weak(volatile type* at, type* expected, type value,     \

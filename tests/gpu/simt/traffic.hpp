@@ -63,7 +63,6 @@ void begin_traffic(Traffic& traffic, int device, size_t cache_bytes);
 void begin_block_traffic(Traffic& traffic);
 void end_traffic(Traffic& traffic);
 
-// What is read `once` makes no room for itself in the cache.
-void note_read(const void* from, size_t bytes, bool once);
+void note_read(const void* from, size_t bytes);
 
 }  // namespace simt

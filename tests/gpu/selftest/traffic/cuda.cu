@@ -26,14 +26,6 @@ KERNEL(copy_only, 32)(const float* x) {
     copy_async_wait<0>();
 }
 
-// Likewise, of what is not to stay in the cache.
-KERNEL(copy_once, 32)(const float* x) {
-    DYNAMIC_SHARED(float4, room);
-    copy_async_16_once(&room[threadIdx.x], reinterpret_cast<const float4*>(x) + threadIdx.x, true);
-    copy_async_commit();
-    copy_async_wait<0>();
-}
-
 KERNEL(multiply_only, 32)() {
     float d[4] = {};
     uint32_t a[4] = {}, b[2] = {};
