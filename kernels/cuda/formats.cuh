@@ -596,7 +596,13 @@ struct Stored<WINT8> {
 template <>
 struct Stored<WINT4> {
     static __device__ __forceinline__ void quants(Address block, int run, Share share, uint32_t quants[4]) {
-        nibbles_minus(quad_at<4>(block + 4 + 16 * run, share), block[2], quants);
+        quants_above(block, run, share, zero(block), quants);
+    }
+    // For who reads several runs of a block: the zero point, and quants as they lie above it.
+    static __device__ __forceinline__ int zero(Address block) { return block[2]; }
+    static __device__ __forceinline__ void quants_above(Address block, int run, Share share, int zero,
+                                                        uint32_t quants[4]) {
+        nibbles_minus(quad_at<4>(block + 4 + 16 * run, share), zero, quants);
     }
     static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_at<4>(block), 0.0f, scales, offsets);

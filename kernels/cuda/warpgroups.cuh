@@ -176,4 +176,9 @@ __device__ __forceinline__ uint64_t swizzled_tile(const void* first, int next_co
     return address | leading << 16 | stride << 32 | uint64_t(1) << 62;
 }
 
+// The same of a part that begins so many bytes further on. Addresses have 14 bits, which suffice for all of shared memory.
+__device__ __forceinline__ uint64_t further_on(uint64_t tile, int bytes) {
+    return (tile & 0xffffffff00000000u) | uint32_t(uint32_t(tile) + uint32_t(bytes >> 4));
+}
+
 #endif  // SHARDWIRE_WARPGROUPS_CUH

@@ -11,7 +11,8 @@
 //
 // Weights are rounded to bf16, as tiles of many rows have them (product.cuh). A scale is the sum of two bf16, so that
 // quant · scale costs two instructions for each two weights and is rounded but once, to 2⁻⁹; the product with the lesser
-// part is rounded to 2⁻⁹ of 2⁻⁹. Where there is an offset too, it is f32's.
+// part is rounded to 2⁻⁹ of 2⁻⁹. Where there is an offset, two roundings would show (weights of a small scale are all
+// alike, and their errors, too): there f32 multiplies.
 //
 // Few outputs make few blocks: then several share a tile's columns, and leave sums to `middle_merge`, which adds them in
 // order.
@@ -41,9 +42,9 @@
 #define PAIRS 128
 #define THREADS 640
 #define MERGE_THREADS 256
-// Together no more than a block is given: 640 × 96, and what 65,536 leave of a fifth of them.
+// Together no more than a block is given: 640 × 96.
 #define FETCHING_REGISTERS 32
-#define COMPUTING_REGISTERS 120
+#define COMPUTING_REGISTERS 112
 
 static_assert(PAIRS == WARPS * WARP_PAIRS && THREADS == FETCHING_THREADS + 32 * WARPS, "warps of a block");
 
@@ -143,52 +144,94 @@ __device__ __forceinline__ void fetch_inputs(const Boxes& boxes, const Room& roo
     }
 }
 
-// The scales of a pair's groups, each as the sum of two bf16 …
-struct SplitScales {
-    uint32_t greater[2], lesser[2];
+// Whether a turn's columns are one group; else each of the four lanes that have a row reads the scales of one of its four
+// runs, for all of them.
+constexpr bool ONE_GROUP = group_columns(FORMAT) >= TURN_COLUMNS;
+// Of a run.
+constexpr int GROUPS = group_columns(FORMAT) < RUN ? 2 : 1;
 
-    __device__ __forceinline__ void set(const float scales[2]) {
-        for (int half = 0; half < 2; half++) {
-            greater[half] = pack_bf16(scales[half], scales[half]);
-            float rest = scales[half] - low_bf16(greater[half]);
-            lesser[half] = pack_bf16(rest, rest);
-        }
-    }
+// A number as the sum of two bf16, the greater in the lower half.
+__device__ __forceinline__ uint32_t split_bf16(float number) {
+    uint32_t greater = pack_bf16(number, number);
+    return __byte_perm(greater, pack_bf16(number - low_bf16(greater), 0.0f), 0x5410);
+}
 
-    __device__ __forceinline__ uint32_t times(uint32_t quants, int half) const {
-        return multiply_add_pair(quants, greater[half], multiply_pair(quants, lesser[half]));
+__device__ __forceinline__ uint32_t greater_pair(uint32_t split) { return __byte_perm(split, 0, 0x1010); }
+__device__ __forceinline__ uint32_t lesser_pair(uint32_t split) { return __byte_perm(split, 0, 0x3232); }
+
+// Where the block of a turn's run lies, and which of the block's runs it is.
+struct RunPlace {
+    int bytes, in_block;
+
+    __device__ __forceinline__ RunPlace(int turn, int run)
+        : bytes(block_columns(FORMAT) > TURN_COLUMNS ? 0 : RUN * run / block_columns(FORMAT) * block_bytes(FORMAT)),
+          in_block(block_columns(FORMAT) > TURN_COLUMNS ? turn * RUNS + run : RUN * run % block_columns(FORMAT) / RUN) {
     }
 };
 
-// One row's weights of a run of a turn, as pairs of bf16 in the order of fragments. `scales` are those of its group, read
-// with the group's first run.
-__device__ __forceinline__ void decode_row(const uint8_t* row, int turn, int run, int lane, SplitScales& scales,
-                                           uint32_t weights[4]) {
-    constexpr int BLOCK = block_columns(FORMAT);
-    int in_turn = BLOCK > TURN_COLUMNS ? 0 : RUN * run / BLOCK * block_bytes(FORMAT);
-    int in_block = BLOCK > TURN_COLUMNS ? turn * RUNS + run : RUN * run % BLOCK / RUN;
-    Address block(row + in_turn, Bytes::GRAIN % 4 == 0 ? in_turn % 4 : -1);
-    uint32_t quants[4];
-    Stored<FORMAT>::quants(block, in_block, Share(lane, true), quants);
-    float own_scales[2], offsets[2];
-    if constexpr (has_offsets(FORMAT)) {
-        Stored<FORMAT>::scales(block, in_block, own_scales, offsets);
-        for (int i = 0; i < 4; i++) {
-            weights[i] = pack_bf16(__fmaf_rn(low_bf16(quants[i]), own_scales[i / 2], offsets[i / 2]),
-                                   __fmaf_rn(high_bf16(quants[i]), own_scales[i / 2], offsets[i / 2]));
+// Scales of a row's groups, split; and where there are offsets, both in f32.
+struct Scales {
+    uint32_t split[GROUPS];
+    float scales[GROUPS], offsets[GROUPS];
+    int zero;  // of WINT4
+
+    __device__ __forceinline__ void read(const uint8_t* row, int turn, int lane) {
+        RunPlace place(turn, ONE_GROUP ? 0 : lane);
+        float own_scales[2], own_offsets[2];
+        Address block(row + place.bytes, ONE_GROUP ? 0 : -1);
+        Stored<FORMAT>::scales(block, place.in_block, own_scales, own_offsets);
+        if (FORMAT == WINT4) zero = Stored<WINT4>::zero(block);
+        for (int i = 0; i < GROUPS; i++) {
+            split[i] = split_bf16(own_scales[i]);
+            scales[i] = own_scales[i], offsets[i] = own_offsets[i];
         }
-    } else {
-        if (RUN * run % group_columns(FORMAT) == 0 || group_columns(FORMAT) < RUN) {
-            Stored<FORMAT>::scales(block, in_block, own_scales, offsets);
-            scales.set(own_scales);
-        }
-        for (int i = 0; i < 4; i++) weights[i] = scales.times(quants[i], i / 2);
     }
+
+    // Those of a run.
+    __device__ __forceinline__ Scales of(int run) const {
+        if (ONE_GROUP) return *this;
+        Scales there;
+        int from = int(threadIdx.x) % 32 / 4 * 4 + run;
+        for (int i = 0; i < GROUPS; i++) {
+            if (has_offsets(FORMAT)) {
+                there.scales[i] = __shfl_sync(ALL_LANES, scales[i], from);
+                there.offsets[i] = __shfl_sync(ALL_LANES, offsets[i], from);
+            } else {
+                there.split[i] = __shfl_sync(ALL_LANES, split[i], from);
+            }
+        }
+        return there;
+    }
+
+    // Weights of two quants.
+    __device__ __forceinline__ uint32_t weigh(uint32_t quants, int half) const {
+        int group = half % GROUPS;
+        if (has_offsets(FORMAT)) {
+            return pack_bf16(__fmaf_rn(low_bf16(quants), scales[group], offsets[group]),
+                             __fmaf_rn(high_bf16(quants), scales[group], offsets[group]));
+        }
+        return multiply_add_pair(quants, greater_pair(split[group]), multiply_pair(quants, lesser_pair(split[group])));
+    }
+};
+
+// One row's weights of a run, as pairs of bf16 in the order of fragments.
+__device__ __forceinline__ void decode_row(const uint8_t* row, int turn, int run, int lane, const Scales& of_turn,
+                                           uint32_t weights[4]) {
+    RunPlace place(turn, run);
+    Address block(row + place.bytes, Bytes::GRAIN % 4 == 0 ? place.bytes % 4 : -1);
+    Scales scales = of_turn.of(run);
+    uint32_t quants[4];
+    if (FORMAT == WINT4) {
+        Stored<WINT4>::quants_above(block, place.in_block, Share(lane, true), scales.zero, quants);
+    } else {
+        Stored<FORMAT>::quants(block, place.in_block, Share(lane, true), quants);
+    }
+    for (int i = 0; i < 4; i++) weights[i] = scales.weigh(quants[i], i / 2);
 }
 
 // Both rows of a lane's pair: two fragments, each of 16 columns.
 __device__ __forceinline__ void decode_run(const uint8_t* first_row, int turn, int run, int lane,
-                                           SplitScales (&scales)[2], uint32_t (&factors)[8]) {
+                                           const Scales (&scales)[2], uint32_t (&factors)[8]) {
     uint32_t first[4], second[4];
     decode_row(first_row, turn, run, lane, scales[0], first);
     decode_row(first_row + HALF_BYTES, turn, run, lane, scales[1], second);
@@ -209,26 +252,29 @@ __device__ __forceinline__ void multiply_all(const Room& room, int begin, int en
     int lane = threadIdx.x % 32, own_row = own_pair() * PITCH;
     Place<STAGES> place;
     Place<X::STAGES_OF_X> x_place;
+    uint64_t inputs = swizzled_tile(room.x, 0);
     // The part of x before; none.
     int x_before = -1;
     // Those of a run while the run before it is multiplied.
     uint32_t factors[2][8];
-    SplitScales scales[2];
+    Scales scales[2];
 #pragma unroll 1
     for (int step = begin; step < end; step++) {
         barrier_wait(room.weights_ready + place.stage, place.parity);
         const uint8_t* row = room.weights + place.stage * PART_BYTES + own_row + Bytes::skipped(step);
 #pragma unroll 1
         for (int turn = 0; turn < COLUMNS / TURN_COLUMNS; turn++) {
+            scales[0].read(row, turn, lane % 4);
+            scales[1].read(row + HALF_BYTES, turn, lane % 4);
 #pragma unroll
             for (int run = 0; run < RUNS; run++) {
                 uint32_t(&own)[8] = factors[run % 2];
                 decode_run(row, turn, run, lane % 4, scales, own);
                 if (run % X_RUNS == 0) barrier_wait(room.x_ready + x_place.stage, x_place.parity);
-                const uint8_t* x = room.x + x_place.stage * X::BYTES + run % X_RUNS * 64;
+                uint64_t x = further_on(inputs, x_place.stage * X::BYTES + run % X_RUNS * 64);
                 warpgroup_fence();
-                warpgroup_add_bf16(sums, own, swizzled_tile(x, 0), run > 0 || x_before >= 0);
-                warpgroup_add_bf16(sums, own + 4, swizzled_tile(x + 32, 0), true);
+                warpgroup_add_bf16(sums, own, x, run > 0 || x_before >= 0);
+                warpgroup_add_bf16(sums, own + 4, further_on(x, 32), true);
                 warpgroup_commit();
                 // The run before this one is multiplied.
                 warpgroup_wait<1>();

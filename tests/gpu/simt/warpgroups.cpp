@@ -19,7 +19,7 @@ constexpr int REGISTERS = 4;
 constexpr int WARPS = 4;  // of a warpgroup
 constexpr int POISON = 0xff;
 constexpr uint32_t SYSTEM_SHARED = 1024;  // lies before a block's own
-constexpr int REGISTERS_OF_MULTIPROCESSOR = 65536;
+constexpr int REGISTERS_OF_QUARTER = 16384, QUARTERS = 4, REGISTER_UNIT = 8;  // of a multiprocessor
 
 Block& block_of(Fiber& fiber) { return *fiber.warp->block; }
 
@@ -91,9 +91,11 @@ void have_registers(int registers, Place place) {
     Block& block = block_of(fiber);
     if (registers % 8 || registers < 24 || registers > 256) fail("wants a number of registers that can't be", place);
     products_of(fiber).registers = registers;
-    int total = 0;
-    for (int at = 0; at < block.warp_count; at++) total += block.warpgroups.warps[at].registers * WARP_SIZE;
-    if (total > REGISTERS_OF_MULTIPROCESSOR) fail("wants more registers than others gave", place);
+    // What each warp is given at most where a multiprocessor has one block; no more is there to be shared.
+    int warps_of_quarter = (block.warp_count + QUARTERS - 1) / QUARTERS;
+    int given = REGISTERS_OF_QUARTER / warps_of_quarter / WARP_SIZE / REGISTER_UNIT * REGISTER_UNIT, total = 0;
+    for (int at = 0; at < block.warp_count; at++) total += block.warpgroups.warps[at].registers;
+    if (total > given * block.warp_count) fail("wants more registers than others gave", place);
 }
 
 // ---- products ----
