@@ -127,7 +127,8 @@ impl Activations {
 impl Cuda {
     /// The GPU of `config`, which meets those of the other ranks of `group`.
     pub fn open(config: CudaConfig, group: Group) -> Result<Self> {
-        let CudaConfig { ordinal, activations, eager, nccl_only, own_products, common_products, cache, prebuilt } = config;
+        let CudaConfig { ordinal, activations, eager, nccl_only, own_products, common_products, cache, prebuilt } =
+            config;
         let driver = Driver::open(ordinal)?;
         let compiler = Compiler::new(driver.facts().capability, cache, prebuilt)?;
         let cublaslt = match activations {

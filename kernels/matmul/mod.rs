@@ -74,7 +74,8 @@ pub(crate) fn check<B: Tested>(device: &B) {
     }
     // What GPUs with products of warpgroups have a kernel of its own for: some rows, and weights to decode.
     for dtype in formats().filter(|dtype| dtype.is_quantized()) {
-        for (rows, outputs, columns) in [(17, 34, 160), (40, 300, 640), (64, 66, 32), (100, 130, 320), (200, 70, 1088)] {
+        for (rows, outputs, columns) in [(17, 34, 160), (40, 300, 640), (64, 66, 32), (100, 130, 320), (200, 70, 1088)]
+        {
             let columns = usize::next_multiple_of(columns, dtype.block_elements());
             let parts = vec![samples.matrix(dtype, outputs, columns), samples.matrix(DType::F16, 3, columns)];
             check_parts(device, &mut samples, parts, rows, device.tolerance(tolerance(columns)).min(ROUNDED));

@@ -5,8 +5,8 @@
 // one: yᵀ = W · xᵀ. A block takes 256 outputs, 64 for each of four warpgroups, and 32, 64 or 128 rows. One run of 32
 // columns is decoded while the run before it is multiplied: products need nothing of a thread while they run.
 //
-// Two threads of a fifth warpgroup fetch, each a ring of parts: the weights' bytes as they are stored, and rows of x, 64
-// columns at a time. Both come in boxes (TMA). Outputs are taken in pairs, neighbours or a gate and its up; the weights
+// Two threads of a warpgroup of their own fetch, each a ring of parts: the weights' bytes as they are stored, and rows of
+// x, 64 columns at a time. Both come in boxes (TMA). Outputs are taken in pairs, neighbours or a gate and its up; the weights
 // of all first ones are a matrix, and those of all second ones another.
 //
 // Weights are rounded to bf16, as tiles of many rows have them (product.cuh). A scale is the sum of two bf16, so that
@@ -20,8 +20,9 @@
 // The floors, 8192 → 28672 on an H100: 125 MB of WINT4 are 43 µs at 2.9 TB/s, 242 MB of WINT8 or FP8 83 µs, 132 MB of
 // Q4_K 46 µs; 128 rows are 60 GFLOP, 75 µs at 800 TFLOP/s, so that below 74 rows of WINT4 memory decides. Of x each block
 // reads all columns: for 128 rows 2 MB, 235 MB for 112 blocks, 43 µs of the L2 cache's 5.5 TB/s; half of that with 64. A
-// multiprocessor gets 12.5 bytes in a cycle, in which its lanes have 128 instructions: 5.1 for a weight in WINT4, 10.2 in
-// WINT8, 5.7 in Q4_K. Tensor cores take 16 weights in a cycle with 128 rows: 8 instructions for each.
+// multiprocessor gets 12.5 bytes in a cycle, in which its lanes have 128 instructions: 5.4 for a weight in WINT4, 10.5 in
+// WINT8 and FP8, 5.8 in Q4_K; the loop takes 4.8, 5.9, 6.4 and 7.8. Tensor cores take 16 weights in a cycle with 128 rows:
+// 8 instructions for each.
 //
 // variants: FORMAT q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q3_k q4_k q5_k q6_k iq4_nl iq4_xs mxfp4 tq2_0 wint8 wint4 wint4g32 f8_e4m3
 // architectures: sm_90a
