@@ -403,10 +403,10 @@ impl Cuda {
         )
     }
 
-    /// One that computes all matrix products itself; none where the others do so, too.
+    /// One that computes all matrix products itself, by kernels that every GPU has; none where the others do so, too.
     pub(crate) fn without_cublaslt() -> Vec<Self> {
         match libraries::check_products() {
-            Ok(()) => Self::tested([CudaConfig { own_products: true, ..CudaConfig::default() }]),
+            Ok(()) => Self::tested([CudaConfig { own_products: true, common_products: true, ..CudaConfig::default() }]),
             Err(_) => Vec::new(),
         }
     }

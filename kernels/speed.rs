@@ -64,6 +64,7 @@ const REPEATS: usize = 5;
 /// Measures the GPU of `config`, a rank alone.
 pub fn measure_gpu(config: &CudaConfig, sizes: Sizes, tell: &mut dyn FnMut(Speed)) -> Result<()> {
     let gpu = Cuda::open(config.clone(), Group::solo())?;
+    let has_warpgroups = gpu.has_warpgroups();
     let bench = Bench { gpu: &gpu, sizes };
     tell(bench.copy()?);
     for dtype in [DType::BF16, DType::F8_E4M3, DType::WInt8, DType::WInt4, DType::Q4_K, DType::MXFP4] {
@@ -99,7 +100,7 @@ pub fn measure_gpu(config: &CudaConfig, sizes: Sizes, tell: &mut dyn FnMut(Speed
             tell(bench.product("matmul by own kernels", dtype, rows.min(many))?);
         }
     }
-    if Cuda::open(config.clone(), Group::solo())?.has_warpgroups() {
+    if has_warpgroups {
         let gpu = Cuda::open(CudaConfig { common_products: true, ..config.clone() }, Group::solo())?;
         Bench { gpu: &gpu, sizes }.some_rows("matmul by common kernels", tell)?;
     }

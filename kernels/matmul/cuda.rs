@@ -455,7 +455,7 @@ mod tests {
     /// With few rows no weight is rounded, and a row has the same bits however many there are.
     #[test]
     fn few_rows_are_exact_and_alike() {
-        for gpu in Cuda::kinds() {
+        for gpu in Cuda::kinds().into_iter().chain(Cuda::without_cublaslt()) {
             let mut samples = Samples::new(3);
             for dtype in formats() {
                 let columns = 256;
