@@ -13,8 +13,8 @@
 #include "warpgroups.cuh"
 
 // A matrix, how large its boxes are, and how their rows lie in shared memory – of 128 bytes each as `swizzled_piece` has
-// them, or one behind the other –, as the driver has encoded it (cuda/tensor_map.rs). Kernels get it as a `const __grid_constant__` parameter, for it must not
-// be copied to a thread's own memory.
+// them, or one behind the other –, as the driver has encoded it (cuda/tensor_map.rs). Kernels get it as a
+// `const __grid_constant__` parameter, for it must not be copied to a thread's own memory.
 struct __align__(64) TensorMap {
     uint64_t opaque[16];
 };
