@@ -244,6 +244,7 @@ fn cuda(config: &WorkerConfig, choice: &CudaChoice, group: Group) -> Result<Cuda
         activations: if choice.f32 { Activations::F32 } else { Activations::BF16 },
         cache: choice.kernel_cache.clone(),
         prebuilt: choice.kernels.clone(),
+        ..CudaConfig::default()
     };
     Cuda::open(config, group)
 }
