@@ -24,10 +24,7 @@ use tokio::{
     time::timeout,
 };
 
-use self::{
-    listening::{Listening, Ports},
-    plan::Plan,
-};
+use self::listening::{Listening, Ports};
 use crate::{
     api::{Accounts, Admission, Api, ApiKeys, OpenRequests, Rates, ResponseLimits, ResponseStore},
     config::ServeFlags,
@@ -36,6 +33,8 @@ use crate::{
     monitor::{Monitor, Sources},
     supervisor::{Outcome, Supervisor, alarm},
 };
+
+pub use self::plan::Plan;
 
 /// Bad arguments, or a model that can't be loaded.
 const REFUSED: u8 = 2;
@@ -116,7 +115,7 @@ fn http_threads(flags: &ServeFlags) -> usize {
 }
 
 /// Starts engine and supervisor; what HTTP needs of them, and what becomes of the ranks.
-fn start_computing(flags: &ServeFlags, plan: Plan) -> Result<(web::Data<Api>, UnboundedReceiver<Outcome>), String> {
+pub fn start_computing(flags: &ServeFlags, plan: Plan) -> Result<(web::Data<Api>, UnboundedReceiver<Outcome>), String> {
     let (alarm, alarms) = alarm();
     let engine = Engine::start(plan.engine.clone(), Box::new(move |reason| alarm.raise(reason)));
     let (supervisor, fate) = Supervisor::start(plan.supervisor, engine.clone(), alarms)
