@@ -35,7 +35,7 @@ const PROMPT_TOKENS_MAX: u64 = 512;
 /// What a process may hold more at the end than after as many requests as it takes to know every shape: its allocator keeps
 /// what the busiest moment so far has needed, in pieces that lie between others'. A leak of 1 KiB a request passes here in a
 /// short run, and not in a long one.
-const GROWTH_BYTES_MAX: u64 = 24 << 20;
+const GROWTH_BYTES_MAX: u64 = 8 << 20;
 
 /// How a client follows its request.
 #[derive(Debug, Clone, Copy, PartialEq)]
