@@ -46,14 +46,15 @@ pub fn check_cpu(tell: &mut dyn FnMut(Finding)) {
     }
 }
 
-/// Checks every operation on the GPU of `config`, with both types of activations; and what NVIDIA's library takes over
-/// without it, too.
+/// Checks every operation on the GPU of `config`, with both types of activations; and what NVIDIA's library takes over, or
+/// kernels that few GPUs have, without these, too.
 pub fn check_gpu(config: &CudaConfig, tell: &mut dyn FnMut(Finding)) -> Result<()> {
     for activations in [Activations::F32, Activations::BF16] {
         check(&Cuda::open(CudaConfig { activations, ..config.clone() }, Group::solo())?, tell);
     }
     if check_products().is_ok() {
-        let alone = Cuda::open(CudaConfig { own_products: true, ..config.clone() }, Group::solo())?;
+        let config = CudaConfig { own_products: true, common_products: true, ..config.clone() };
+        let alone = Cuda::open(config, Group::solo())?;
         check_one(&alone, "matmul by own kernels", matmul::check, tell);
     }
     Ok(())

@@ -41,10 +41,11 @@ pub use kv_cache::KvCache;
 pub(crate) use launch::Argument;
 pub use libraries::{check_products, search_path};
 pub(crate) use pinned::Pinned;
-pub(crate) use product::{Shape, Skinny};
+pub(crate) use product::{Shape, Skinny, staged_words, step_columns};
 pub(crate) use region::Region;
 pub use tensor::Tensor;
 pub(crate) use tensor::{Element, TensorPlace};
+pub(crate) use tensor_map::{ByteMatrix, Matrix as MappedMatrix, TensorMap};
 pub(crate) use weight::Part;
 pub use weight::Weight;
 
@@ -76,6 +77,8 @@ pub struct CudaConfig {
     pub nccl_only: bool,
     /// Whether own kernels compute all matrix products, though NVIDIA's library may be there.
     pub own_products: bool,
+    /// Whether products keep to kernels that every GPU has, though there may be better ones for this.
+    pub common_products: bool,
     /// Where compiled kernels are kept.
     pub cache: Option<PathBuf>,
     /// Where prebuilt kernels lie; they win over compiling.
@@ -102,6 +105,7 @@ pub struct Cuda {
     recordings: Mutex<Recordings>,
     /// None where own kernels compute all products.
     cublaslt: Option<CublasLt>,
+    common_products: bool,
     group: Group,
     /// None where the rank is alone.
     communicator: Option<Mutex<Communicator>>,
@@ -123,7 +127,8 @@ impl Activations {
 impl Cuda {
     /// The GPU of `config`, which meets those of the other ranks of `group`.
     pub fn open(config: CudaConfig, group: Group) -> Result<Self> {
-        let CudaConfig { ordinal, activations, eager, nccl_only, own_products, cache, prebuilt } = config;
+        let CudaConfig { ordinal, activations, eager, nccl_only, own_products, common_products, cache, prebuilt } =
+            config;
         let driver = Driver::open(ordinal)?;
         let compiler = Compiler::new(driver.facts().capability, cache, prebuilt)?;
         let cublaslt = match activations {
@@ -145,6 +150,7 @@ impl Cuda {
             eager,
             recordings: Mutex::default(),
             cublaslt,
+            common_products,
             group,
             communicator,
             peers,
@@ -283,6 +289,11 @@ impl Cuda {
         self.cublaslt.as_ref()
     }
 
+    /// Whether products may be left to kernels of instructions that only GPUs of compute capability 9.0 have.
+    pub(crate) fn has_warpgroups(&self) -> bool {
+        self.facts().capability == (9, 0) && self.activations == Activations::BF16 && !self.common_products
+    }
+
     /// The ranks' common memory.
     pub(crate) fn peers(&self) -> Option<&Peers> {
         self.peers.as_ref()
@@ -392,10 +403,10 @@ impl Cuda {
         )
     }
 
-    /// One that computes all matrix products itself; none where the others do so, too.
+    /// One that computes all matrix products itself, by kernels that every GPU has; none where the others do so, too.
     pub(crate) fn without_cublaslt() -> Vec<Self> {
         match libraries::check_products() {
-            Ok(()) => Self::tested([CudaConfig { own_products: true, ..CudaConfig::default() }]),
+            Ok(()) => Self::tested([CudaConfig { own_products: true, common_products: true, ..CudaConfig::default() }]),
             Err(_) => Vec::new(),
         }
     }

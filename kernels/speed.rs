@@ -64,6 +64,7 @@ const REPEATS: usize = 5;
 /// Measures the GPU of `config`, a rank alone.
 pub fn measure_gpu(config: &CudaConfig, sizes: Sizes, tell: &mut dyn FnMut(Speed)) -> Result<()> {
     let gpu = Cuda::open(config.clone(), Group::solo())?;
+    let has_warpgroups = gpu.has_warpgroups();
     let bench = Bench { gpu: &gpu, sizes };
     tell(bench.copy()?);
     for dtype in [DType::BF16, DType::F8_E4M3, DType::WInt8, DType::WInt4, DType::Q4_K, DType::MXFP4] {
@@ -77,6 +78,7 @@ pub fn measure_gpu(config: &CudaConfig, sizes: Sizes, tell: &mut dyn FnMut(Speed
             tell(bench.product("matmul", dtype, rows)?);
         }
     }
+    bench.some_rows("matmul", tell)?;
     for dtype in [DType::BF16, DType::WInt4] {
         for rows in [1, bench.pick(32, 2), bench.pick(128, 4), bench.pick(4096, 8)] {
             tell(bench.experts(dtype, rows)?);
@@ -98,6 +100,10 @@ pub fn measure_gpu(config: &CudaConfig, sizes: Sizes, tell: &mut dyn FnMut(Speed
             tell(bench.product("matmul by own kernels", dtype, rows.min(many))?);
         }
     }
+    if has_warpgroups {
+        let gpu = Cuda::open(CudaConfig { common_products: true, ..config.clone() }, Group::solo())?;
+        Bench { gpu: &gpu, sizes }.some_rows("matmul by common kernels", tell)?;
+    }
     Ok(())
 }
 
@@ -115,6 +121,13 @@ pub fn measure_gpus(config: &CudaConfig, ranks: usize, sizes: Sizes, tell: &mut 
 /// Of the attention that is measured.
 const HEADS: Heads = Heads { query: 32, kv: 8, dim: 128, group: 4, first_in_group: 0, values_from: None };
 const HEADS_TOLD: &str = "32 heads on 8 of 128";
+
+/// A layer by its outputs: as many as the gates and ups of a large model, or as the attention of a small one.
+#[derive(Clone, Copy)]
+enum Layer {
+    Wide,
+    Square,
+}
 
 struct Bench<'a> {
     gpu: &'a Cuda,
@@ -138,14 +151,41 @@ impl Bench<'_> {
         self.time("copy", format!("{} KiB", bytes >> 10), [2 * bytes, 0], run)
     }
 
+    /// Batches between those that read weights once and those that the library multiplies.
+    fn some_rows(&self, operation: &'static str, tell: &mut dyn FnMut(Speed)) -> Result<()> {
+        for layer in [Layer::Wide, Layer::Square] {
+            let [inputs, outputs] = self.sizes_of(layer);
+            for dtype in [DType::WInt4, DType::WInt8, DType::F8_E4M3, DType::Q4_K] {
+                let weight = self.weight(dtype, outputs, inputs)?;
+                for rows in [17, 32, 64, 128, 255] {
+                    let rows = self.pick(rows, rows.min(40));
+                    tell(self.product_of(operation, dtype, &weight, rows)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn product(&self, operation: &'static str, dtype: DType, rows: usize) -> Result<Speed> {
-        let (inputs, outputs) = (self.pick(8192, 256), self.pick(28_672, 64));
-        let weight = self.weight(dtype, outputs, inputs)?;
+        let [inputs, outputs] = self.sizes_of(Layer::Wide);
+        self.product_of(operation, dtype, &self.weight(dtype, outputs, inputs)?, rows)
+    }
+
+    /// Inputs, and outputs.
+    fn sizes_of(&self, layer: Layer) -> [usize; 2] {
+        match layer {
+            Layer::Wide => [self.pick(8192, 256), self.pick(28_672, 64)],
+            Layer::Square => [self.pick(4096, 256), self.pick(4096, 64)],
+        }
+    }
+
+    fn product_of(&self, operation: &'static str, dtype: DType, weight: &Weight, rows: usize) -> Result<Speed> {
+        let (inputs, outputs) = (weight.inputs, weight.outputs);
         let x = self.random(rows, inputs)?;
         let moved = dtype.bytes_of(inputs) * outputs + x.bytes() + rows * outputs * self.gpu.act().bytes();
         let shape = format!("{rows} × {inputs} → {outputs}, {dtype:?}");
         self.time(operation, shape, [moved, 2 * rows * inputs * outputs], || {
-            self.gpu.matmul(&x, &weight, None).map(drop)
+            self.gpu.matmul(&x, weight, None).map(drop)
         })
     }
 

@@ -83,6 +83,25 @@ pub struct TopFlags {
     pub api_key: Option<String>,
 }
 
+/// How lines of logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object each, for programs that collect them.
+    Json,
+}
+
+impl LogFormat {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
 /// Who keeps answers to a given form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum GuidedDecodingBackend {
@@ -186,6 +205,12 @@ pub struct ServeFlags {
     /// A second port that answers /metrics too.
     #[arg(long, value_name = "PORT", help_heading = "HTTP")]
     pub metrics_port: Option<u16>,
+    /// Speak TLS: a certificate and those above it, as PEM. Files that have changed are read again.
+    #[arg(long, value_name = "FILE", requires = "ssl_keyfile", help_heading = "HTTP")]
+    pub ssl_certfile: Option<PathBuf>,
+    /// The certificate's private key, as PEM, without a password.
+    #[arg(long, value_name = "FILE", requires = "ssl_certfile", help_heading = "HTTP")]
+    pub ssl_keyfile: Option<PathBuf>,
     /// Threads that speak HTTP; absent: one per four cores, at least one.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "HTTP")]
     pub workers: Option<u16>,
@@ -267,6 +292,9 @@ pub struct ServeFlags {
     /// Folder of the logs: workerlog.N per rank, server.log.
     #[arg(long, value_name = "DIR", env = "FD_LOG_DIR", default_value = "log", help_heading = "Ranks")]
     pub log_dir: PathBuf,
+    /// How lines of logs are written: for people, or one JSON object each.
+    #[arg(long, value_enum, env = workers::LOG_FORMAT, default_value = "text", help_heading = "Ranks")]
+    pub log_format: LogFormat,
 
     /// Most sequences computed at once.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096), help_heading = "Scheduling and memory")]

@@ -4,6 +4,8 @@
 //! refused without starting anything ([`plan`]) → logs → the port → engine and ranks → HTTP, answering 503 until the
 //! ranks are ready → the ready line.
 
+mod certificate;
+mod descriptors;
 mod listening;
 mod logging;
 pub(crate) mod memory;
@@ -11,7 +13,12 @@ mod notify;
 mod plan;
 mod throughput;
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::{Write, stderr},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use actix_web::{dev::ServerHandle, rt, web};
 use nix::{
@@ -52,14 +59,15 @@ const DRAIN_TICK: Duration = Duration::from_millis(20);
 const FLUSH_LIMIT_S: u64 = 2;
 
 /// Serves until the end; the process's exit code.
-pub fn run(flags: ServeFlags) -> ExitCode {
+pub fn run(mut flags: ServeFlags) -> ExitCode {
+    let keys = ApiKeys::new(std::mem::take(&mut flags.api_key));
     let flags = Arc::new(flags);
     if let Some(parent) = flags.end_with_parent
         && let Err(refusal) = end_with_parent(parent)
     {
         return refuse(&refusal);
     }
-    match rt::System::new().block_on(serve(&flags)) {
+    match rt::System::new().block_on(serve(&flags, keys)) {
         Ok(code) => ExitCode::from(code),
         Err(refusal) => refuse(&refusal),
     }
@@ -75,25 +83,26 @@ fn end_with_parent(parent: u32) -> Result<(), String> {
 }
 
 fn refuse(why: &str) -> ExitCode {
-    eprintln!("shardwire: {why}");
+    // Where nobody can be told, the code still does.
+    let _ = writeln!(stderr(), "shardwire: {why}");
     ExitCode::from(REFUSED)
 }
 
-async fn serve(flags: &Arc<ServeFlags>) -> Result<u8, String> {
+async fn serve(flags: &Arc<ServeFlags>, keys: ApiKeys) -> Result<u8, String> {
     let mut signals = Signals::new()?;
     notify::preparing();
     let plan = tokio::select! {
         plan = planned(flags.clone()) => plan?,
         () = signals.next() => return Ok(0),
     };
-    logging::start(&flags.log_dir)?;
+    logging::start(&flags.log_dir, flags.log_format)?;
     for warning in flags.warnings.iter().chain(&plan.warnings) {
         tracing::warn!("{warning}");
     }
     let (model, notes) = (plan.describe(), plan.notes.clone());
     let timeout = Duration::from_secs(flags.timeout_graceful_shutdown);
     let ports = Ports::take(flags)?;
-    let (api, fate) = start_computing(flags, plan)?;
+    let (api, fate) = start_computing(flags, keys, plan)?;
     let listening =
         ports.answer(api.clone(), http_threads(flags), flags.cors()).map_err(|error| format!("HTTP: {error}"))?;
     rt::spawn(notify::follow(api.clone()));
@@ -115,7 +124,11 @@ fn http_threads(flags: &ServeFlags) -> usize {
 }
 
 /// Starts engine and supervisor; what HTTP needs of them, and what becomes of the ranks.
-pub fn start_computing(flags: &ServeFlags, plan: Plan) -> Result<(web::Data<Api>, UnboundedReceiver<Outcome>), String> {
+pub fn start_computing(
+    flags: &ServeFlags,
+    keys: ApiKeys,
+    plan: Plan,
+) -> Result<(web::Data<Api>, UnboundedReceiver<Outcome>), String> {
     let (alarm, alarms) = alarm();
     let engine = Engine::start(plan.engine.clone(), Box::new(move |reason| alarm.raise(reason)));
     let (supervisor, fate) = Supervisor::start(plan.supervisor, engine.clone(), alarms)
@@ -132,7 +145,6 @@ pub fn start_computing(flags: &ServeFlags, plan: Plan) -> Result<(web::Data<Api>
     let liveness = Liveness::new(supervisor.clone());
     rt::spawn(liveness.clone().follow(engine.clone()));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let keys = ApiKeys::new(flags.api_key.clone());
     let rates = Rates { requests: flags.rate_limit_requests, tokens: flags.rate_limit_tokens };
     let api = Api {
         model: plan.model,

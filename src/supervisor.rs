@@ -40,7 +40,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use workers::worker::WorkerConfig;
 
 use self::{life::Life, status::Status};
-use crate::engine::EngineHandle;
+use crate::{config::LogFormat, engine::EngineHandle};
 
 pub use cores::{AvailableCores, CorePlan};
 pub use report::{GpuReport, RankReport, RanksReport, ReportedState};
@@ -59,6 +59,8 @@ pub struct SupervisorConfig {
     pub threads_per_rank: Option<usize>,
     /// Folder of `workerlog.N`.
     pub log_dir: PathBuf,
+    /// How their lines are written.
+    pub log_format: LogFormat,
     /// Folders of libraries that workers need beyond what the loader looks through.
     pub library_path: Vec<PathBuf>,
     /// With work outstanding and nothing moving for this long, the group is restarted.

@@ -54,7 +54,7 @@ impl Server {
                 panic!("these are flags of serve");
             };
             let plan = Plan::of(&flags).expect("a golden model can be served");
-            let (api, _) = start_computing(&flags, plan).expect("a thread can be started");
+            let (api, _) = start_computing(&flags, api::ApiKeys::default(), plan).expect("a thread can be started");
             api.admission.open();
             api.engine.drain();
             let app = Rc::new(init_service(App::new().app_data(api).configure(api::routes)).await);

@@ -16,7 +16,7 @@ use super::{Activations, libraries};
 use crate::{DType, DeviceError, Result};
 
 /// The headers that sources include.
-const HEADERS: [(&str, &str); 10] = [
+const HEADERS: [(&str, &str); 11] = [
     ("device.cuh", include_str!("device.cuh")),
     ("kv_cache.cuh", include_str!("kv_cache.cuh")),
     ("attention.cuh", include_str!("attention.cuh")),
@@ -25,6 +25,7 @@ const HEADERS: [(&str, &str); 10] = [
     ("formats.cuh", include_str!("formats.cuh")),
     ("gate.cuh", include_str!("gate.cuh")),
     ("product.cuh", include_str!("product.cuh")),
+    ("results.cuh", include_str!("results.cuh")),
     ("tensor_map.cuh", include_str!("tensor_map.cuh")),
     ("warpgroups.cuh", include_str!("warpgroups.cuh")),
 ];

@@ -44,6 +44,15 @@ enum Format {
 // Columns of a run.
 constexpr int RUN = 32;
 
+// Which of four lanes' shares, and how they are cut: as the head of this file says; or IN_ORDER, as fragments have their
+// columns: in a quad's place, of its half of the run, two neighbours and those eight further on. (Not of TQ1_0.)
+struct Share {
+    int lane;
+    bool in_order;
+
+    __device__ __forceinline__ Share(int lane, bool in_order = false) : lane(lane), in_order(in_order) {}
+};
+
 // ---- geometry ----
 
 // Weights of a block; 1: a plain format.
@@ -159,6 +168,18 @@ __device__ __forceinline__ uint32_t word_at(Address address) {
     return __funnelshift_r(words[0], words[past != 0], 8 * past);
 }
 
+// A share's four bytes of the sixteen at an address that is such a multiple.
+template <int alignment>
+__device__ __forceinline__ uint32_t quad_at(Address address, Share share) {
+    if (!share.in_order) return word_at<alignment>(address + 4 * share.lane);
+    if (alignment >= 2) {
+        const uint16_t* halves = reinterpret_cast<const uint16_t*>(address.at) + share.lane;
+        return uint32_t(halves[0]) | uint32_t(halves[4]) << 16;
+    }
+    Address word = address + share.lane / 2 * 4;
+    return __byte_perm(word_at<alignment>(word), word_at<alignment>(word + 8), share.lane % 2 ? 0x7632 : 0x5410);
+}
+
 template <int alignment>
 __device__ __forceinline__ float half_at(Address address) {
     bool even = alignment >= 2 || address.past == 0 || address.past == 2;
@@ -188,6 +209,18 @@ __device__ __forceinline__ uint32_t multiply_pair(uint32_t a, uint32_t b) {
     uint32_t product;
     asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(a), "r"(b), "r"(0x80008000));
     return product;
+#endif
+}
+
+// a · b + c for both, rounded once.
+__device__ __forceinline__ uint32_t multiply_add_pair(uint32_t a, uint32_t b, uint32_t c) {
+#ifdef SIMT
+    return pack_bf16(__fmaf_rn(low_bf16(a), low_bf16(b), low_bf16(c)),
+                     __fmaf_rn(high_bf16(a), high_bf16(b), high_bf16(c)));
+#else
+    uint32_t sum;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+    return sum;
 #endif
 }
 
@@ -285,33 +318,35 @@ struct Stored;
 
 // Four bytes of a run's sixteen, whose low halves are its first weights and the high ones the others, as two quads.
 template <int alignment>
-__device__ __forceinline__ void nibble_quads(Address at, int share, uint32_t quads[2]) {
-    uint32_t bytes = word_at<alignment>(at + 4 * share);
+__device__ __forceinline__ void nibble_quads(Address at, Share share, uint32_t quads[2]) {
+    uint32_t bytes = quad_at<alignment>(at, share);
     quads[0] = bytes & 0x0f0f0f0fu;
     quads[1] = bytes >> 4 & 0x0f0f0f0fu;
 }
 
 // A quad of 256 nibbles, the lower half of each byte: every 32 bytes hold two runs, low halves and high ones.
-__device__ __forceinline__ uint32_t paired_nibbles(Address at, int run, int share, int quad) {
-    return word_at<4>(at + run / 2 * 32 + 4 * share + 16 * quad) >> (run % 2 * 4);
+__device__ __forceinline__ uint32_t paired_nibbles(Address at, int run, Share share, int quad) {
+    return quad_at<4>(at + run / 2 * 32 + 16 * quad, share) >> (run % 2 * 4);
 }
 
 // A quad of 256 numbers of two bits, the lowest of each byte: every 32 bytes hold four runs, the lowest bits first.
 template <int alignment>
-__device__ __forceinline__ uint32_t two_bits(Address at, int run, int share, int quad) {
-    return word_at<alignment>(at + run / 4 * 32 + 4 * share + 16 * quad) >> (run % 4 * 2);
+__device__ __forceinline__ uint32_t two_bits(Address at, int run, Share share, int quad) {
+    return quad_at<alignment>(at + run / 4 * 32 + 16 * quad, share) >> (run % 4 * 2);
 }
 
 // Bit `bit` of a quad of 32 bytes, a run's, at the place `to` of each.
 template <int alignment>
-__device__ __forceinline__ uint32_t bit_of(Address at, int bit, int to, int share, int quad) {
-    return (word_at<alignment>(at + 4 * share + 16 * quad) >> bit & 0x01010101u) << to;
+__device__ __forceinline__ uint32_t bit_of(Address at, int bit, int to, Share share, int quad) {
+    return (quad_at<alignment>(at + 16 * quad, share) >> bit & 0x01010101u) << to;
 }
 
 // The fifth bits of a quad, of 32 in a word, at their place in each byte.
-__device__ __forceinline__ uint32_t fifth_bits(uint32_t bits, int share, int quad) {
+__device__ __forceinline__ uint32_t fifth_bits(uint32_t bits, Share share, int quad) {
+    uint32_t four = bits >> (share.in_order ? 2 * share.lane + 16 * quad : 4 * share.lane + 16 * quad);
+    four = share.in_order ? (four & 3) | (four >> 6 & 12) : four & 15;
     // Times 2⁰ + 2⁷ + 2¹⁴ + 2²¹, each of four bits is the lowest of a byte.
-    return ((bits >> (4 * share + 16 * quad) & 15) * 0x00204081u & 0x01010101u) << 4;
+    return (four * 0x00204081u & 0x01010101u) << 4;
 }
 
 // Byte `at` of a word.
@@ -324,9 +359,9 @@ __device__ __forceinline__ void same_scales(float scale, float offset, float sca
 
 template <>
 struct Stored<Q8_0> {
-    static __device__ __forceinline__ void quants(Address block, int, int share, uint32_t quants[4]) {
-        signed_quad(word_at<2>(block + 2 + 4 * share), quants);
-        signed_quad(word_at<2>(block + 18 + 4 * share), quants + 2);
+    static __device__ __forceinline__ void quants(Address block, int, Share share, uint32_t quants[4]) {
+        signed_quad(quad_at<2>(block + 2, share), quants);
+        signed_quad(quad_at<2>(block + 18, share), quants + 2);
     }
     static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_at<2>(block), 0.0f, scales, offsets);
@@ -335,8 +370,8 @@ struct Stored<Q8_0> {
 
 template <>
 struct Stored<Q4_0> {
-    static __device__ __forceinline__ void quants(Address block, int, int share, uint32_t quants[4]) {
-        nibbles_minus(word_at<2>(block + 2 + 4 * share), 8, quants);
+    static __device__ __forceinline__ void quants(Address block, int, Share share, uint32_t quants[4]) {
+        nibbles_minus(quad_at<2>(block + 2, share), 8, quants);
     }
     static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_at<2>(block), 0.0f, scales, offsets);
@@ -345,8 +380,8 @@ struct Stored<Q4_0> {
 
 template <>
 struct Stored<Q4_1> {
-    static __device__ __forceinline__ void quants(Address block, int, int share, uint32_t quants[4]) {
-        nibbles_minus(word_at<4>(block + 4 + 4 * share), 0, quants);
+    static __device__ __forceinline__ void quants(Address block, int, Share share, uint32_t quants[4]) {
+        nibbles_minus(quad_at<4>(block + 4, share), 0, quants);
     }
     static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_at<4>(block), half_at<2>(block + 2), scales, offsets);
@@ -355,7 +390,7 @@ struct Stored<Q4_1> {
 
 template <>
 struct Stored<Q5_0> {
-    static __device__ __forceinline__ void quants(Address block, int, int share, uint32_t quants[4]) {
+    static __device__ __forceinline__ void quants(Address block, int, Share share, uint32_t quants[4]) {
         uint32_t quads[2], bits = word_at<2>(block + 2);
         nibble_quads<2>(block + 6, share, quads);
         for (int i = 0; i < 2; i++) quad_minus<31>(quads[i] | fifth_bits(bits, share, i), 16, quants + 2 * i);
@@ -367,7 +402,7 @@ struct Stored<Q5_0> {
 
 template <>
 struct Stored<Q5_1> {
-    static __device__ __forceinline__ void quants(Address block, int, int share, uint32_t quants[4]) {
+    static __device__ __forceinline__ void quants(Address block, int, Share share, uint32_t quants[4]) {
         uint32_t quads[2], bits = word_at<4>(block + 4);
         nibble_quads<4>(block + 8, share, quads);
         for (int i = 0; i < 2; i++) quad_minus<31>(quads[i] | fifth_bits(bits, share, i), 0, quants + 2 * i);
@@ -379,7 +414,7 @@ struct Stored<Q5_1> {
 
 template <>
 struct Stored<Q2_K> {
-    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
+    static __device__ __forceinline__ void quants(Address block, int run, Share share, uint32_t quants[4]) {
         for (int i = 0; i < 2; i++) quad_minus<3>(two_bits<4>(block + 16, run, share, i), 0, quants + 2 * i);
     }
     // Sixteen bytes, the scale of a group in the low half of its own.
@@ -395,7 +430,7 @@ struct Stored<Q2_K> {
 
 template <>
 struct Stored<Q3_K> {
-    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
+    static __device__ __forceinline__ void quants(Address block, int run, Share share, uint32_t quants[4]) {
         for (int i = 0; i < 2; i++) {
             uint32_t low = two_bits<2>(block + 32, run, share, i) & 0x03030303u;
             quad_minus<7>(low | bit_of<2>(block, run, 2, share, i), 4, quants + 2 * i);
@@ -426,7 +461,7 @@ __device__ __forceinline__ void six_bit_scales(Address block, int run, float sca
 
 template <>
 struct Stored<Q4_K> {
-    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
+    static __device__ __forceinline__ void quants(Address block, int run, Share share, uint32_t quants[4]) {
         for (int i = 0; i < 2; i++) quad_minus<15>(paired_nibbles(block + 16, run, share, i), 0, quants + 2 * i);
     }
     static __device__ __forceinline__ void scales(Address block, int run, float scales[2], float offsets[2]) {
@@ -436,7 +471,7 @@ struct Stored<Q4_K> {
 
 template <>
 struct Stored<Q5_K> {
-    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
+    static __device__ __forceinline__ void quants(Address block, int run, Share share, uint32_t quants[4]) {
         for (int i = 0; i < 2; i++) {
             uint32_t low = paired_nibbles(block + 48, run, share, i) & 0x0f0f0f0fu;
             quad_minus<31>(low | bit_of<4>(block + 16, run, 4, share, i), 0, quants + 2 * i);
@@ -449,13 +484,13 @@ struct Stored<Q5_K> {
 
 template <>
 struct Stored<Q6_K> {
-    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
+    static __device__ __forceinline__ void quants(Address block, int run, Share share, uint32_t quants[4]) {
         int half = run / 4, quarter = run % 4;
-        Address low = block + 64 * half + quarter % 2 * 32 + 4 * share;
-        Address high = block + 128 + 32 * half + 4 * share;
+        Address low = block + 64 * half + quarter % 2 * 32;
+        Address high = block + 128 + 32 * half;
         for (int i = 0; i < 2; i++) {
-            uint32_t bytes = word_at<2>(low + 16 * i) >> (quarter / 2 * 4) & 0x0f0f0f0fu;
-            bytes |= (word_at<2>(high + 16 * i) >> (quarter * 2) & 0x03030303u) << 4;
+            uint32_t bytes = quad_at<2>(low + 16 * i, share) >> (quarter / 2 * 4) & 0x0f0f0f0fu;
+            bytes |= (quad_at<2>(high + 16 * i, share) >> (quarter * 2) & 0x03030303u) << 4;
             quad_minus<63>(bytes, 32, quants + 2 * i);
         }
     }
@@ -470,7 +505,7 @@ struct Stored<Q6_K> {
 
 template <>
 struct Stored<IQ4_NL> {
-    static __device__ __forceinline__ void quants(Address block, int, int share, uint32_t quants[4]) {
+    static __device__ __forceinline__ void quants(Address block, int, Share share, uint32_t quants[4]) {
         uint32_t quads[2];
         nibble_quads<2>(block + 2, share, quads);
         iq4_quad(quads[0], quants);
@@ -483,7 +518,7 @@ struct Stored<IQ4_NL> {
 
 template <>
 struct Stored<IQ4_XS> {
-    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
+    static __device__ __forceinline__ void quants(Address block, int run, Share share, uint32_t quants[4]) {
         uint32_t quads[2];
         nibble_quads<4>(block + 8 + 16 * run, share, quads);
         iq4_quad(quads[0], quants);
@@ -499,8 +534,8 @@ struct Stored<IQ4_XS> {
 
 template <>
 struct Stored<MXFP4> {
-    static __device__ __forceinline__ void quants(Address block, int, int share, uint32_t quants[4]) {
-        uint32_t bytes = word_at<1>(block + 1 + 4 * share), lower = lower_pair(bytes), upper = upper_pair(bytes);
+    static __device__ __forceinline__ void quants(Address block, int, Share share, uint32_t quants[4]) {
+        uint32_t bytes = quad_at<1>(block + 1, share), lower = lower_pair(bytes), upper = upper_pair(bytes);
         quants[0] = twice_e2m1_pair<0>(lower);
         quants[1] = twice_e2m1_pair<0>(upper);
         quants[2] = twice_e2m1_pair<4>(lower);
@@ -515,11 +550,12 @@ template <>
 struct Stored<TQ1_0> {
     // A byte is a fraction of 256 whose digits in base three are the weights: the first 32 bytes hold five rows of 32,
     // the next 16 five rows of 16, the last four bytes four rows of four.
-    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
+    static __device__ __forceinline__ void quants(Address block, int run, Share share, uint32_t quants[4]) {
         for (int i = 0; i < 2; i++) {
             int row = 2 * (run - 5) + i;
-            int at = run < 5 ? 16 * i + 4 * share : row < 5 ? 32 + 4 * share : 48;
-            int digit = run < 5 ? run : row < 5 ? row : share;
+            int lane = share.lane;
+            int at = run < 5 ? 16 * i + 4 * lane : row < 5 ? 32 + 4 * lane : 48;
+            int digit = run < 5 ? run : row < 5 ? row : lane;
             uint32_t bytes = word_at<2>(block + at);
             uint32_t power = digit == 0 ? 1 : digit == 1 ? 3 : digit == 2 ? 9 : digit == 3 ? 27 : 81;
             // The digits behind the point, then the first of them; two bytes at a time have room for the products.
@@ -537,7 +573,7 @@ struct Stored<TQ1_0> {
 
 template <>
 struct Stored<TQ2_0> {
-    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
+    static __device__ __forceinline__ void quants(Address block, int run, Share share, uint32_t quants[4]) {
         for (int i = 0; i < 2; i++) quad_minus<3>(two_bits<2>(block, run, share, i), 1, quants + 2 * i);
     }
     static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
@@ -547,10 +583,10 @@ struct Stored<TQ2_0> {
 
 template <>
 struct Stored<WINT8> {
-    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
-        Address bytes = block + 4 + 32 * run + 4 * share;
-        signed_quad(word_at<4>(bytes), quants);
-        signed_quad(word_at<4>(bytes + 16), quants + 2);
+    static __device__ __forceinline__ void quants(Address block, int run, Share share, uint32_t quants[4]) {
+        Address bytes = block + 4 + 32 * run;
+        signed_quad(quad_at<4>(bytes, share), quants);
+        signed_quad(quad_at<4>(bytes + 16, share), quants + 2);
     }
     static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(float_at(block), 0.0f, scales, offsets);
@@ -559,8 +595,14 @@ struct Stored<WINT8> {
 
 template <>
 struct Stored<WINT4> {
-    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
-        nibbles_minus(word_at<4>(block + 4 + 16 * run + 4 * share), block[2], quants);
+    static __device__ __forceinline__ void quants(Address block, int run, Share share, uint32_t quants[4]) {
+        quants_above(block, run, share, zero(block), quants);
+    }
+    // For who reads several runs of a block: the zero point, and quants as they lie above it.
+    static __device__ __forceinline__ int zero(Address block) { return block[2]; }
+    static __device__ __forceinline__ void quants_above(Address block, int run, Share share, int zero,
+                                                        uint32_t quants[4]) {
+        nibbles_minus(quad_at<4>(block + 4 + 16 * run, share), zero, quants);
     }
     static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_at<4>(block), 0.0f, scales, offsets);
@@ -569,8 +611,8 @@ struct Stored<WINT4> {
 
 template <>
 struct Stored<WINT4G32> {
-    static __device__ __forceinline__ void quants(Address block, int, int share, uint32_t quants[4]) {
-        nibbles_minus(word_at<1>(block + 3 + 4 * share), block[2], quants);
+    static __device__ __forceinline__ void quants(Address block, int, Share share, uint32_t quants[4]) {
+        nibbles_minus(quad_at<1>(block + 3, share), block[2], quants);
     }
     static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(half_at<1>(block), 0.0f, scales, offsets);
@@ -579,10 +621,10 @@ struct Stored<WINT4G32> {
 
 template <>
 struct Stored<F8_E4M3> {
-    static __device__ __forceinline__ void quants(Address block, int run, int share, uint32_t quants[4]) {
-        Address bytes = block + 4 + 32 * run + 4 * share;
-        e4m3_quad(word_at<4>(bytes), quants);
-        e4m3_quad(word_at<4>(bytes + 16), quants + 2);
+    static __device__ __forceinline__ void quants(Address block, int run, Share share, uint32_t quants[4]) {
+        Address bytes = block + 4 + 32 * run;
+        e4m3_quad(quad_at<4>(bytes, share), quants);
+        e4m3_quad(quad_at<4>(bytes + 16, share), quants + 2);
     }
     static __device__ __forceinline__ void scales(Address block, int, float scales[2], float offsets[2]) {
         same_scales(float_at(block), 0.0f, scales, offsets);

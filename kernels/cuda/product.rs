@@ -44,7 +44,7 @@ impl Skinny {
 }
 
 /// Columns of a step of `skinny_product`.
-const fn step_columns(dtype: DType) -> usize {
+pub(crate) const fn step_columns(dtype: DType) -> usize {
     match dtype {
         DType::F32 => 32,
         DType::F16 | DType::BF16 => 64,
@@ -61,7 +61,7 @@ const fn ring_bytes(dtype: DType) -> usize {
 }
 
 /// 16-byte words that hold `columns` columns of a row, wherever their blocks begin.
-const fn staged_words(dtype: DType, columns: usize) -> usize {
+pub(crate) const fn staged_words(dtype: DType, columns: usize) -> usize {
     let bytes = dtype.bytes_of(columns);
     let grain = if bytes.trailing_zeros() < 4 { 1 << bytes.trailing_zeros() } else { 16 };
     (16 - grain + bytes).div_ceil(16)

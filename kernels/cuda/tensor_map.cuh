@@ -12,9 +12,9 @@
 
 #include "warpgroups.cuh"
 
-// A matrix, how large its boxes are, and how their rows of 128 bytes lie in shared memory (`swizzled_piece`), as the
-// driver has encoded it (cuda/tensor_map.rs). Kernels get it as a `const __grid_constant__` parameter, for it must not
-// be copied to a thread's own memory.
+// A matrix, how large its boxes are, and how their rows lie in shared memory – of 128 bytes each as `swizzled_piece` has
+// them, or one behind the other –, as the driver has encoded it (cuda/tensor_map.rs). Kernels get it as a
+// `const __grid_constant__` parameter, for it must not be copied to a thread's own memory.
 struct __align__(64) TensorMap {
     uint64_t opaque[16];
 };
@@ -27,7 +27,7 @@ __device__ __forceinline__ void prefetch_tensor_map(const TensorMap& map) {
 }
 
 // The box that begins at this column and row, which may lie outside of the matrix: what does is zero. `shared` is a
-// multiple of 1,024; the barrier is told of all bytes of the box.
+// multiple of 1,024, of 128 where rows are not swizzled; the barrier is told of all bytes of the box.
 __device__ __forceinline__ void copy_box(void* shared, const TensorMap& map, int column, int row, uint64_t* barrier) {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::

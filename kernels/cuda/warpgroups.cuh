@@ -68,23 +68,42 @@ __device__ __forceinline__ void warpgroup_fence() { asm volatile("wgmma.fence.sy
 
 __device__ __forceinline__ void warpgroup_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
-// The 64 sums that a thread has of 64 × 128, as operands of an instruction.
+// The sums that a thread has of 64 × 32, 64 × 64 or 64 × 128, as operands of an instruction.
 #define WARPGROUP_EIGHT(d, at) \
     "+f"(d[at]), "+f"(d[at + 1]), "+f"(d[at + 2]), "+f"(d[at + 3]), "+f"(d[at + 4]), "+f"(d[at + 5]), \
         "+f"(d[at + 6]), "+f"(d[at + 7])
+#define WARPGROUP_SUMS_16(d) WARPGROUP_EIGHT(d, 0), WARPGROUP_EIGHT(d, 8)
+#define WARPGROUP_SUMS_32(d) WARPGROUP_SUMS_16(d), WARPGROUP_EIGHT(d, 16), WARPGROUP_EIGHT(d, 24)
 #define WARPGROUP_SUMS(d) \
-    WARPGROUP_EIGHT(d, 0), WARPGROUP_EIGHT(d, 8), WARPGROUP_EIGHT(d, 16), WARPGROUP_EIGHT(d, 24), \
-        WARPGROUP_EIGHT(d, 32), WARPGROUP_EIGHT(d, 40), WARPGROUP_EIGHT(d, 48), WARPGROUP_EIGHT(d, 56)
+    WARPGROUP_SUMS_32(d), WARPGROUP_EIGHT(d, 32), WARPGROUP_EIGHT(d, 40), WARPGROUP_EIGHT(d, 48), WARPGROUP_EIGHT(d, 56)
+#define WARPGROUP_SUM_NAMES_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define WARPGROUP_SUM_NAMES_32 \
+    WARPGROUP_SUM_NAMES_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define WARPGROUP_SUM_NAMES \
-    "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24," \
-    "%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46," \
-    "%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+    WARPGROUP_SUM_NAMES_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52," \
+    "%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 
 // Until at most `pending` groups are still on their way. `d` are sums that are read afterwards: the compiler must not
 // think that they are there before.
 template <int pending>
 __device__ __forceinline__ void warpgroup_wait(float (&d)[64]) {
     asm volatile("wgmma.wait_group.sync.aligned %64;" : WARPGROUP_SUMS(d) : "n"(pending) : "memory");
+}
+
+template <int pending>
+__device__ __forceinline__ void warpgroup_wait(float (&d)[32]) {
+    asm volatile("wgmma.wait_group.sync.aligned %32;" : WARPGROUP_SUMS_32(d) : "n"(pending) : "memory");
+}
+
+template <int pending>
+__device__ __forceinline__ void warpgroup_wait(float (&d)[16]) {
+    asm volatile("wgmma.wait_group.sync.aligned %16;" : WARPGROUP_SUMS_16(d) : "n"(pending) : "memory");
+}
+
+// The same where sums are but added to further: factors may be overwritten.
+template <int pending>
+__device__ __forceinline__ void warpgroup_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
 // d = a · bᵀ, or d += a · bᵀ, of 64 × 16 and 128 × 16 elements whose rows lie along 16 (PTX: wgmma m64n128k16).
@@ -113,6 +132,31 @@ WARPGROUP_PRODUCT_OF_SHARED(warpgroup_rows_f16, "f16")
 WARPGROUP_PRODUCT_OF_REGISTERS(warpgroup_columns_bf16, "bf16")
 WARPGROUP_PRODUCT_OF_REGISTERS(warpgroup_columns_f16, "f16")
 
+// d += a · bᵀ, with such an a, and b of 32, 64 or 128 rows that lie along 16.
+__device__ __forceinline__ void warpgroup_add_bf16(float (&d)[16], const uint32_t* a, uint64_t b, bool adds) {
+    asm volatile("{\n.reg .pred adds;\nsetp.ne.b32 adds, %21, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" WARPGROUP_SUM_NAMES_16
+                 "}, {%16,%17,%18,%19}, %20, adds, 1, 1, 0;\n}\n"
+                 : WARPGROUP_SUMS_16(d)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(adds)));
+}
+
+__device__ __forceinline__ void warpgroup_add_bf16(float (&d)[32], const uint32_t* a, uint64_t b, bool adds) {
+    asm volatile("{\n.reg .pred adds;\nsetp.ne.b32 adds, %37, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WARPGROUP_SUM_NAMES_32
+                 "}, {%32,%33,%34,%35}, %36, adds, 1, 1, 0;\n}\n"
+                 : WARPGROUP_SUMS_32(d)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(adds)));
+}
+
+__device__ __forceinline__ void warpgroup_add_bf16(float (&d)[64], const uint32_t* a, uint64_t b, bool adds) {
+    asm volatile("{\n.reg .pred adds;\nsetp.ne.b32 adds, %69, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" WARPGROUP_SUM_NAMES
+                 "}, {%64,%65,%66,%67}, %68, adds, 1, 1, 0;\n}\n"
+                 : WARPGROUP_SUMS(d)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(adds)));
+}
+
 #endif  // SIMT
 
 // Tiles of shared memory as products read them, with rows of 128 bytes whose pieces of 16 bytes change places: in row
@@ -130,6 +174,11 @@ __device__ __forceinline__ int swizzled_piece(int row, int piece) {
 __device__ __forceinline__ uint64_t swizzled_tile(const void* first, int next_columns) {
     uint64_t address = shared_address(first) >> 4, leading = next_columns >> 4, stride = 8 * SWIZZLED_ROW >> 4;
     return address | leading << 16 | stride << 32 | uint64_t(1) << 62;
+}
+
+// The same of a part that begins so many bytes further on. Addresses have 14 bits, which suffice for all of shared memory.
+__device__ __forceinline__ uint64_t further_on(uint64_t tile, int bytes) {
+    return (tile & 0xffffffff00000000u) | uint32_t(uint32_t(tile) + uint32_t(bytes >> 4));
 }
 
 #endif  // SHARDWIRE_WARPGROUPS_CUH

@@ -1,5 +1,7 @@
 //! Linear layers on a GPU.
 
+mod middle;
+
 use super::MatMul;
 use crate::{
     DType, Result,
@@ -10,10 +12,12 @@ use crate::{
     glu::{self, Activation},
 };
 
+use middle::Middle;
+
 const SOURCE: Source = Source { name: "matmul", text: include_str!("cuda.cu") };
 
-/// Up to so many rows, each weight is decoded where it is multiplied, and read from memory once: blocks of the same
-/// outputs, each with 16 rows, run side by side.
+/// Up to so many rows, unless there is a kernel for some (`middle`), each weight is decoded where it is multiplied, and read
+/// from memory once: blocks of the same outputs, each with 16 rows, run side by side.
 const SKINNY_ROWS_MAX: usize = 32;
 
 /// From so many rows on NVIDIA's library is faster with weights that need no decoding (on an H100, 8192 → 28672: 166 µs
@@ -106,12 +110,13 @@ impl Cuda {
     /// There is room for the results of each row of `x`, which has as many columns as the part; and a bias for each of
     /// the part's outputs.
     unsafe fn product_of_part(&self, x: &Tensor, part: &Part, columns: Columns, kernel: Kernel) -> Result<()> {
-        let Columns { y, stride, bias, results } = columns;
-        let (kind, activation) = match results {
-            Results::Activations => (0usize, Activation::Silu),
-            Results::Floats => (1, Activation::Silu),
-            Results::Gated(activation) => (2, activation),
+        let (entry, grid, tiles) = match kernel {
+            // SAFETY: the caller's promise.
+            Kernel::Middle(middle) => return unsafe { self.product_by_warpgroups(x, part, columns, &middle) },
+            Kernel::Skinny(entry, grid, tiles) => (entry, grid, Some(tiles)),
+            Kernel::Tiled(entry, grid) => (entry, grid, None),
         };
+        let Columns { y, stride, bias, results } = columns;
         let mut arguments = vec![
             y.into(),
             x.into(),
@@ -122,12 +127,11 @@ impl Cuda {
             x.columns().into(),
             part.stride.into(),
             stride.into(),
-            kind.into(),
         ];
-        arguments.extend(glu::arguments(activation));
-        arguments.extend(kernel.tiles.map(Argument::from));
+        arguments.extend(results.arguments());
+        arguments.extend(tiles.map(Argument::from));
         // SAFETY: the caller's promise; the part has so many rows, `stride` bytes apart.
-        unsafe { self.launch_for((&SOURCE, part.dtype), kernel.entry, kernel.grid, &mut arguments) }
+        unsafe { self.launch_for((&SOURCE, part.dtype), entry, grid, &mut arguments) }
     }
 
     /// Multiplies some outputs after the others, each decoded into the same memory.
@@ -200,13 +204,18 @@ impl Cuda {
     /// Which kernel multiplies a part.
     fn kernel(&self, rows: usize, inputs: usize, part: &Part) -> Kernel {
         let multiprocessors = self.facts().multiprocessors as usize;
+        if self.has_warpgroups()
+            && let Some(middle) = Middle::plan(part.dtype, part.rows, inputs, rows, multiprocessors)
+        {
+            return Kernel::Middle(middle);
+        }
         if rows <= SKINNY_ROWS_MAX {
             // Two blocks, or nearly, hide each other's latencies on a multiprocessor.
             let skinny = Skinny::plan(part.dtype, part.rows, inputs, multiprocessors * 7 / 4);
             let (entry, at_once) = if rows <= 8 { ("skinny_8", 8) } else { ("skinny_16", 16) };
             let blocks = [rows.div_ceil(at_once) as u32, skinny.blocks(part.rows) as u32, 1];
             let (threads, shared_bytes) = (skinny.threads() as u32, skinny.shared_bytes as u32);
-            return Kernel { entry, grid: Grid { blocks, threads, shared_bytes }, tiles: Some(skinny.tiles) };
+            return Kernel::Skinny(entry, Grid { blocks, threads, shared_bytes }, skinny.tiles);
         }
         let blocks = |shape: Shape| [rows.div_ceil(shape.rows) as u32, part.rows.div_ceil(shape.outputs) as u32, 1];
         let shared_bytes = |shape: Shape| shape.shared_bytes(part.dtype, self.act()) as u32;
@@ -215,7 +224,7 @@ impl Cuda {
         let fits = shared_bytes(Shape::LARGE) <= self.facts().shared_bytes_max;
         let (entry, shape) = if fills && fits { ("tiled_128", Shape::LARGE) } else { ("tiled_64", Shape::SMALL) };
         let (threads, shared_bytes) = (shape.threads as u32, shared_bytes(shape));
-        Kernel { entry, grid: Grid { blocks: blocks(shape), threads, shared_bytes }, tiles: None }
+        Kernel::Tiled(entry, Grid { blocks: blocks(shape), threads, shared_bytes })
     }
 }
 
@@ -228,11 +237,13 @@ enum Plan<'a> {
 }
 
 /// A kernel's launch.
-struct Kernel {
-    entry: &'static str,
-    grid: Grid,
-    /// What a skinny kernel is told.
-    tiles: Option<usize>,
+enum Kernel {
+    /// For few rows; each block has so many tiles of outputs.
+    Skinny(&'static str, Grid, usize),
+    /// For many.
+    Tiled(&'static str, Grid),
+    /// For some, where products of warpgroups are there.
+    Middle(Middle),
 }
 
 /// Where the results of a part go, and what they are.
@@ -255,6 +266,19 @@ enum Results {
     Floats,
     /// Those of the first half are gates, those of the second ups; each two make one activation.
     Gated(Activation),
+}
+
+impl Results {
+    /// What kernels are told of them: `results`, `activation`, `limit` and `alpha`.
+    fn arguments<'a>(self) -> [Argument<'a>; 4] {
+        let (kind, activation) = match self {
+            Self::Activations => (0usize, Activation::Silu),
+            Self::Floats => (1, Activation::Silu),
+            Self::Gated(activation) => (2, activation),
+        };
+        let [activation, limit, alpha] = glu::arguments(activation);
+        [kind.into(), activation, limit, alpha]
+    }
 }
 
 /// A product as NVIDIA's library is told of it; none if it stays with our kernels. With those stay: few rows, for which
@@ -431,13 +455,14 @@ mod tests {
     /// With few rows no weight is rounded, and a row has the same bits however many there are.
     #[test]
     fn few_rows_are_exact_and_alike() {
-        for gpu in Cuda::kinds() {
+        for gpu in Cuda::kinds().into_iter().chain(Cuda::without_cublaslt()) {
             let mut samples = Samples::new(3);
             for dtype in formats() {
                 let columns = 256;
                 let matrix = samples.matrix(dtype, 20, columns);
                 let weight = gpu.weight(vec![matrix.clone()]).expect("a weight");
-                let most = if dtype == DType::BF16 { LIBRARY_ROWS_MIN - 1 } else { 20 };
+                let by_warpgroups = gpu.has_warpgroups() && middle::has_kernel(dtype);
+                let most = if dtype == DType::BF16 || by_warpgroups { 16 } else { 20 };
                 let x = gpu.stored(samples.floats(most * columns));
                 let scores = |rows: usize| {
                     let x = gpu.tensor(rows, columns, &x[..rows * columns]).expect("memory");

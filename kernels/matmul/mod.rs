@@ -5,8 +5,8 @@
 //! largest of 32 (2⁻¹⁶ of it at most). Every output is reduced over its inputs in one fixed order that depends on nothing
 //! else in the batch, so a row's result has the same bits alone, in a batch or in a chunk.
 //!
-//! On a GPU with bf16 activations sums are f32. Of up to 32 rows (16 of bf16 weights) each has the same bits however many
-//! there are, and weights are exact; more rows have another order, and weights rounded to bf16.
+//! On a GPU with bf16 activations sums are f32. Of up to 16 rows (32 where the GPU has no kernel for some rows) each has
+//! the same bits however many there are, and weights are exact; more rows have another order, and weights rounded to bf16.
 
 #[allow(unsafe_code, reason = "threads write disjoint outputs")]
 mod cpu;
@@ -68,6 +68,15 @@ pub(crate) fn check<B: Tested>(device: &B) {
         {
             let columns =
                 blocks * dtype.block_elements().max(32) + if dtype.block_elements() == 1 { blocks * 7 % 29 } else { 0 };
+            let parts = vec![samples.matrix(dtype, outputs, columns), samples.matrix(DType::F16, 3, columns)];
+            check_parts(device, &mut samples, parts, rows, device.tolerance(tolerance(columns)).min(ROUNDED));
+        }
+    }
+    // What GPUs with products of warpgroups have a kernel of its own for: some rows, and weights to decode.
+    for dtype in formats().filter(|dtype| dtype.is_quantized()) {
+        for (rows, outputs, columns) in [(17, 34, 160), (40, 300, 640), (64, 66, 32), (100, 130, 320), (200, 70, 1088)]
+        {
+            let columns = usize::next_multiple_of(columns, dtype.block_elements());
             let parts = vec![samples.matrix(dtype, outputs, columns), samples.matrix(DType::F16, 3, columns)];
             check_parts(device, &mut samples, parts, rows, device.tolerance(tolerance(columns)).min(ROUNDED));
         }

@@ -7,7 +7,16 @@ use std::{
     sync::Mutex,
 };
 
-use tracing_subscriber::{EnvFilter, Layer, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing::Subscriber;
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    fmt::{self, MakeWriter},
+    layer::SubscriberExt,
+    registry::LookupSpan,
+    util::SubscriberInitExt,
+};
+
+use crate::config::LogFormat;
 
 /// Name of the server's own log in the log folder.
 const FILE_NAME: &str = "server.log";
@@ -16,15 +25,28 @@ const FILE_NAME: &str = "server.log";
 const DEFAULT_FILTER: &str = "info,actix_server=warn";
 
 /// Starts logging; `RUST_LOG` chooses what, info and above without it.
-pub fn start(folder: &Path) -> Result<(), String> {
+pub fn start(folder: &Path, format: LogFormat) -> Result<(), String> {
     let path = folder.join(FILE_NAME);
     let fault = |error| format!("{}: {error} (--log-dir chooses another folder)", path.display());
     create_dir_all(folder).map_err(fault)?;
     let file = OpenOptions::new().create(true).append(true).open(&path).map_err(fault)?;
-    let chosen = || EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
-    let terminal = fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal()).with_filter(chosen());
-    let file = fmt::layer().with_writer(Mutex::new(file)).with_ansi(false).with_filter(chosen());
+    let terminal = layer(stderr, stderr().is_terminal(), format);
     // Only a second server in one process could be too late, and there's none.
-    let _ = tracing_subscriber::registry().with(terminal).with(file).try_init();
+    let _ = tracing_subscriber::registry().with(terminal).with(layer(Mutex::new(file), false, format)).try_init();
     Ok(())
+}
+
+/// Lines for one place.
+fn layer<S, W>(writer: W, colours: bool, format: LogFormat) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    // A full disk costs lines: to complain of it on standard error, which may lie on the same, would cost the server.
+    let lines = fmt::layer().with_writer(writer).with_ansi(colours).log_internal_errors(false);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    lines.with_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER)))
 }

@@ -333,6 +333,7 @@ fn supervisor(
         gpus: bus_ids,
         threads_per_rank: flags.threads_per_rank.map(|threads| threads as usize),
         log_dir: flags.log_dir.clone(),
+        log_format: flags.log_format,
         library_path,
         stall_timeout: Duration::from_secs(flags.stall_timeout),
         restarts_max: flags.max_restarts as usize,

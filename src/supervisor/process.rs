@@ -47,7 +47,7 @@ impl Worker {
     /// *thread* that forked it ends.
     pub fn start(
         config: &WorkerConfig,
-        SupervisorConfig { log_dir, library_path, .. }: &SupervisorConfig,
+        SupervisorConfig { log_dir, log_format, library_path, .. }: &SupervisorConfig,
         on_exit: impl FnOnce() + Send + 'static,
     ) -> Result<Self, StartError> {
         let rank = config.rank;
@@ -59,6 +59,9 @@ impl Worker {
             .arg0("shardwire")
             .arg("worker")
             .envs(with_libraries(library_path))
+            .env(workers::LOG_FORMAT, log_format.name())
+            // Keys are the server's business.
+            .env_remove("SHARDWIRE_API_KEY")
             .stdin(Stdio::piped())
             .stdout(outputs.0)
             .stderr(outputs.1)
@@ -68,7 +71,7 @@ impl Worker {
             .map_err(|source| StartError::Spawn { rank, source })?;
         let stdin = child.stdin.take();
         let mut worker = Self { rank, child, stdin, log };
-        worker.log.note_start(config.epoch, worker.pid());
+        worker.log.note_start(config.epoch, worker.pid(), *log_format);
         worker.announce_exit(on_exit).map_err(|source| StartError::Spawn { rank, source })?;
         worker.configure(config);
         Ok(worker)

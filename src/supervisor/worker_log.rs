@@ -7,7 +7,10 @@ use std::{
     time::SystemTime,
 };
 
+use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use crate::config::LogFormat;
 
 /// A log larger than this is set aside as `workerlog.N.1` at the next start.
 const LOG_BYTES_MAX: u64 = 16 << 20;
@@ -43,9 +46,15 @@ impl WorkerLog {
     }
 
     /// Writes the line that separates this start from earlier ones. A full disk must not stop the worker.
-    pub fn note_start(&mut self, epoch: u64, pid: u32) {
+    pub fn note_start(&mut self, epoch: u64, pid: u32, format: LogFormat) {
         let now = OffsetDateTime::from(SystemTime::now()).format(&Rfc3339).unwrap_or_default();
-        let line = format!("---- {now} started: epoch {epoch}, pid {pid}\n");
+        let line = match format {
+            LogFormat::Text => format!("---- {now} started: epoch {epoch}, pid {pid}\n"),
+            LogFormat::Json => {
+                let fields = json!({"message": "started", "epoch": epoch, "pid": pid});
+                format!("{}\n", json!({"timestamp": now, "level": "INFO", "fields": fields}))
+            }
+        };
         let _ = self.file.write_all(line.as_bytes());
         self.start_offset += line.len() as u64;
     }
@@ -79,7 +88,7 @@ mod tests {
         fs::write(log_dir.join("workerlog.3"), "of an earlier start\n").unwrap();
 
         let mut log = WorkerLog::open(&log_dir, 3).unwrap();
-        log.note_start(7, 4711);
+        log.note_start(7, 4711, LogFormat::Text);
         assert_eq!(log.last_lines(5), Vec::<String>::new());
         log.outputs().unwrap().0.write_all(b"one\ntwo\n\nthree  \n").unwrap();
         assert_eq!(log.last_lines(2), ["two", "three"]);

@@ -17,8 +17,10 @@ mod metrics;
 mod refusals;
 mod responses;
 mod scores;
+mod shortages;
 mod streams;
 mod structured;
+mod tls;
 mod tokens;
 
 use nix::{

@@ -46,12 +46,24 @@ impl Server {
 
     /// The same with further environment variables.
     pub fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let logs = tempfile::tempdir().expect("a temporary folder");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_shardwire"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shardwire"));
+        command.envs(variables.iter().copied());
+        Self::start_by(command, tempfile::tempdir().expect("a temporary folder"), arguments)
+    }
+
+    /// The same after some words of a shell, for instance `ulimit -n 400`.
+    pub fn start_after(shell: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!(r#"{shell} && exec "$0" "$@""#), env!("CARGO_BIN_EXE_shardwire")]);
+        Self::start_by(command, tempfile::tempdir().expect("a temporary folder"), arguments)
+    }
+
+    /// The same by a command that runs the binary, with logs in this folder.
+    pub fn start_by(mut command: Command, logs: tempfile::TempDir, arguments: &[&str]) -> Self {
+        let mut child = command
             .args(["serve", "--host", "127.0.0.1", "--port", "0", "--log-dir"])
             .arg(logs.path())
             .args(arguments)
-            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(File::create(logs.path().join("stderr")).expect("a file for stderr"))
             .spawn()

@@ -1,6 +1,7 @@
 //! What makes a process a good child: it is named, lives no longer than its parent, leaves signals to it, and whatever
 //! goes wrong ends in one line.
 
+use std::env;
 use std::ffi::CString;
 use std::io::{self, Read, Write};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook};
@@ -10,16 +11,26 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::prctl::{set_name, set_pdeathsig};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, Layer, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// The last panic, in one line.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
+/// Names the form of log lines, `text` or `json`, to the processes of ranks.
+pub const LOG_FORMAT: &str = "SHARDWIRE_LOG_FORMAT";
+
 /// Logs to standard error, which the server writes to this rank's file; `RUST_LOG` chooses what, info and above without it.
 pub(crate) fn log_to_stderr() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // A full disk costs lines: to complain of it there would end the process.
+    let lines = fmt::layer().with_writer(io::stderr).with_ansi(false).log_internal_errors(false);
+    let lines = if env::var_os(LOG_FORMAT).is_some_and(|format| format == "json") {
+        lines.json().boxed()
+    } else {
+        lines.boxed()
+    };
     // A second subscriber is refused; whoever set the first one (a test) is content with it.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
 }
 
 /// From here on this process is rank `rank`'s: it dies with the process that started it, and only when that one wants.

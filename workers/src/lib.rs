@@ -8,6 +8,7 @@
 
 #![deny(unsafe_code)]
 
+pub use child::LOG_FORMAT;
 pub use kernels::{
     KvDType,
     sensors::{Reading, Throttle, ThrottleReason},

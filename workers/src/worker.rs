@@ -6,7 +6,7 @@ mod fault;
 
 use std::convert::Infallible;
 use std::fmt::Display;
-use std::io::{BufRead, Read, stdin};
+use std::io::{BufRead, Read, Write, stderr, stdin};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -244,6 +244,7 @@ fn cuda(config: &WorkerConfig, choice: &CudaChoice, group: Group) -> Result<Cuda
         activations: if choice.f32 { Activations::F32 } else { Activations::BF16 },
         cache: choice.kernel_cache.clone(),
         prebuilt: choice.kernels.clone(),
+        ..CudaConfig::default()
     };
     Cuda::open(config, group)
 }
@@ -284,7 +285,8 @@ fn report_memory<B: Backend>(vitals: &VitalsWriter, rank: &Rank<B>) {
 /// The last words, for people and for the server's log. A panic has had its say.
 fn give_up(who: &str, error: &WorkerError) -> ExitCode {
     if !matches!(error, WorkerError::Panic(_)) {
-        eprintln!("{who}: {}", one_line(error));
+        // Where the log's disk is full, nobody can be told.
+        let _ = writeln!(stderr(), "{who}: {}", one_line(error));
     }
     ExitCode::from(error.exit_code())
 }

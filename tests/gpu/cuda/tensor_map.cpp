@@ -48,7 +48,8 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
     if (rank != 2) return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "tensors of %u dimensions are not modelled", rank);
     if (interleave != CU_TENSOR_MAP_INTERLEAVE_NONE)
         return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "interleaved tensors are not modelled");
-    if (swizzle != CU_TENSOR_MAP_SWIZZLE_128B)
+    bool is_swizzled = swizzle == CU_TENSOR_MAP_SWIZZLE_128B;
+    if (!is_swizzled && swizzle != CU_TENSOR_MAP_SWIZZLE_NONE)
         return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "another swizzle than of 128 bytes is not modelled: %d", int(swizzle));
     if (fill != CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
         return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "what is out of bounds becomes zero here, and not a NaN");
@@ -66,14 +67,14 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
     }
     if (strides[0] % TENSOR_ALIGNMENT || strides[0] >= STRIDE_END || strides[0] < sizes[0] * bytes)
         return REFUSE(CUDA_ERROR_INVALID_VALUE, "rows can't be %llu bytes apart", (unsigned long long)strides[0]);
-    if (box[0] * bytes % TENSOR_ALIGNMENT || box[0] * bytes > simt::BOX_ROW_BYTES)
+    if (box[0] * bytes % TENSOR_ALIGNMENT || (is_swizzled && box[0] * bytes > simt::SWIZZLED_ROW_BYTES))
         return REFUSE(CUDA_ERROR_INVALID_VALUE, "rows of boxes can't have %u bytes", box[0] * bytes);
-    if (box[0] * bytes != simt::BOX_ROW_BYTES)
+    if (is_swizzled && box[0] * bytes != simt::SWIZZLED_ROW_BYTES)
         return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "rows of boxes shorter than the swizzle are not modelled");
     if (!is_device_memory(address, (sizes[1] - 1) * strides[0] + sizes[0] * bytes, __func__))
         return REFUSE(CUDA_ERROR_INVALID_VALUE, "the tensor at %p is not within an allocation", first);
     simt::EncodedMatrix matrix{simt::EncodedMatrix::MARK, static_cast<const char*>(first), sizes[0], sizes[1],
-                               strides[0], bytes, box[1]};
+                               strides[0], bytes, box[1], box[0] * bytes, is_swizzled};
     memset(map, 0, sizeof *map);
     memcpy(map, &matrix, sizeof matrix);
     return CUDA_SUCCESS;

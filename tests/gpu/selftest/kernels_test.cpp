@@ -255,18 +255,19 @@ std::vector<uint16_t> small_ones(size_t count, size_t from, uint16_t (*convert)(
     return values;
 }
 
-void check_warpgroup(const char* kernel, uint16_t (*convert)(float), bool transposed, unsigned threads = 128) {
+void check_warpgroup(const char* kernel, uint16_t (*convert)(float), bool transposed, unsigned threads = 128,
+                     size_t columns = GROUP_COLUMNS) {
     Gpu gpu;
     CUdeviceptr a = gpu.put(small_ones(GROUP_ROWS * GROUP_DEPTH, 0, convert));
-    CUdeviceptr b = gpu.put(small_ones(GROUP_COLUMNS * GROUP_DEPTH, 5, convert));
-    CUdeviceptr c = gpu.put(ramp(GROUP_ROWS * GROUP_COLUMNS));
+    CUdeviceptr b = gpu.put(small_ones(columns * GROUP_DEPTH, 5, convert));
+    CUdeviceptr c = gpu.put(ramp(GROUP_ROWS * columns));
     gpu.launch(kernel, {1, threads, GROUP_SHARED}, c, a, b);
-    std::vector<float> got = gpu.get<float>(c, GROUP_ROWS * GROUP_COLUMNS), before = ramp(got.size());
+    std::vector<float> got = gpu.get<float>(c, GROUP_ROWS * columns), before = ramp(got.size());
     for (size_t at = 0; at < got.size(); at++) {
-        size_t row = at / GROUP_COLUMNS, column = at % GROUP_COLUMNS;
+        size_t row = at / columns, column = at % columns;
         float sum = transposed ? before[at] : 0.0f;  // that one adds
         for (size_t k = 0; k < GROUP_DEPTH; k++) {
-            size_t of_b = transposed ? k * GROUP_COLUMNS + column : column * GROUP_DEPTH + k;
+            size_t of_b = transposed ? k * columns + column : column * GROUP_DEPTH + k;
             sum += small(row * GROUP_DEPTH + k) * small(of_b + 5);
         }
         CHECK(got[at] == sum);
@@ -279,6 +280,12 @@ TEST(a_warpgroups_product_of_bf16, Passes) { check_rows("rows_bf16"); }
 TEST(a_warpgroups_product_of_f16, Passes) { check_warpgroup("rows_f16", to_f16, false); }
 TEST(a_warpgroups_product_of_registers, Passes) { check_warpgroup("columns_bf16", to_bf16, true); }
 TEST(a_warpgroups_product_of_registers_in_f16, Passes) { check_warpgroup("columns_f16", to_f16, true); }
+TEST(a_warpgroups_product_of_few_columns, Passes) { check_warpgroup("adds_32_bf16", to_bf16, false, 128, 32); }
+TEST(a_warpgroups_product_of_some_columns, Passes) { check_warpgroup("adds_64_bf16", to_bf16, false, 128, 64); }
+TEST(a_warpgroups_product_of_factors_in_turn, Passes) { check_warpgroup("adds_128_bf16", to_bf16, false); }
+TEST(factors_in_turn_that_nobody_waits_for, Dies, "changed before it was waited for") {
+    check_warpgroup("adds_waited_too_little_wrong", to_bf16, false);
+}
 TEST(factors_that_the_async_proxy_does_not_know, Dies, "did not hand over") {
     check_rows("rows_not_handed_over_wrong");
 }
@@ -366,6 +373,33 @@ TEST(boxes_across_a_matrix_end, Passes) { check_boxes("boxes", 0, 33); }
 TEST(boxes_before_a_matrix, Passes) { check_boxes("boxes", -20, -3); }
 TEST(boxes_behind_a_rows_end, Passes) { check_boxes("boxes", 90, 0); }
 TEST(boxes_outside_of_a_matrix, Passes) { check_boxes("boxes", 0, -128); }
+
+void check_boxes_of_bytes(int column, int row, int misplaced = 0) {
+    Gpu gpu;
+    constexpr size_t COLUMNS = 200, STRIDE = 416, BYTES = 144;
+    std::vector<uint8_t> matrix(MATRIX_ROWS * STRIDE, 255);  // what lies between rows
+    auto byte = [](size_t row, size_t column) { return uint8_t(row * 31 + column); };
+    for (size_t at = 0; at < MATRIX_ROWS * COLUMNS; at++) {
+        matrix[at / COLUMNS * STRIDE + at % COLUMNS] = byte(at / COLUMNS, at % COLUMNS);
+    }
+    CUdeviceptr y = gpu.room(BOX_ROWS * BYTES);
+    Maps maps;
+    cuuint64_t sizes[] = {COLUMNS, MATRIX_ROWS}, strides[] = {STRIDE};
+    cuuint32_t box[] = {BYTES, BOX_ROWS}, steps[] = {1, 1};
+    OK(cuTensorMapEncodeTiled(&maps.first, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, reinterpret_cast<void*>(gpu.put(matrix)),
+                              sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+                              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
+    gpu.launch("boxes_of_bytes", {1, 32, unsigned(256 + BOX_ROWS * BYTES)}, y, maps, column, row, misplaced);
+    std::vector<uint8_t> got = gpu.get<uint8_t>(y, BOX_ROWS * BYTES);
+    for (size_t at = 0; at < got.size(); at++) {
+        size_t of_row = size_t(row) + at / BYTES, of_column = size_t(column) + at % BYTES;
+        CHECK(got[at] == (of_row < MATRIX_ROWS && of_column < COLUMNS ? byte(of_row, of_column) : 0));
+    }
+}
+
+TEST(boxes_of_bytes, Passes) { check_boxes_of_bytes(16, 3); }
+TEST(boxes_of_bytes_across_a_matrix_end, Passes) { check_boxes_of_bytes(112, 30); }
+TEST(boxes_of_bytes_at_an_unaligned_address, Dies, "no multiple of 128") { check_boxes_of_bytes(0, 0, 16); }
 TEST(boxes_that_nobody_expects, Dies, "did not expect all bytes") { check_boxes("boxes_nothing_expected_wrong"); }
 TEST(boxes_of_which_too_little_is_expected, Dies, "did not expect all bytes") {
     check_boxes("boxes_too_little_expected_wrong");

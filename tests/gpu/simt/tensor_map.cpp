@@ -14,10 +14,11 @@ namespace simt {
 namespace {
 
 constexpr int POISON = 0xff;  // NaN in every floating-point format
-constexpr uint32_t SWIZZLE_ALIGNMENT = 1024;
+constexpr uint32_t ALIGNMENT = 128, SWIZZLE_ALIGNMENT = 1024;
+constexpr uint32_t BOX_BYTES_OF_ROW_MAX = 256 * 4;
 constexpr uint32_t PIECE = 16;
 
-size_t bytes_of(const EncodedMatrix& matrix) { return size_t(matrix.box_rows) * BOX_ROW_BYTES; }
+size_t bytes_of(const EncodedMatrix& matrix) { return size_t(matrix.box_rows) * matrix.box_row_bytes; }
 
 // Of a row of a box the bytes that lie in the matrix: where they are there, and where in the box's row.
 struct Inside {
@@ -28,7 +29,7 @@ struct Inside {
 Inside inside(const BoxCopy& box, uint32_t box_row) {
     const EncodedMatrix& matrix = box.matrix;
     int64_t row = int64_t(box.row) + box_row, column = box.column;
-    int64_t end = std::min<int64_t>(column + BOX_ROW_BYTES / matrix.element_bytes, int64_t(matrix.columns));
+    int64_t end = std::min<int64_t>(column + matrix.box_row_bytes / matrix.element_bytes, int64_t(matrix.columns));
     int64_t first = std::max<int64_t>(column, 0);
     if (row < 0 || row >= int64_t(matrix.rows) || first >= end) return {nullptr, 0, 0};
     const char* from = matrix.first + uint64_t(row) * matrix.row_bytes + uint64_t(first) * matrix.element_bytes;
@@ -44,8 +45,9 @@ void note_reads(const BoxCopy& box) {
 
 void check(const Block& block, const BoxCopy& box) {
     size_t bytes = bytes_of(box.matrix), offset = size_t(box.to - block.dynamic_shared);
-    if (address_in_shared(box.to, box.place) % SWIZZLE_ALIGNMENT) {
-        fail("copies a box to an address that is no multiple of 1024", box.place);
+    uint32_t alignment = box.matrix.is_swizzled ? SWIZZLE_ALIGNMENT : ALIGNMENT;
+    if (address_in_shared(box.to, box.place) % alignment) {
+        fail(("copies a box to an address that is no multiple of " + std::to_string(alignment)).c_str(), box.place);
     }
     if (offset + bytes > block.launch->dynamic_shared) fail("copies a box beyond dynamic shared memory", box.place);
     if (is_unfenced(block, box.to, bytes)) {
@@ -63,14 +65,16 @@ void check(const Block& block, const BoxCopy& box) {
     }
 }
 
-// Pieces of 16 bytes change places by their addresses: bits 4 to 6 by bits 7 to 9.
+// Swizzled, pieces of 16 bytes change places by their addresses: bits 4 to 6 by bits 7 to 9.
 void arrive(const BoxCopy& box) {
     for (uint32_t row = 0; row < box.matrix.box_rows; row++) {
-        char line[BOX_ROW_BYTES] = {};
+        uint32_t row_bytes = box.matrix.box_row_bytes;
+        char line[BOX_BYTES_OF_ROW_MAX] = {};
         Inside of = inside(box, row);
         if (of.bytes) memcpy(line + of.start, of.from, of.bytes);
-        for (uint32_t piece = 0; piece < BOX_ROW_BYTES / PIECE; piece++) {
-            memcpy(box.to + row * BOX_ROW_BYTES + (piece ^ row % 8) * PIECE, line + piece * PIECE, PIECE);
+        for (uint32_t piece = 0; piece < row_bytes / PIECE; piece++) {
+            uint32_t place = box.matrix.is_swizzled ? piece ^ row % 8 : piece;
+            memcpy(box.to + row * row_bytes + place * PIECE, line + piece * PIECE, PIECE);
         }
     }
 }

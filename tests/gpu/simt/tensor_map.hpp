@@ -17,12 +17,14 @@ struct EncodedMatrix {
     uint64_t columns, rows;
     uint64_t row_bytes;  // from one row to the next
     uint32_t element_bytes;
-    uint32_t box_rows;  // of 128 bytes each, which lie swizzled in shared memory
+    uint32_t box_rows;
+    uint32_t box_row_bytes;
+    bool is_swizzled;  // as rows of 128 bytes may lie in shared memory
 };
 
 constexpr size_t TENSOR_MAP_BYTES = 128;
 constexpr size_t TENSOR_MAP_ALIGNMENT = 64;
-constexpr uint32_t BOX_ROW_BYTES = 128;
+constexpr uint32_t SWIZZLED_ROW_BYTES = 128;
 static_assert(sizeof(EncodedMatrix) <= TENSOR_MAP_BYTES);
 
 void check_tensor_map(const void* map, Place place);

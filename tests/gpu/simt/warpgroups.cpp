@@ -13,14 +13,13 @@ namespace simt {
 namespace {
 
 constexpr int ROWS = 16;  // of a warp
-constexpr int COLUMNS = 128;
+constexpr int COLUMNS = 128;  // at most
 constexpr int DEPTH = 16;
-constexpr int SUMS = 64;  // of a lane
 constexpr int REGISTERS = 4;
 constexpr int WARPS = 4;  // of a warpgroup
 constexpr int POISON = 0xff;
 constexpr uint32_t SYSTEM_SHARED = 1024;  // lies before a block's own
-constexpr int REGISTERS_OF_MULTIPROCESSOR = 65536;
+constexpr int REGISTERS_OF_QUARTER = 16384, QUARTERS = 4, REGISTER_UNIT = 8;  // of a multiprocessor
 
 Block& block_of(Fiber& fiber) { return *fiber.warp->block; }
 
@@ -92,9 +91,11 @@ void have_registers(int registers, Place place) {
     Block& block = block_of(fiber);
     if (registers % 8 || registers < 24 || registers > 256) fail("wants a number of registers that can't be", place);
     products_of(fiber).registers = registers;
-    int total = 0;
-    for (int at = 0; at < block.warp_count; at++) total += block.warpgroups.warps[at].registers * WARP_SIZE;
-    if (total > REGISTERS_OF_MULTIPROCESSOR) fail("wants more registers than others gave", place);
+    // What each warp is given at most where a multiprocessor has one block; no more is there to be shared.
+    int warps_of_quarter = (block.warp_count + QUARTERS - 1) / QUARTERS;
+    int given = REGISTERS_OF_QUARTER / warps_of_quarter / WARP_SIZE / REGISTER_UNIT * REGISTER_UNIT, total = 0;
+    for (int at = 0; at < block.warp_count; at++) total += block.warpgroups.warps[at].registers;
+    if (total > given * block.warp_count) fail("wants more registers than others gave", place);
 }
 
 // ---- products ----
@@ -169,13 +170,13 @@ void read_right(Block& block, const ProductReading& reading, uint16_t (&to)[DEPT
     Descriptor matrix(reading.right, reading.place);
     if (reading.is_transposed) {
         for (int k = 0; k < DEPTH; k++) {
-            for (int column = 0; column < COLUMNS; column += 8) {
+            for (int column = 0; column < reading.columns; column += 8) {
                 memcpy(to + k * COLUMNS + column, piece(block, matrix.across(column, k), reading.place), CHUNK);
             }
         }
         return;
     }
-    for (int column = 0; column < COLUMNS; column++) {
+    for (int column = 0; column < reading.columns; column++) {
         for (int k = 0; k < DEPTH; k += 8) {
             const uint16_t* from = piece(block, matrix.along(column, k), reading.place);
             for (int i = 0; i < 8; i++) to[(k + i) * COLUMNS + column] = from[i];
@@ -216,14 +217,14 @@ typedef float Eight __attribute__((vector_size(32)));
 void add_product(const ProductReading& reading, bool is_bf16, ProductSums& sums) {
     static thread_local Eight right[DEPTH][COLUMNS / 8];
     for (int k = 0; k < DEPTH; k++) {
-        for (int column = 0; column < COLUMNS; column++) {
+        for (int column = 0; column < reading.columns; column++) {
             right[k][column / 8][column % 8] = number(reading.read_right[k * COLUMNS + column], is_bf16);
         }
     }
     for (int row = 0; row < ROWS; row++) {
         float left[DEPTH];
         for (int k = 0; k < DEPTH; k++) left[k] = number(reading.read_left[row * DEPTH + k], is_bf16);
-        for (int eight = 0; eight < COLUMNS / 8; eight++) {
+        for (int eight = 0; eight < reading.columns / 8; eight++) {
             Eight sum = {};
             for (int k = 0; k < DEPTH; k++) sum += left[k] * right[k][eight];
             for (int column = 0; column < 8; column++) {
@@ -233,21 +234,23 @@ void add_product(const ProductReading& reading, bool is_bf16, ProductSums& sums)
     }
 }
 
-ProductSums& sums_of(WarpProducts& own, bool adds) {
+ProductSums& sums_of(WarpProducts& own, bool adds, int count) {
     auto found = std::find_if(own.sums.begin(), own.sums.end(),
                               [&](const ProductSums& sums) { return sums.to[0] == own.brought[0]->sums; });
     bool is_new = found == own.sums.end();
     ProductSums& sums = is_new ? own.sums.emplace_back() : *found;
+    size_t bytes = size_t(count) * sizeof(float);
     for (int lane = 0; lane < WARP_SIZE; lane++) {
         float* to = sums.to[lane] = own.brought[lane]->sums;
         if (!adds) {
-            memset(sums.values[lane], 0, sizeof sums.values[lane]);
+            memset(sums.values[lane], 0, bytes);
         } else if (is_new) {
-            memcpy(sums.values[lane], to, sizeof sums.values[lane]);
+            memcpy(sums.values[lane], to, bytes);
         }
-        memset(to, POISON, sizeof sums.values[lane]);
+        memset(to, POISON, bytes);
     }
     sums.group = own.group;
+    sums.count = count;
     return sums;
 }
 
@@ -261,6 +264,7 @@ void begin_product(WarpProducts& own, int warp, Place place) {
     reading.left = first.left;
     reading.right = first.right;
     reading.is_transposed = first.is_transposed;
+    reading.columns = first.columns;
     reading.first_row = warp % WARPS * ROWS;
     for (int lane = 0; lane < WARP_SIZE; lane++) {
         const WarpgroupProduct& brought = *own.brought[lane];
@@ -271,12 +275,12 @@ void begin_product(WarpProducts& own, int warp, Place place) {
     }
     read_left(block, reading, reading.read_left);
     read_right(block, reading, reading.read_right);
-    add_product(reading, first.is_bf16, sums_of(own, first.adds));
+    add_product(reading, first.is_bf16, sums_of(own, first.adds, first.columns / 2));
     // What all warps of the warpgroup must have in common.
     for (uint64_t part : {first.left, first.right, uint64_t(place.line), uint64_t(first.adds)}) {
         own.history = (own.history ^ part) * 0x100000001b3;
     }
-    if (COUNTS) block.traffic->tensor_operations += 2 * ROWS * COLUMNS * DEPTH;
+    if (COUNTS) block.traffic->tensor_operations += uint64_t(2 * ROWS * first.columns * DEPTH);
 }
 
 void end_products(WarpProducts& own, int groups_left, Place place) {
@@ -284,7 +288,7 @@ void end_products(WarpProducts& own, int groups_left, Place place) {
     auto is_over = [&](int group) { return group < own.group - groups_left; };
     for (const ProductReading& reading : own.readings) {
         if (!is_over(reading.group)) continue;
-        uint16_t left[ROWS * DEPTH], right[DEPTH * COLUMNS];
+        uint16_t left[ROWS * DEPTH], right[DEPTH * COLUMNS] = {};
         read_left(block, reading, left);
         read_right(block, reading, right);
         if (memcmp(left, reading.read_left, sizeof left) || memcmp(right, reading.read_right, sizeof right)) {
@@ -296,9 +300,11 @@ void end_products(WarpProducts& own, int groups_left, Place place) {
         for (int lane = 0; lane < WARP_SIZE; lane++) {
             const unsigned char* bytes = reinterpret_cast<const unsigned char*>(sums.to[lane]);
             auto is_touched = [](unsigned char byte) { return byte != POISON; };
-            bool touched = std::any_of(bytes, bytes + SUMS * sizeof(float), is_touched);
-            if (touched) fail("the sums of a product were written before it was waited for", place);
-            memcpy(sums.to[lane], sums.values[lane], sizeof sums.values[lane]);
+            size_t size = size_t(sums.count) * sizeof(float);
+            if (std::any_of(bytes, bytes + size, is_touched)) {
+                fail("the sums of a product were written before it was waited for", place);
+            }
+            memcpy(sums.to[lane], sums.values[lane], size);
         }
     }
     own.readings.remove_if([&](const ProductReading& reading) { return is_over(reading.group); });

@@ -9,14 +9,15 @@
 
 namespace simt {
 
-// What a lane brings to a product of its warpgroup: 64 × 128 sums, 16 products each.
+// What a lane brings to a product of its warpgroup: 64 × `columns` sums, 16 products each.
 struct WarpgroupProduct {
-    float* sums;                // 64 of the lane's
+    float* sums;                // half as many of the lane's
     const uint32_t* registers;  // the left factor's, or null where it lies in shared memory too
     uint64_t left, right;       // descriptors
     bool is_bf16;
     bool is_transposed;  // the right factor's rows lie along the result's columns
     bool adds;
+    int columns = 128;
 };
 
 void multiply_warpgroup(const WarpgroupProduct& product, Place place);
@@ -65,8 +66,12 @@ void take_registers(SIMT_HERE) {
 
 inline void warpgroup_fence(SIMT_HERE) { simt::fence_warpgroup(place); }
 inline void warpgroup_commit(SIMT_HERE) { simt::commit_warpgroup(place); }
+template <int pending, int sums>
+void warpgroup_wait(float (&)[sums], SIMT_HERE) {
+    simt::wait_warpgroup(pending, place);
+}
 template <int pending>
-void warpgroup_wait(float (&)[64], SIMT_HERE) {
+void warpgroup_wait(SIMT_HERE) {
     simt::wait_warpgroup(pending, place);
 }
 
@@ -81,4 +86,8 @@ inline void warpgroup_columns_bf16(float (&d)[64], const uint32_t* a, uint64_t b
 }
 inline void warpgroup_columns_f16(float (&d)[64], const uint32_t* a, uint64_t b, SIMT_HERE) {
     simt::multiply_warpgroup({d, a, 0, b, false, true, true}, place);
+}
+template <int sums>
+void warpgroup_add_bf16(float (&d)[sums], const uint32_t* a, uint64_t b, bool adds, SIMT_HERE) {
+    simt::multiply_warpgroup({d, a, 0, b, true, false, adds, 2 * sums}, place);
 }

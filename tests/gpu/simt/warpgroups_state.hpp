@@ -19,6 +19,7 @@ struct ProductReading {
     Place place;
     uint64_t left, right;
     bool is_transposed;
+    int columns;
     int first_row;  // of the warp's 16, in the left factor
     const uint32_t* registers[WARP_SIZE];
     uint16_t read_left[16 * 16];
@@ -28,6 +29,7 @@ struct ProductReading {
 // Sums that lanes can't have yet.
 struct ProductSums {
     int group;  // the last that adds to them
+    int count;  // of a lane
     float* to[WARP_SIZE];
     float values[WARP_SIZE][64];
 };

@@ -86,3 +86,20 @@ KERNEL(boxes_writes_not_handed_over_wrong, 32)(ARGUMENTS) { COPY(WRITES_NOT_HAND
 KERNEL(boxes_misaligned_wrong, 32)(ARGUMENTS) { COPY(MISALIGNED); }
 KERNEL(boxes_beyond_wrong, 32)(ARGUMENTS) { COPY(BEYOND); }
 KERNEL(boxes_to_one_place_wrong, 32)(ARGUMENTS) { COPY(TO_ONE_PLACE); }
+
+// y [16][144] = the bytes of a box of the first map, whose rows are not swizzled.
+#define BYTES 144
+KERNEL(boxes_of_bytes, 32)(uint8_t *y, const __grid_constant__ Maps maps, int column, int row, int misplaced) {
+    DYNAMIC_SHARED(uint8_t, shared);
+    __shared__ uint64_t came;
+    uint8_t* to = shared + (128 - shared_address(shared) % 128) % 128 + misplaced;
+    if (threadIdx.x == 0) {
+        barrier_init(&came, 1);
+        fence_async_proxy();
+        barrier_arrive_expecting(&came, ROWS * BYTES);
+        copy_box(to, maps.first, column, row, &came);
+    }
+    __syncwarp();
+    barrier_wait(&came, 0);
+    for (int at = int(threadIdx.x); at < ROWS * BYTES; at += 32) y[at] = to[at];
+}

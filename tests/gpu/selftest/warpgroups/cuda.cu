@@ -38,9 +38,19 @@ __device__ void store_tile(uint8_t* tile, const uint16_t* from, int rows, int ro
     }
 }
 
-__device__ void store_sums(float* c, const float (&sums)[64]) {
+template <int SUMS>
+__device__ void store_sums(float* c, const float (&sums)[SUMS]) {
     int row = int(threadIdx.x) / 32 * 16 + int(threadIdx.x) % 32 / 4, column = int(threadIdx.x) % 4 * 2;
-    for (int i = 0; i < 64; i++) c[(row + i / 2 % 2 * 8) * COLUMNS + i / 4 * 8 + column + i % 2] = sums[i];
+    for (int i = 0; i < SUMS; i++) c[(row + i / 2 % 2 * 8) * 2 * SUMS + i / 4 * 8 + column + i % 2] = sums[i];
+}
+
+// Of a [64, 64] what a thread has of fragment `step`, in registers.
+__device__ void load_factor(const uint16_t* a, int step, uint32_t* factor) {
+    int row = int(threadIdx.x) / 32 * 16 + int(threadIdx.x) % 32 / 4, k = int(threadIdx.x) % 4 * 2;
+    for (int i = 0; i < 4; i++) {
+        int at = (row + i % 2 * 8) * DEPTH + step * 16 + i / 2 * 8 + k;
+        factor[i] = *reinterpret_cast<const uint32_t*>(a + at);
+    }
 }
 
 // c [64, 128] = a [64, 64] · b [128, 64]ᵀ
@@ -125,10 +135,7 @@ __device__ void columns(float* c, const uint16_t* a, const uint16_t* b) {
     float sums[64];
     for (int i = 0; i < 64; i++) sums[i] = c[(row + i / 2 % 2 * 8) * COLUMNS + i / 4 * 8 + k + i % 2];
     uint32_t factors[DEPTH / 16][4];
-    for (int i = 0; i < DEPTH / 4; i++) {
-        int at = (row + i % 2 * 8) * DEPTH + i / 4 * 16 + i / 2 % 2 * 8 + k;
-        factors[i / 4][i % 4] = *reinterpret_cast<const uint32_t*>(a + at);
-    }
+    for (int step = 0; step < DEPTH / 16; step++) load_factor(a, step, factors[step]);
     warpgroup_fence();
     for (int step = 0; step < DEPTH / 16; step++) {
         uint64_t of_right = swizzled_tile(right + step * 16 * SWIZZLED_ROW, HALF_BYTES);
@@ -147,6 +154,35 @@ KERNEL(columns_bf16, 128)(float* c, const uint16_t* a, const uint16_t* b) { colu
 KERNEL(columns_f16, 128)(float* c, const uint16_t* a, const uint16_t* b) { columns<false, true>(c, a, b); }
 KERNEL(columns_not_handed_over_wrong, 128)(float* c, const uint16_t* a, const uint16_t* b) {
     columns<true, false>(c, a, b);
+}
+
+// c [64, 2 · SUMS] = a [64, 64] · b [2 · SUMS, 64]ᵀ, a in registers: two factors in turn, each loaded while the other is
+// multiplied.
+template <int SUMS, Fault FAULT>
+__device__ void adds(float* c, const uint16_t* a, const uint16_t* b) {
+    DYNAMIC_SHARED(uint8_t, shared);
+    uint8_t* right = aligned(shared);
+    store_tile(right, b, 2 * SUMS, DEPTH);
+    fence_async_proxy();
+    __syncthreads();
+    float sums[SUMS];
+    uint32_t factors[2][4];
+    for (int step = 0; step < DEPTH / 16; step++) {
+        load_factor(a, step, factors[step % 2]);
+        warpgroup_fence();
+        warpgroup_add_bf16(sums, factors[step % 2], swizzled_tile(right + 32 * step, 0), step > 0);
+        warpgroup_commit();
+        if (FAULT != WAITED_TOO_LITTLE) warpgroup_wait<1>();
+    }
+    warpgroup_wait<0>(sums);
+    store_sums(c, sums);
+}
+
+KERNEL(adds_32_bf16, 128)(float* c, const uint16_t* a, const uint16_t* b) { adds<16, NONE>(c, a, b); }
+KERNEL(adds_64_bf16, 128)(float* c, const uint16_t* a, const uint16_t* b) { adds<32, NONE>(c, a, b); }
+KERNEL(adds_128_bf16, 128)(float* c, const uint16_t* a, const uint16_t* b) { adds<64, NONE>(c, a, b); }
+KERNEL(adds_waited_too_little_wrong, 128)(float* c, const uint16_t* a, const uint16_t* b) {
+    adds<64, WAITED_TOO_LITTLE>(c, a, b);
 }
 
 enum BarrierFault {
