@@ -78,6 +78,15 @@ impl Apart {
     }
 }
 
+/// Does `work` on a thread with so deep a stack, and waits until it has ended: for work whose steps are counted.
+pub fn deep<T: Send>(name: &str, stack_bytes: usize, work: impl FnOnce() -> T + Send) -> Result<T, Unfinished> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name(name.into()).stack_size(stack_bytes);
+        let thread = thread.spawn_scoped(scope, work).map_err(Unfinished::NoThread)?;
+        thread.join().map_err(|_| Unfinished::Panicked)
+    })
+}
+
 /// The end of the work, and the end of the waiting for it: the later of the two makes up for the count, also of work that
 /// panics when nobody waits any more.
 struct End {

@@ -31,10 +31,7 @@ use tokio::{
     time::timeout,
 };
 
-use self::{
-    listening::{Listening, Ports},
-    plan::Plan,
-};
+use self::listening::{Listening, Ports};
 use crate::{
     api::{Accounts, Admission, Api, ApiKeys, OpenRequests, Rates, ResponseLimits, ResponseStore},
     config::ServeFlags,
@@ -43,6 +40,8 @@ use crate::{
     monitor::{Monitor, Sources},
     supervisor::{Outcome, Supervisor, alarm},
 };
+
+pub use self::plan::Plan;
 
 /// Bad arguments, or a model that can't be loaded.
 const REFUSED: u8 = 2;
@@ -125,7 +124,7 @@ fn http_threads(flags: &ServeFlags) -> usize {
 }
 
 /// Starts engine and supervisor; what HTTP needs of them, and what becomes of the ranks.
-fn start_computing(
+pub fn start_computing(
     flags: &ServeFlags,
     keys: ApiKeys,
     plan: Plan,

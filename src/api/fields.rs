@@ -1,6 +1,6 @@
 //! The fields of a request's body, taken one by one so that every fault names its parameter.
 
-use std::{collections::HashSet, ops::RangeInclusive};
+use std::{collections::HashSet, ops::RangeInclusive, sync::Arc};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -33,7 +33,7 @@ pub struct Fields {
     body: Map<String, Value>,
     fallback: Map<String, Value>,
     /// The fields that /openapi.json tells of; none where nobody looks.
-    documented: Option<HashSet<String>>,
+    documented: Option<Arc<HashSet<String>>>,
 }
 
 impl Fields {
@@ -52,7 +52,7 @@ impl Fields {
     }
 
     /// Makes sure, where the server is built for tests, that every field that is read is described by `T`.
-    pub fn described_by<T: ToSchema>(mut self) -> Self {
+    pub fn described_by<T: ToSchema + 'static>(mut self) -> Self {
         if cfg!(debug_assertions) {
             self.documented = Some(field_names::<T>());
         }

@@ -4,12 +4,15 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::Value as Json;
 
-use super::{ChatOptions, TextError, template::ChatTemplate};
+use super::{
+    ChatOptions, TextError,
+    template::{ChatTemplate, STACK_BYTES, THREAD},
+};
 use crate::apart::{Apart, Bounds, Unfinished};
 
 /// Some KiB of stack for every byte of the longest template; and since no count of steps bounds what one step may take,
 /// after so long the request is answered, whatever its template still does.
-const BOUNDS: Bounds = Bounds { stack_bytes: 512 << 20, time_max: Duration::from_secs(5), overdue_max: 2 };
+const BOUNDS: Bounds = Bounds { stack_bytes: STACK_BYTES, time_max: Duration::from_secs(5), overdue_max: 2 };
 
 /// Who renders them.
 #[derive(Debug)]
@@ -17,7 +20,7 @@ pub(super) struct RequestTemplates(Apart);
 
 impl Default for RequestTemplates {
     fn default() -> Self {
-        Self(Apart::new("chat-template", BOUNDS))
+        Self(Apart::new(THREAD, BOUNDS))
     }
 }
 

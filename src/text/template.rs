@@ -21,6 +21,7 @@ use super::{
     strftime::strftime,
     tokenizer::TEXT_BYTES_MAX,
 };
+use crate::apart::{Unfinished, deep};
 
 /// What a rendering may use up: about one per instruction and per 64 bytes of intermediate text.
 const FUEL: u64 = 20_000_000;
@@ -28,6 +29,14 @@ const FUEL: u64 = 20_000_000;
 const REQUEST_FUEL: u64 = 2_000_000;
 /// Longest template that a request may bring, bytes.
 const REQUEST_TEMPLATE_BYTES_MAX: usize = 64 << 10;
+/// Longest template of a model, bytes. The longest known has 30 KiB.
+const TEMPLATE_BYTES_MAX: usize = 256 << 10;
+/// Stack of compiling: a text nests as deep as it is long.
+const STACK_PER_BYTE: usize = 8 << 10;
+/// Stack of rendering: values nest as deep as a loop makes them, and are written and dropped by recursion.
+pub(super) const STACK_BYTES: usize = 512 << 20;
+/// The name of threads that have such a stack.
+pub(super) const THREAD: &str = "chat-template";
 const DEFAULT: &str = "chat_template";
 const TOOL_USE: &str = "chat_template for tools";
 
@@ -83,7 +92,14 @@ pub struct TemplateTexts {
 impl ChatTemplate {
     /// Compiles; an error is the template's fault and names its line.
     pub fn compile(texts: TemplateTexts) -> Result<Self, TextError> {
-        Self::compile_in(environment()?, texts)
+        let bytes = texts.default.len().max(texts.tool_use.as_ref().map_or(0, String::len));
+        if bytes > TEMPLATE_BYTES_MAX {
+            let most = TEMPLATE_BYTES_MAX;
+            return Err(TextError::model(format!("the chat template has {bytes} bytes, at most {most} are read")));
+        }
+        let compile = || Self::compile_in(environment()?, texts);
+        let compiled = deep(THREAD, STACK_BYTES.max(bytes * STACK_PER_BYTE), compile);
+        compiled.unwrap_or_else(|unfinished| Err(TextError::model(gave_up(unfinished))))
     }
 
     fn compile_in(mut environment: Environment<'static>, texts: TemplateTexts) -> Result<Self, TextError> {
@@ -154,10 +170,11 @@ impl ChatTemplate {
         };
         let mut out = Bounded { text: Vec::new() };
         let variables = Value::from(Serde(self.variables(messages, options)));
-        match template.render_captured_to(variables, &mut out) {
-            Ok(_) => String::from_utf8(out.text).map_err(TextError::model),
-            Err(error) => Err(client_error(&error)),
-        }
+        let rendered = deep(THREAD, STACK_BYTES, || {
+            template.render_captured_to(variables, &mut out).map(drop).map_err(|error| client_error(&error))
+        });
+        rendered.unwrap_or_else(|unfinished| Err(TextError::NotRendered { message: gave_up(unfinished) }))?;
+        String::from_utf8(out.text).map_err(TextError::model)
     }
 
     fn variables(&self, messages: &Json, options: &ChatOptions) -> Map<String, Json> {
@@ -179,6 +196,13 @@ impl ChatTemplate {
         };
         let parts = render(json!([{"type": "text", "text": "probe"}]));
         if parts.is_some() && parts == render(json!("probe")) { ContentStyle::Parts } else { ContentStyle::Text }
+    }
+}
+
+fn gave_up(unfinished: Unfinished) -> String {
+    match unfinished {
+        Unfinished::NoThread(error) => format!("there is no thread for it: {error}"),
+        _ => "the template engine gave up on it".into(),
     }
 }
 
@@ -289,15 +313,16 @@ fn without_generation_tags(template: &str) -> String {
     let mut out = String::with_capacity(template.len());
     let mut rest = template;
     while let Some(open) = rest.find("{%") {
-        let Some(length) = rest[open..].find("%}") else { break };
-        let tag = &rest[open + 2..open + length];
-        out.push_str(&rest[..open + 2]);
+        let inside = open + 2;
+        let Some(length) = rest[inside..].find("%}") else { break };
+        let tag = &rest[inside..inside + length];
+        out.push_str(&rest[..inside]);
         out.push_str(&match tag.trim_matches(['-', '+']).trim() {
             "generation" => tag.replace("generation", "if true"),
             "endgeneration" => tag.replace("endgeneration", "endif"),
             _ => tag.into(),
         });
-        rest = &rest[open + length..];
+        rest = &rest[inside + length..];
     }
     out + rest
 }
@@ -367,8 +392,22 @@ mod tests {
     }
 
     #[test]
+    fn deep_templates_deep_values_and_panics_of_the_engine_are_survived() {
+        let compile = |text: String| ChatTemplate::compile(TemplateTexts { default: text, ..TemplateTexts::default() });
+        let _ = compile(format!("{{{{ {}1 }}}}", "-".repeat(TEMPLATE_BYTES_MAX - 10)));
+        let error = compile(" ".repeat(TEMPLATE_BYTES_MAX + 1)).unwrap_err().to_string();
+        assert!(error.contains("the chat template has 262145 bytes"), "{error}");
+        let nested = "{% set ns = namespace(x=[]) %}{% for i in range(90000) %}{% set ns.x = [ns.x] %}{% endfor %}";
+        let _ = render(&format!("{nested}{{{{ ns.x }}}}"));
+        let error = render("{{ [1, 2][::-9223372036854775808] }}").unwrap_err();
+        assert!(matches!(error, TextError::NotRendered { .. }), "{error}");
+    }
+
+    #[test]
     fn a_broken_template_is_the_models_fault() {
-        for template in ["{% if %}", "{{ 'a' ", "{% for x in y %}", "{{ x | no_such_filter }}{% endif %}"] {
+        for template in
+            ["{% if %}", "{%}", "{%}x%}", "{{ 'a' ", "{% for x in y %}", "{{ x | no_such_filter }}{% endif %}"]
+        {
             let error = ChatTemplate::compile(TemplateTexts { default: template.into(), ..TemplateTexts::default() });
             assert!(error.is_err_and(|error| !error.is_client_fault()), "{template}");
         }

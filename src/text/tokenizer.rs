@@ -8,6 +8,7 @@ use std::{
     sync::OnceLock,
 };
 
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tokenizers::{ModelWrapper, PostProcessorWrapper};
 
@@ -56,8 +57,7 @@ impl Tokenizer {
     fn from_json_file(file: &Path) -> Result<Self, TextError> {
         let folder = file.parent().unwrap_or(Path::new("."));
         let bytes = fs::read(file).map_err(|error| TextError::file(file, error))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|error| TextError::file(file, format!("not a tokenizer: {error}")))?;
+        let mut inner = read_json(&bytes).map_err(|reason| TextError::file(file, reason))?;
         let config = read_json_if_present(&folder.join("tokenizer_config.json"))?;
         let token = |name: &str| special_token(&config, name).and_then(|text| inner.token_to_id(text));
         let (bos, eos) = (token("bos_token"), token("eos_token"));
@@ -231,6 +231,14 @@ pub(crate) fn special_token<'a>(config: &'a Value, name: &str) -> Option<&'a str
     token.as_str().or_else(|| token["content"].as_str())
 }
 
+/// The tokenizer library panics at what it does not expect in some places: a file cut short is told before it gets there.
+fn read_json(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| format!("not JSON: {error}"))?;
+    let read = catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes));
+    let read = read.map_err(|_| "not a tokenizer: the tokenizer library gave up on it")?;
+    read.map_err(|error| format!("not a tokenizer: {error}"))
+}
+
 /// The JSON of a file; null where there is no such file.
 pub(crate) fn read_json_if_present(file: &Path) -> Result<Value, TextError> {
     if !file.is_file() {
@@ -395,6 +403,8 @@ mod tests {
             "[1",
             r#"{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 4000000000}, "merges": []}}"#,
             r#"{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}"#,
+            r#"{"version": "1.0", "decoder": 5, "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}"#,
+            r#"{"version": "1.0", "decoder": {"type": "#,
         ] {
             fs::write(folder.path().join("tokenizer.json"), text).unwrap();
             check(folder.path(), "tokenizer.json: ");

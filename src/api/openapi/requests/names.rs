@@ -1,14 +1,26 @@
 //! The names of a request's fields, as they are described.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    any::TypeId,
+    collections::{HashMap, HashSet},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+};
 
 use utoipa::{
     ToSchema,
     openapi::{RefOr, Schema},
 };
 
+/// What was described before: making a description takes as long as all the rest of a small request.
+static KNOWN: LazyLock<Mutex<HashMap<TypeId, Arc<HashSet<String>>>>> = LazyLock::new(Mutex::default);
+
 /// All fields that `T` describes, those of its parts and alternatives too.
-pub fn field_names<T: ToSchema>() -> HashSet<String> {
+pub fn field_names<T: ToSchema + 'static>() -> Arc<HashSet<String>> {
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    known.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(described::<T>())).clone()
+}
+
+fn described<T: ToSchema>() -> HashSet<String> {
     let mut schemas = Vec::new();
     T::schemas(&mut schemas);
     let (schemas, mut names) = (schemas.into_iter().collect(), HashSet::new());
