@@ -39,7 +39,7 @@ Inside inside(const BoxCopy& box, uint32_t box_row) {
 void note_reads(const BoxCopy& box) {
     for (uint32_t row = 0; row < box.matrix.box_rows; row++) {
         Inside of = inside(box, row);
-        if (of.bytes) note_read(of.from, of.bytes, false);
+        if (of.bytes) note_read(of.from, of.bytes);
     }
 }
 
