@@ -8,6 +8,7 @@ mod commands;
 mod ignored;
 mod loading;
 mod own_server;
+mod traces;
 mod values;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
@@ -24,6 +25,7 @@ pub use self::commands::{
     ServerFlags, SpeedSizes,
 };
 pub use self::loading::{LoadingFlags, PlainName};
+pub use self::traces::TraceFlags;
 use self::values::{byte_count, early_stop, fraction, parser_name};
 use crate::api::cors;
 use crate::engine::request::EarlyStop;
@@ -295,6 +297,10 @@ pub struct ServeFlags {
     /// How lines of logs are written: for people, or one JSON object each.
     #[arg(long, value_enum, env = workers::LOG_FORMAT, default_value = "text", help_heading = "Ranks")]
     pub log_format: LogFormat,
+
+    /// Whether requests are traced.
+    #[command(flatten)]
+    pub traces: TraceFlags,
 
     /// Most sequences computed at once.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096), help_heading = "Scheduling and memory")]

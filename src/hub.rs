@@ -27,8 +27,8 @@ use crossbeam::{
     select,
 };
 
-pub use self::error::HubError;
 use self::{cache::ModelCache, client::Client, name::HubName, patience::Fault, settings::Settings};
+pub use self::{certificates::root_certificates, error::HubError};
 use crate::{config::HubFlags, default_model, interrupts::Interrupt};
 
 /// Where the model is that somebody named on a command line: a folder or file, a name on the hub, or, if there is no name,

@@ -2,7 +2,7 @@
 //!
 //! A request's way: [`api`] (HTTP) → [`text`] (template, tokens) → [`engine`] (schedule, publish, collect, deliver) and
 //! back; [`guides`] keeps answers to a form. [`supervisor`] keeps the worker processes alive beside it, [`monitor`] counts,
-//! [`liveness`] knows whether the loops run, [`config`] names every flag, [`hub`] finds and fetches models. [`batch`], [`bench`], [`chat`], [`top`],
+//! [`traces`] tells where the time of each went, [`liveness`] knows whether the loops run, [`config`] names every flag, [`hub`] finds and fetches models. [`batch`], [`bench`], [`chat`], [`top`],
 //! [`inspect`], [`collect_env`] and [`selftest`] are commands beside [`serve`]; the first four ask a [`remote`] server,
 //! perhaps an [`own_server`].
 
@@ -33,4 +33,5 @@ pub mod serve;
 pub mod supervisor;
 pub mod text;
 pub mod top;
+pub mod traces;
 pub mod user_data;

@@ -14,6 +14,7 @@ use std::{fmt, sync::Arc, time::Instant};
 use prometheus_client::{encoding::text, registry::Registry};
 
 use self::counts::Counts;
+use crate::traces::{RequestTrace, SequenceTimes};
 
 pub use self::{counts::Ending, now::Sources};
 
@@ -62,21 +63,24 @@ impl Monitor {
         self.counts.cached_tokens.inc_by(cached);
     }
 
-    /// Follows one sequence, submitted just now. With `max_tokens` 0, nothing is to be generated.
-    pub fn passage(&self, prompt_tokens: usize, max_tokens: u32) -> Passage {
+    /// Follows one sequence, submitted just now, of the request that `trace` is of. With `max_tokens` 0, nothing is to be
+    /// generated.
+    pub fn passage(&self, prompt_tokens: usize, max_tokens: u32, trace: Option<RequestTrace>) -> Passage {
         self.counts.prompt_length.observe(prompt_tokens as f64);
         if max_tokens > 0 {
             self.counts.max_tokens.observe(f64::from(max_tokens));
         }
         let (counts, submitted) = (self.counts.clone(), Instant::now());
         let (started, first, last) = (None, None, submitted);
-        Passage { counts, submitted, started, first, last, tokens: 0, generates: max_tokens > 0, ended: false }
+        let (tokens, generates, ended) = (0, max_tokens > 0, false);
+        Passage { counts, trace, submitted, started, first, last, tokens, generates, ended }
     }
 }
 
 /// The times of one sequence. One that is dropped before its end was given up by its client.
 pub struct Passage {
     counts: Counts,
+    trace: Option<RequestTrace>,
     submitted: Instant,
     started: Option<Instant>,
     first: Option<Instant>,
@@ -122,6 +126,10 @@ impl Passage {
             return;
         }
         self.counts.endings.get_or_create(&ending.label()).inc();
+        if let Some(trace) = &self.trace {
+            let Self { submitted, started, first, tokens, .. } = *self;
+            trace.sequence(SequenceTimes { submitted, started, first, ended: now }, tokens, ending.name());
+        }
         if !ending.is_success() {
             return;
         }
@@ -180,7 +188,7 @@ mod tests {
     #[test]
     fn a_passage_is_counted_under_both_families() {
         let monitor = monitor();
-        let mut passage = monitor.passage(7, 20);
+        let mut passage = monitor.passage(7, 20, None);
         let start = passage.submitted;
         passage.started(start + Duration::from_millis(400));
         passage.token(start + Duration::from_millis(500));
@@ -214,8 +222,8 @@ mod tests {
     #[test]
     fn who_leaves_or_fails_has_no_success() {
         let monitor = monitor();
-        drop(monitor.passage(7, 20));
-        monitor.passage(7, 20).ended(Instant::now(), Ending::Error);
+        drop(monitor.passage(7, 20, None));
+        monitor.passage(7, 20, None).ended(Instant::now(), Ending::Error);
         check(
             &monitor,
             &[

@@ -39,6 +39,7 @@ use crate::{
     liveness::Liveness,
     monitor::{Monitor, Sources},
     supervisor::{Outcome, Supervisor, alarm},
+    traces::Traces,
 };
 
 pub use self::plan::Plan;
@@ -134,6 +135,7 @@ pub fn start_computing(
     let (supervisor, fate) = Supervisor::start(plan.supervisor, engine.clone(), alarms)
         .map_err(|error| format!("the supervisor's thread can't be started: {error}"))?;
     let supervisor = Arc::new(supervisor);
+    let traces = plan.traces.as_ref().map(Traces::start).transpose()?;
     let monitor = Monitor::new(Sources {
         engine: engine.clone(),
         supervisor: supervisor.clone(),
@@ -152,6 +154,7 @@ pub fn start_computing(
         supervisor,
         liveness,
         monitor,
+        traces,
         admission: Admission::new(flags.max_concurrency as usize),
         accounts: Accounts::new(keys.count(), rates),
         keys,
@@ -295,8 +298,12 @@ impl Life {
         if flushed.is_err() {
             self.http.stop(false).await;
         }
-        let supervisor = self.api.supervisor.clone();
-        let _ = web::block(move || supervisor.stop()).await;
+        let api = self.api.clone();
+        let last_things = move || {
+            api.supervisor.stop();
+            api.traces.iter().for_each(Traces::end);
+        };
+        let _ = web::block(last_things).await;
         // A refusal is one line, its own.
         if code != REFUSED {
             tracing::info!(code, "ended");

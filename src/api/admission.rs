@@ -11,6 +11,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{error::ApiError, rates::Account};
+use crate::traces::RequestTrace;
 
 const STARTING: u8 = 0;
 const OPEN: u8 = 1;
@@ -73,14 +74,16 @@ impl Admission {
 pub struct Place {
     /// Under which name the request is logged.
     pub name: String,
+    /// Its trace, where it has one.
+    pub trace: Option<RequestTrace>,
     account: Account,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Place {
     /// Of a request that was let in.
-    pub fn new(permit: OwnedSemaphorePermit, account: Account, name: String) -> Self {
-        Self { name, account, _permit: permit }
+    pub fn new(permit: OwnedSemaphorePermit, account: Account, name: String, trace: Option<RequestTrace>) -> Self {
+        Self { name, trace, account, _permit: permit }
     }
 
     /// It has used so many tokens.

@@ -8,13 +8,17 @@ use actix_web::{
     body::MessageBody,
     dev::{ServiceRequest, ServiceResponse},
     error::InternalError,
-    http::header::{HeaderMap, HeaderName, HeaderValue},
+    http::{
+        Method,
+        header::{HeaderMap, HeaderName, HeaderValue},
+    },
     middleware::Next,
     web,
 };
 use futures_util::FutureExt;
 
 use super::{Api, error::ApiError, rates::RateHeaders, request_id};
+use crate::traces::RequestTrace;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -50,6 +54,10 @@ pub async fn named(
     let name = RequestName::of(request.headers());
     request.extensions_mut().insert(name.clone());
     let (method, path) = (request.method().clone(), request.path().to_owned());
+    let trace = api.as_ref().and_then(|api| traced(api, &request));
+    if let Some(trace) = &trace {
+        request.extensions_mut().insert(trace.clone());
+    }
     let answer = next.call(request).await.map(|mut answer| {
         name.add_to(answer.headers_mut());
         answer
@@ -58,6 +66,9 @@ pub async fn named(
     let (status, seconds) = (status.as_u16(), since.elapsed().as_secs_f64());
     if let Some(api) = api {
         api.monitor.count_response(status);
+    }
+    if let Some(trace) = trace {
+        trace.answered(status);
     }
     match status {
         500 => tracing::warn!(request = name.0, %method, path, status, seconds, "answered"),
@@ -68,6 +79,13 @@ pub async fn named(
         name.add_to(response.headers_mut());
         InternalError::from_response(error, response).into()
     })
+}
+
+/// The trace of a request that may have something computed: readers of states and pages are many, and tell nothing.
+fn traced(api: &Api, request: &ServiceRequest) -> Option<RequestTrace> {
+    let traces = api.traces.as_ref().filter(|_| request.method() == Method::POST)?;
+    let route = request.match_pattern();
+    Some(traces.request(request.method(), route.as_deref(), request.headers()))
 }
 
 /// Inside of that: a key, where one is wanted; what is left of its rates; and an answer even if our own code panics.

@@ -59,6 +59,7 @@ use crate::{
     liveness::Liveness,
     monitor::Monitor,
     supervisor::Supervisor,
+    traces::{RequestTrace, Traces},
 };
 
 pub use self::{
@@ -93,6 +94,8 @@ pub struct Api {
     pub liveness: Liveness,
     /// What is counted.
     pub monitor: Monitor,
+    /// Where requests are traced, if they are.
+    pub traces: Option<Traces>,
     /// Who may come in.
     pub admission: Admission,
     /// Keys of clients.
@@ -203,7 +206,8 @@ impl Api {
         let taken = account.take_request(Instant::now());
         known.insert(account.headers(Instant::now()));
         let name = known.get().map_or_else(String::new, |RequestName(name)| name.clone());
-        taken.map(|()| Place::new(permit, account, name))
+        let trace = known.get::<RequestTrace>().cloned();
+        taken.map(|()| Place::new(permit, account, name, trace))
     }
 
     /// Reads a body up to the limit.

@@ -108,7 +108,7 @@ impl Running {
                 let events = api.engine.submit(request)?;
                 let choice = Choice::new(events, generation, *max_tokens, api.model.text.tokenizer.clone())
                     .that_may_be_cut(api.settings.early_stop.is_some());
-                let passage = api.monitor.passage(prompt.ids.len(), *max_tokens);
+                let passage = api.monitor.passage(prompt.ids.len(), *max_tokens, place.trace.clone());
                 let prompt_tokens = prompt.ids.len() as u64;
                 let (first_of_prompt, reasoning) = (index == 0, ReasoningCount::default());
                 members.push(Member { choice, passage, prompt_tokens, first_of_prompt, reasoning });
@@ -117,6 +117,9 @@ impl Running {
         let (monitor, usage) = (api.monitor.clone(), Usage::default());
         let counts_tokens = !generation.scores_only;
         monitor.count_answers_wanted(generation.n);
+        if let Some(trace) = &place.trace {
+            trace.about(id, &api.model.name);
+        }
         let entry = api.open.enter(id, [place.name.clone()]);
         Ok(Self { members, usage, started: None, counts_tokens, monitor, turn: 0, entry, place })
     }
@@ -191,7 +194,12 @@ impl Running {
             Update::PromptLogprobs(_) => {}
             // One that is aborted is dropped with all others, and counts as they do.
             Update::Failed(Failure::Aborted) => {}
-            Update::Failed(_) => member.passage.ended(now, Ending::Error),
+            Update::Failed(failure) => {
+                member.passage.ended(now, Ending::Error);
+                if let Some(trace) = &self.place.trace {
+                    trace.failed(failure.to_string());
+                }
+            }
         }
     }
 }
@@ -206,7 +214,11 @@ fn ending(finish: FinishReason) -> Ending {
 impl Drop for Running {
     /// Tokens are paid for when it's known how many there were, however it came to its end.
     fn drop(&mut self) {
-        self.place.charge(self.usage().total_tokens);
+        let Usage { prompt_tokens, completion_tokens, total_tokens, .. } = self.usage();
+        self.place.charge(total_tokens);
+        if let Some(trace) = &self.place.trace {
+            trace.used(prompt_tokens, completion_tokens);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Whom to believe that the hub is the hub.
+//! Whom to believe that a server is who it says: the hub, or a collector of traces.
 
 use std::{env, fs, path::PathBuf};
 

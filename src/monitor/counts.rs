@@ -41,14 +41,17 @@ impl Ending {
         matches!(self, Self::Stop | Self::Length)
     }
 
-    pub(super) fn label(self) -> Reason {
-        let name = match self {
+    pub(super) fn name(self) -> &'static str {
+        match self {
             Self::Stop => "stop",
             Self::Length => "length",
             Self::Abort => "abort",
             Self::Error => "error",
-        };
-        [("finished_reason", name)]
+        }
+    }
+
+    pub(super) fn label(self) -> Reason {
+        [("finished_reason", self.name())]
     }
 }
 

@@ -1,6 +1,7 @@
 //! Everything that is decided before anything is started: a server that can't work ends here, with one line.
 
 use std::{
+    env,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,6 +26,7 @@ use crate::{
     hub,
     supervisor::{ModelSizes, SupervisorConfig},
     text::{ReasoningFormat, TextModel, TextOverrides, ToolFormat},
+    traces,
 };
 
 /// What is told to each part.
@@ -37,6 +39,8 @@ pub struct Plan {
     pub engine: EngineConfig,
     /// To the supervisor.
     pub supervisor: SupervisorConfig,
+    /// To who traces, if anybody.
+    pub traces: Option<traces::Settings>,
     /// To the metrics.
     pub labels: Vec<(String, String)>,
     /// To people.
@@ -50,6 +54,7 @@ impl Plan {
     pub fn of(flags: &ServeFlags) -> Result<Self, String> {
         let mut warnings = Vec::new();
         let mut notes = Vec::new();
+        let traces = traces::Settings::read(&flags.traces, |name| env::var(name).ok())?;
         let gpus = find_gpus(flags, &mut notes)?;
         let (kv_dtype, weights) = (flags.loading.kv_dtype(gpus.is_some()), flags.loading.weights());
         let path = hub::model_path(flags.model.as_deref(), &flags.hub)?;
@@ -76,6 +81,7 @@ impl Plan {
             settings: settings(flags),
             engine: engine(flags, decision, &hardware.device),
             supervisor: supervisor(flags, path, checkpoint.config(), decision, hardware),
+            traces,
             labels: labels(flags, decision),
             warnings,
             notes,

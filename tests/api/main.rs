@@ -22,6 +22,7 @@ mod streams;
 mod structured;
 mod tls;
 mod tokens;
+mod traces;
 
 use nix::{
     sys::signal::{Signal, kill},

@@ -165,7 +165,7 @@ async fn pooled(api: &Api, wanted: Wanted, place: &Place) -> Result<Embeddings, 
     let Wanted { id, inputs, pooling, form } = wanted;
     let mut running = Vec::with_capacity(inputs.len());
     for Prompt { ids, .. } in inputs {
-        let (tokens, passage) = (ids.len() as u64, api.monitor.passage(ids.len(), 0));
+        let (tokens, passage) = (ids.len() as u64, api.monitor.passage(ids.len(), 0, place.trace.clone()));
         let max_waiting = api.settings.max_waiting;
         let request = NewRequest {
             id: id.clone(),
