@@ -9,6 +9,8 @@ use std::{
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{
+    flow::Flow,
+    handle::Outlet,
     request::{Event, Failure},
     sequence::RequestKey,
     stats::Board,
@@ -23,8 +25,9 @@ pub(super) struct Clients {
 }
 
 struct Client {
-    /// Unbounded, so that a slow client never holds up the loop; its length is bounded by the request's `max_tokens`.
+    /// Unbounded, so that a slow client never holds up the loop; [`Flow`] bounds its length.
     events: UnboundedSender<Event>,
+    flow: Flow,
     patience: Option<Patience>,
 }
 
@@ -39,7 +42,7 @@ impl Clients {
         Self { open: HashMap::new(), deadlines: BTreeSet::new(), board }
     }
 
-    pub fn add(&mut self, key: RequestKey, events: UnboundedSender<Event>, max_waiting: Option<Duration>) {
+    pub fn add(&mut self, key: RequestKey, Outlet { events, flow }: Outlet, max_waiting: Option<Duration>) {
         // A wait too long for the clock to express is a wait for ever.
         let patience = max_waiting.and_then(|waiting_max| {
             Instant::now().checked_add(waiting_max).map(|deadline| Patience { deadline, waiting_max })
@@ -47,12 +50,13 @@ impl Clients {
         if let Some(Patience { deadline, .. }) = patience {
             self.deadlines.insert((deadline, key));
         }
-        self.open.insert(key, Client { events, patience });
+        self.open.insert(key, Client { events, flow, patience });
     }
 
     /// Sends an event; the last one of a request closes it. A client that went away will be cancelled by its stream's end.
-    pub fn tell(&mut self, key: RequestKey, event: Event) {
-        let Some(client) = self.open.get_mut(&key) else { return };
+    /// Whether this client now is so far behind that its sequence has to wait for it.
+    pub fn tell(&mut self, key: RequestKey, event: Event) -> bool {
+        let Some(client) = self.open.get_mut(&key) else { return false };
         if let Event::Started { .. } = event
             && let Some(Patience { deadline, .. }) = client.patience.take()
         {
@@ -60,11 +64,15 @@ impl Clients {
         }
         let fails = matches!(event, Event::Failed(_));
         if !fails && !matches!(event, Event::Finished(_)) {
-            let _ = client.events.send(event);
-        } else if let Some(client) = self.close(key) {
+            let is_behind = client.flow.tell();
+            return client.events.send(event).is_ok() && is_behind;
+        }
+        if let Some(client) = self.close(key) {
             self.board.failed_total.fetch_add(u64::from(fails), Relaxed);
+            client.flow.tell();
             let _ = client.events.send(event);
         }
+        false
     }
 
     /// Forgets a request that its client gave up.

@@ -16,20 +16,40 @@ use tokio::sync::{
 
 use super::{
     EngineConfig,
+    flow::Flow,
     ranks::Ranks,
     request::{Event, Failure, NewRequest},
     sequence::RequestKey,
     stats::{Board, EngineStats},
 };
 
-/// What the loop is told. Submissions and cancellations are bounded by the requests outstanding.
+/// What the loop is told. Submissions, cancellations and resumptions are bounded by the requests outstanding.
 pub(super) enum Command {
-    Submit { key: RequestKey, request: Box<NewRequest>, events: UnboundedSender<Event> },
+    Submit {
+        key: RequestKey,
+        request: Box<NewRequest>,
+        outlet: Outlet,
+    },
     Cancel(RequestKey),
-    GroupUp { ranks: Box<dyn Ranks>, kv_blocks: usize },
-    GroupDown { reason: String },
+    /// Its reader, for whom it was paused, has caught up.
+    Resume(RequestKey),
+    GroupUp {
+        ranks: Box<dyn Ranks>,
+        kv_blocks: usize,
+    },
+    GroupDown {
+        reason: String,
+    },
     GiveSign(oneshot::Sender<()>),
-    Stop { ranks_lost: Option<String> },
+    Stop {
+        ranks_lost: Option<String>,
+    },
+}
+
+/// Where a sequence's events go.
+pub(super) struct Outlet {
+    pub events: UnboundedSender<Event>,
+    pub flow: Flow,
 }
 
 /// A handle on the running engine; all clones speak to the same one. No call blocks, [`EngineHandle::stop`] and
@@ -69,12 +89,13 @@ impl EngineHandle {
         self.check_fits(&request)?;
         self.reserve()?;
         let key = RequestKey(inner.next_key.fetch_add(1, Relaxed));
-        let (sender, events) = unbounded_channel();
-        if inner.commands.send(Command::Submit { key, request: Box::new(request), events: sender }).is_err() {
+        let ((sender, events), flow) = (unbounded_channel(), Flow::default());
+        let outlet = Outlet { events: sender, flow: flow.clone() };
+        if inner.commands.send(Command::Submit { key, request: Box::new(request), outlet }).is_err() {
             inner.board.outstanding.fetch_sub(1, Relaxed);
             return Err(Failure::Unavailable("its engine has stopped".into()));
         }
-        Ok(RequestStream { key, events, commands: inner.commands.clone() })
+        Ok(RequestStream { key, events, flow, commands: inner.commands.clone() })
     }
 
     fn check_fits(&self, request: &NewRequest) -> Result<(), Failure> {
@@ -165,13 +186,19 @@ impl EngineHandle {
 pub struct RequestStream {
     key: RequestKey,
     events: UnboundedReceiver<Event>,
+    flow: Flow,
     commands: Sender<Command>,
 }
 
 impl RequestStream {
     /// The next event. `None` after `Finished` or `Failed`; without either, only if the engine itself broke.
     pub async fn next(&mut self) -> Option<Event> {
-        self.events.recv().await
+        let event = self.events.recv().await?;
+        if self.flow.read() {
+            // Once the loop has ended there's nothing to go on with.
+            let _ = self.commands.send(Command::Resume(self.key));
+        }
+        Some(event)
     }
 }
 

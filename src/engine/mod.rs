@@ -5,6 +5,7 @@
 
 pub mod block_pool;
 mod clients;
+mod flow;
 pub mod guide;
 mod guides;
 mod handle;
@@ -120,8 +121,8 @@ impl Engine {
     fn refuse_all(&mut self) {
         self.deliver();
         while let Ok(command) = self.commands.try_recv() {
-            if let Command::Submit { key, events, .. } = command {
-                self.clients.add(key, events, None);
+            if let Command::Submit { key, outlet, .. } = command {
+                self.clients.add(key, outlet, None);
             }
         }
         self.clients.fail_all(Failure::Stopped);
@@ -178,14 +179,15 @@ impl Engine {
 
     fn obey(&mut self, command: Command) -> ControlFlow<()> {
         match command {
-            Command::Submit { key, request, events } => {
-                self.clients.add(key, events, request.max_waiting);
+            Command::Submit { key, request, outlet } => {
+                self.clients.add(key, outlet, request.max_waiting);
                 self.scheduler.submit(Sequence::new(key, *request, self.config.model_len_max));
             }
             Command::Cancel(key) => {
                 self.scheduler.cancel(key);
                 self.clients.abort(key);
             }
+            Command::Resume(key) => self.scheduler.resume(key),
             Command::GroupUp { ranks, kv_blocks } => {
                 if let Err(unfit) = self.group_up(ranks, kv_blocks) {
                     self.give_up_group(unfit.to_string());
@@ -246,9 +248,16 @@ impl Engine {
         }
     }
 
+    /// Whoever is too far behind with reading waits until its reader has caught up, and nobody else does.
     fn deliver(&mut self) {
+        let mut behind = Vec::new();
         for (key, event) in self.scheduler.events() {
-            self.clients.tell(key, event);
+            if self.clients.tell(key, event) {
+                behind.push(key);
+            }
+        }
+        for key in behind {
+            self.scheduler.pause(key);
         }
     }
 

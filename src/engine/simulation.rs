@@ -32,6 +32,11 @@ struct World {
 enum Move {
     Arrive(Box<Asked>),
     Cancel(Index),
+    /// Its reader is too far behind, or has caught up.
+    Read {
+        whose: Index,
+        enough: bool,
+    },
     Turn,
     /// The group dies, perhaps of steps just published. The next one is there at the next turn.
     Die {
@@ -102,6 +107,7 @@ fn moves(deaths: bool) -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
         6 => requests().prop_map(|asked| Move::Arrive(Box::new(asked))),
         2 => any::<Index>().prop_map(Move::Cancel),
+        3 => (any::<Index>(), any::<bool>()).prop_map(|(whose, enough)| Move::Read { whose, enough }),
         12 => Just(Move::Turn),
         1 => any::<bool>().prop_map(move |publishes| if deaths { Move::Die { publishes } } else { Move::Turn }),
     ];
@@ -124,6 +130,9 @@ struct Play {
     last_started: HashMap<i64, RequestKey>,
     /// Sequences held, and for how many turns.
     held: Vec<(RequestKey, usize)>,
+    /// Sequences that were paused once.
+    slow: HashSet<RequestKey>,
+    pauses: usize,
     /// Masks asked for up to now.
     masks: usize,
 }
@@ -145,6 +154,8 @@ impl Play {
             heard: Vec::new(),
             last_started: HashMap::new(),
             held: Vec::new(),
+            slow: HashSet::new(),
+            pauses: 0,
             masks: 0,
         }
     }
@@ -165,7 +176,10 @@ impl Play {
                 self.scheduler.cancel(RequestKey(request as u64));
                 self.cancelled.insert(request);
             }
-            Move::Cancel(_) => {}
+            Move::Read { whose, enough } if !self.requests.is_empty() => {
+                self.read(RequestKey(whose.index(self.requests.len()) as u64), enough);
+            }
+            Move::Cancel(_) | Move::Read { .. } => {}
             Move::Turn => {
                 self.start_group(self.world.blocks);
                 self.turn();
@@ -177,7 +191,21 @@ impl Play {
                 self.die();
             }
         }
-        self.scheduler.assert_consistent();
+        self.assert_consistent();
+    }
+
+    fn assert_consistent(&self) {
+        self.scheduler.assert_consistent(|key| self.slow.contains(&key));
+    }
+
+    fn read(&mut self, key: RequestKey, enough: bool) {
+        if enough {
+            self.scheduler.resume(key);
+        } else {
+            self.scheduler.pause(key);
+            self.slow.insert(key);
+            self.pauses += 1;
+        }
     }
 
     /// The group dies, and with it what it knew and had not told. Masks and releases on their way are not its concern.
@@ -210,7 +238,7 @@ impl Play {
             self.tell_masks();
             self.reports.push(self.rank.apply(&step));
         }
-        self.scheduler.assert_consistent();
+        self.assert_consistent();
     }
 
     /// Publishes steps, then settles one. A report reaches the scheduler only then.
@@ -281,13 +309,15 @@ impl Play {
         assert!(self.world.ahead > 1 || !preempted || !admits, "no admission in a step that preempts");
     }
 
-    /// Turns until all is done. The most urgent gets a token in each, unless it is held; and none computes anything again
+    /// Turns until all is done, with readers who have caught up. The most urgent gets a token in each, unless it is held; and none computes anything again
     /// but for a more urgent one.
     fn finish(&mut self) {
         let lengths: usize =
             self.requests.iter().map(|request| request.prompt.len() + request.max_tokens as usize).sum();
         let alike = self.requests.windows(2).all(|pair| pair[0].priority == pair[1].priority);
         let again = if alike { 1 } else { self.requests.len() + 1 };
+        self.slow.clone().into_iter().for_each(|key| self.read(key, true));
+        let again = again + self.pauses;
         let late: usize = self.world.late.iter().map(|turns| turns + 2).sum();
         let turns_max = ((lengths + 1) * again + late) * self.world.ahead;
         let turns = (0..turns_max).take_while(|_| {

@@ -19,6 +19,8 @@ pub struct EngineStats {
     pub running: u64,
     /// Sequences waiting to be admitted, preempted ones too.
     pub waiting: u64,
+    /// Sequences that wait until their clients have read what there is.
+    pub paused: u64,
     /// KV blocks that exist.
     pub blocks_total: u64,
     /// KV blocks held by running sequences.
@@ -29,6 +31,8 @@ pub struct EngineStats {
     pub steps_total: u64,
     /// Sequences that lost their blocks to older ones.
     pub preemptions_total: u64,
+    /// Sequences paused because their clients were too far behind.
+    pub pauses_total: u64,
     /// Running sequences that a group's end sent back to wait for the next one.
     pub replays_total: u64,
     /// Sequences given up because groups died of them.
@@ -86,11 +90,13 @@ pub struct Board {
     steps_outstanding: AtomicBool,
     running: AtomicU64,
     waiting: AtomicU64,
+    paused: AtomicU64,
     blocks_total: AtomicU64,
     blocks_used: AtomicU64,
     blocks_cached: AtomicU64,
     steps_total: AtomicU64,
     preemptions_total: AtomicU64,
+    pauses_total: AtomicU64,
     replays_total: AtomicU64,
     poisonous_total: AtomicU64,
     prefix_queries_total: AtomicU64,
@@ -120,11 +126,13 @@ impl Default for Board {
             steps_outstanding: Default::default(),
             running: Default::default(),
             waiting: Default::default(),
+            paused: Default::default(),
             blocks_total: Default::default(),
             blocks_used: Default::default(),
             blocks_cached: Default::default(),
             steps_total: Default::default(),
             preemptions_total: Default::default(),
+            pauses_total: Default::default(),
             replays_total: Default::default(),
             poisonous_total: Default::default(),
             prefix_queries_total: Default::default(),
@@ -155,11 +163,13 @@ impl Board {
         self.steps_outstanding.store(scheduler.steps_in_flight() > 0, Release);
         self.running.store(scheduler.running() as u64, Relaxed);
         self.waiting.store(scheduler.waiting() as u64, Relaxed);
+        self.paused.store(scheduler.paused() as u64, Relaxed);
         self.blocks_total.store(blocks.total() as u64, Relaxed);
         self.blocks_used.store(blocks.held() as u64, Relaxed);
         self.blocks_cached.store(blocks.cached() as u64, Relaxed);
         self.steps_total.store(counts.steps, Relaxed);
         self.preemptions_total.store(counts.preemptions, Relaxed);
+        self.pauses_total.store(counts.pauses, Relaxed);
         self.replays_total.store(counts.replays, Relaxed);
         self.poisonous_total.store(counts.poisonous, Relaxed);
         self.prefix_queries_total.store(counts.prefix_queries, Relaxed);
@@ -186,11 +196,13 @@ impl Board {
             accepting: self.ranks_up.load(Relaxed) && !self.draining.load(Relaxed),
             running: self.running.load(Relaxed),
             waiting: self.waiting.load(Relaxed),
+            paused: self.paused.load(Relaxed),
             blocks_total: self.blocks_total.load(Relaxed),
             blocks_used: self.blocks_used.load(Relaxed),
             blocks_cached: self.blocks_cached.load(Relaxed),
             steps_total: self.steps_total.load(Relaxed),
             preemptions_total: self.preemptions_total.load(Relaxed),
+            pauses_total: self.pauses_total.load(Relaxed),
             replays_total: self.replays_total.load(Relaxed),
             poisonous_total: self.poisonous_total.load(Relaxed),
             prefix_queries_total: self.prefix_queries_total.load(Relaxed),

@@ -81,6 +81,7 @@ const GAUGES: &[Gauge] = &[
     ),
     ("fastdeploy:cpu_hit_token_rate", "As there is no second tier of the prefix cache: 0", |_| 0.0),
     ("shardwire:kv_blocks_cached", "KV blocks whose prefix can be found again", |now| now.stats.blocks_cached as f64),
+    ("shardwire:num_requests_paused", "Sequences waiting for slow readers", |now| now.stats.paused as f64),
     ("shardwire:batch_tokens", "Tokens in the batch of the last step", |now| now.stats.batch_tokens as f64),
 ];
 
@@ -97,6 +98,9 @@ const TOTALS: &[Total] = &[
     ("fastdeploy:prefix_ssd_cache_token_num", "As there is no third tier of the prefix cache: 0", |_| 0),
     ("fastdeploy:send_cache_failed_num", "As prefill and decode are never apart: 0", |_| 0),
     ("shardwire:choices_deferred", "Choices put off because a guide was not ready", |stats| stats.deferrals_total),
+    ("shardwire:sequences_paused", "Sequences paused because their readers were too far behind", |stats| {
+        stats.pauses_total
+    }),
     ("shardwire:sequences_replayed", "Running sequences that the next group of ranks had to compute anew", |stats| {
         stats.replays_total
     }),

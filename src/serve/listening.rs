@@ -22,6 +22,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that may wait to be accepted. Beyond the standard library's 128, clients that come at once would be left
 /// to try again after a second; the system cuts it to its own most (net.core.somaxconn).
 const BACKLOG: i32 = 4096;
+/// A client that takes nothing of what is sent to it for so long, milliseconds, is gone: its connection ends, and its
+/// requests with it. Networks that lose a client's answers for minutes are forgiven.
+const TAKES_NOTHING_MS: u32 = 600_000;
 
 /// The ports, taken and not answered on yet. Connections that come meanwhile wait.
 pub struct Ports {
@@ -116,10 +119,28 @@ fn listen(host: &str, port: u16, flag: &str) -> Result<TcpListener, String> {
     })?;
     // It listens already; to be told once more only makes the queue longer.
     rustix::net::listen(&listener, BACKLOG).map_err(|error| format!("can't listen at {host}:{port}: {error}"))?;
+    // Accepted connections inherit it.
+    rustix::net::sockopt::set_tcp_user_timeout(&listener, TAKES_NOTHING_MS)
+        .map_err(|error| format!("can't listen at {host}:{port}: {error}"))?;
     Ok(listener)
 }
 
 /// IPv6 addresses stand in brackets in a URL.
 fn shown_host(host: &str) -> String {
     if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn connections_end_that_take_nothing() {
+        let listener = listen("127.0.0.1", 0, "--port").expect("a port");
+        let _client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let (accepted, _) = listener.accept().expect("a connection");
+        assert_eq!(rustix::net::sockopt::tcp_user_timeout(accepted), Ok(TAKES_NOTHING_MS));
+    }
 }

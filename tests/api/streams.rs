@@ -1,10 +1,17 @@
 //! Answers event by event.
 
-use std::io::{Read, Write};
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+};
 
 use serde_json::{Value, json};
 
-use crate::{CHAT, COMPLETIONS, chat, completion, start};
+use crate::{
+    CHAT, COMPLETIONS, chat, completion,
+    server::{LIMIT, wait_for},
+    start,
+};
 
 /// The joined text of a stream's first choice.
 fn text(chunks: &[Value]) -> String {
@@ -158,4 +165,50 @@ fn several_tokens_may_come_in_one_chunk() {
         let choices = chunk["choices"].as_array().expect("choices");
         assert!(choices.iter().all(|choice| choice["index"] == choices[0]["index"]), "{chunk}");
     }
+}
+
+/// More than sockets hold of a stream nobody reads.
+const CHOICES: usize = 32;
+
+#[test]
+fn a_slow_reader_is_waited_for_and_nobody_else_waits() {
+    let server = start(&["--max-num-seqs", "8"]);
+    let long =
+        json!({"n": CHOICES, "max_tokens": 490, "ignore_eos": true, "temperature": 1, "seed": 3, "logprobs": 10});
+    let body = completion(long.clone());
+    let mut asked = body.clone();
+    asked["stream"] = true.into();
+    let mut stream = slow_reader(server.url("").strip_prefix("http://").expect("an address"), &asked);
+    // Whoever can't go on makes way, so that all have their turn.
+    let count = |name: &str| server.metric(name) as usize;
+    let paused = || count("shardwire:num_requests_paused");
+    let others = || count("vllm:num_requests_running") + count("vllm:num_requests_waiting");
+    wait_for("all to wait for the reader", || (paused() > 1 && others() == 0).then_some(()));
+    assert_eq!(server.metric("vllm:kv_cache_usage_perc"), 0.0, "they hold no blocks");
+    server.ok(COMPLETIONS, &completion(json!({"max_tokens": 200, "ignore_eos": true})));
+    let mut texts = vec![String::new(); CHOICES];
+    let mut line = String::new();
+    while !line.starts_with("data: [DONE]") {
+        line.clear();
+        assert!(stream.read_line(&mut line).expect("a line") > 0, "the stream ends with [DONE]");
+        // Sizes of HTTP's own chunks come between.
+        let Some(chunk) = line.strip_prefix("data: {") else { continue };
+        let chunk: Value = serde_json::from_str(&format!("{{{chunk}")).expect("JSON");
+        let choice = &chunk["choices"][0];
+        texts[choice["index"].as_u64().expect("an index") as usize] += choice["text"].as_str().expect("a text");
+    }
+    let whole = server.ok(COMPLETIONS, &body);
+    let expected: Vec<&str> = (0..CHOICES).filter_map(|index| whole["choices"][index]["text"].as_str()).collect();
+    assert_eq!(texts, expected, "no token twice, none missing");
+    assert_eq!(paused(), 0);
+}
+
+/// Asks, and reads nothing.
+fn slow_reader(address: &str, body: &Value) -> BufReader<TcpStream> {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    let body = body.to_string();
+    let head = format!("POST {COMPLETIONS} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all((head + &body).as_bytes()).expect("the server reads");
+    BufReader::new(stream)
 }

@@ -52,6 +52,8 @@ pub struct Counts {
     pub steps: u64,
     /// Sequences preempted.
     pub preemptions: u64,
+    /// Sequences paused because their clients were too far behind.
+    pub pauses: u64,
     /// Running sequences that a group's end sent back to wait for the next one.
     pub replays: u64,
     /// Sequences that groups died of.

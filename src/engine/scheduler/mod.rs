@@ -11,6 +11,10 @@
 //!
 //! A guided sequence whose mask did not come in time is held: it keeps its blocks and gets no tokens until it is released.
 //!
+//! A sequence whose client reads slower than its tokens come is paused: it gives its blocks up and waits for its client, not
+//! for a place, until that has caught up. Then it takes its old place among the waiting, before any that came later, and
+//! recomputes what the prefix cache doesn't know any more.
+//!
 //! When the group of ranks dies, the running sequences wait again, in their places, with the tokens they have: the next
 //! group computes them anew, and each continues where it was. Those that a step on its way computed are suspects, until a
 //! settled step has computed more of them than any had before. One suspect is computed at a time, so that the next death tells
@@ -21,7 +25,8 @@
 //! step (or is held by its own guide only), is never preempted, because alone it always finds room, since none grows beyond
 //! the cache, and so it ends after finitely many steps. At the latest once nobody runs, W is admitted. A sequence may be
 //! preempted after that, but each time by one that is more urgent. Of equal priority those are only the finitely many that
-//! came before it: among equals, the running are at all times older than the waiting.
+//! came before it: among equals, the running are at all times older than the waiting, those excepted that were paused. These come
+//! between as often as they were paused, and generate some hundreds of tokens each time: that, too, is finite.
 
 mod draft;
 mod limits;
@@ -49,6 +54,8 @@ pub struct Scheduler {
     running: Vec<Sequence>,
     /// In the order of urgency.
     waiting: VecDeque<Sequence>,
+    /// Those that wait for their clients, without blocks.
+    paused: Vec<Sequence>,
     /// Steps published and not reported, the oldest first.
     in_flight: VecDeque<InFlight>,
     /// Left the ranks since the last step.
@@ -70,6 +77,7 @@ impl Scheduler {
             blocks: BlockPool::new(0, limits.block_size, limits.prefix_caching),
             running: Vec::with_capacity(limits.sequences_max),
             waiting: VecDeque::new(),
+            paused: Vec::new(),
             in_flight: VecDeque::new(),
             forgotten: Vec::new(),
             deferred: Vec::new(),
@@ -95,6 +103,11 @@ impl Scheduler {
         self.waiting.len()
     }
 
+    /// How many are paused.
+    pub fn paused(&self) -> usize {
+        self.paused.len()
+    }
+
     /// Steps scheduled and not settled.
     pub fn steps_in_flight(&self) -> usize {
         self.in_flight.len()
@@ -102,14 +115,14 @@ impl Scheduler {
 
     /// The sequences that were admitted once, and have not ended.
     pub fn started(&self) -> Vec<RequestKey> {
-        let all = self.running.iter().chain(&self.waiting);
+        let all = self.running.iter().chain(&self.waiting).chain(&self.paused);
         all.filter(|sequence| sequence.started).map(|sequence| sequence.key).collect()
     }
 
     /// Whether there's nothing to compute and nothing to wait for.
     #[cfg(test)]
     pub fn has_no_work(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty() && self.in_flight.is_empty()
+        self.running.is_empty() && self.waiting.is_empty() && self.paused.is_empty() && self.in_flight.is_empty()
     }
 
     /// Whether [`Scheduler::events`] would be empty.
@@ -141,19 +154,21 @@ impl Scheduler {
         self.deferred.clear();
         self.blocks = BlockPool::new(0, self.limits.block_size, self.limits.prefix_caching);
         let mut poisonous = Vec::new();
+        let died_of = |sequence: &mut Sequence| computed.contains(&sequence.key) && sequence.killed_group();
+        poisonous.extend(self.paused.extract_if(.., died_of));
         // One that was preempted while a step still computed it waits already.
         let waited = std::mem::take(&mut self.waiting).into_iter().map(|sequence| (sequence, 0));
         let ran = std::mem::take(&mut self.running).into_iter().map(|sequence| (sequence, 1));
         for (mut sequence, replays) in waited.chain(ran) {
             sequence.restart();
-            if computed.contains(&sequence.key) && sequence.killed_group() {
-                self.counts.poisonous += 1;
+            if died_of(&mut sequence) {
                 poisonous.push(sequence);
             } else {
                 self.counts.replays += replays;
                 self.wait(sequence);
             }
         }
+        self.counts.poisonous += poisonous.len() as u64;
         poisonous
     }
 
@@ -189,8 +204,37 @@ impl Scheduler {
             self.forgotten.push(sequence.id);
         } else {
             self.waiting.retain(|sequence| sequence.key != key);
+            self.paused.retain(|sequence| sequence.key != key);
         }
         self.events.retain(|(other, _)| *other != key);
+    }
+
+    /// A sequence that has begun waits until [`Scheduler::resume`], without blocks; one that has ended is no error.
+    pub fn pause(&mut self, key: RequestKey) {
+        let is_it = |sequence: &Sequence| sequence.key == key && sequence.started;
+        let sequence = if let Some(index) = self.running.iter().position(is_it) {
+            let mut sequence = self.running.remove(index);
+            self.blocks.release(&sequence.restart());
+            self.forgotten.push(sequence.id);
+            sequence
+        } else if let Some(index) = self.waiting.iter().position(is_it)
+            && let Some(sequence) = self.waiting.remove(index)
+        {
+            sequence
+        } else {
+            return;
+        };
+        self.counts.pauses += 1;
+        self.paused.push(sequence);
+    }
+
+    /// A paused sequence waits for its turn again; one that isn't paused is no error.
+    pub fn resume(&mut self, key: RequestKey) {
+        if let Some(index) = self.paused.iter().position(|sequence| sequence.key == key) {
+            let sequence = self.paused.swap_remove(index);
+            // The cache may be another group's meanwhile.
+            self.submit(sequence);
+        }
     }
 
     /// Makes the next step, if there's anything to compute: it is [`Scheduler::last_step`] then, and counts as on its way
@@ -387,17 +431,19 @@ impl Scheduler {
         self.running.iter().all(|sequence| sequence.held)
     }
 
-    /// Panics unless every block is accounted for and the order of urgency holds.
+    /// Panics unless every block is accounted for and the order of urgency holds; `was_paused` may come after younger ones.
     #[cfg(test)]
-    pub fn assert_consistent(&self) {
+    pub fn assert_consistent(&self, was_paused: impl Fn(RequestKey) -> bool) {
         self.blocks.assert_consistent(self.running.iter().map(|sequence| sequence.blocks.as_slice()));
         assert!(self.running.iter().map(Sequence::urgency).is_sorted());
         assert!(self.waiting.iter().map(Sequence::urgency).is_sorted());
         for waiting in &self.waiting {
             let equals = self.running.iter().filter(|running| running.priority == waiting.priority);
-            assert!(equals.map(|running| running.key).all(|key| key < waiting.key), "the order of arrival");
+            let is_younger = |running: &Sequence| running.key > waiting.key;
+            assert!(was_paused(waiting.key) || !equals.into_iter().any(is_younger), "the order of arrival");
             assert!(waiting.blocks.is_empty() && waiting.computed == 0 && !waiting.held);
         }
+        assert!(self.paused.iter().all(|paused| paused.blocks.is_empty() && paused.computed == 0));
         let in_prefill = self.running.iter().filter(|sequence| sequence.uncomputed() > 1);
         assert!(in_prefill.count() <= 1, "one after the other is in prefill");
         for sequence in &self.running {
