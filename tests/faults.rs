@@ -1,9 +1,16 @@
 //! Every fault at every moment: a rank that is killed, stands still, panics or runs out of memory, while the server is idle,
-//! in prefill, in decode, or draining. Each answer equals that of ranks which live, and nothing stays behind.
+//! in prefill, in decode, or draining. Each answer equals that of ranks which live, and nothing stays behind. Nor does it
+//! where the server itself is killed or runs out of memory; and where it stands still for a while, nothing is lost.
 
 mod server;
 
-use std::{collections::HashSet, net::TcpListener, sync::mpsc, thread};
+use std::{
+    collections::HashSet,
+    io::Write,
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    thread,
+};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -128,13 +135,18 @@ fn check(target: Target, kind: &str, words: &str, moment: Moment, undisturbed: &
         server.signal(Signal::SIGTERM);
     }
     assert_eq!(server.wait().code(), Some(0), "{fault}");
+    assert_eq!(workers(&server, target).len(), 2 * target.ranks, "two starts of each rank");
     let log = server.log("server.log");
     let restarts: Vec<_> = log.lines().filter(|line| line.contains("starting all ranks again")).collect();
     assert!(matches!(restarts[..], [line] if line.contains(words)), "{fault}: {log}");
     let place = |words| log.find(words).expect("it is told");
     assert!(!drains || place("draining") < place("starting all ranks again"), "{fault}: {log}");
-    let workers = workers(&server, target);
-    assert_eq!(workers.len(), 2 * target.ranks, "two starts of each rank");
+    check_nothing_stays(&server, target, &fault);
+}
+
+/// Of a server that has ended: no process, and its port is another's to take.
+fn check_nothing_stays(server: &Server, target: Target, fault: &str) {
+    let workers = workers(server, target);
     wait_for("the workers' end", || workers.iter().all(|&pid| matches!(state(pid), None | Some('Z'))).then_some(()));
     let address = server.url("").trim_start_matches("http://").to_owned();
     TcpListener::bind(&address).unwrap_or_else(|error| panic!("{fault}: {address} is not free: {error}"));
@@ -148,8 +160,12 @@ fn check_all(kind: &str, words: &str) {
             check(target, kind, words, moment, &undisturbed);
         }
     }
-    // Those of other servers go, too: names live only until all ranks have attached.
-    let left: HashSet<_> = segments().difference(&before).cloned().collect();
+    check_no_segment_stays(&before);
+}
+
+/// Those of other servers go, too: names live only until all ranks have attached.
+fn check_no_segment_stays(before: &HashSet<String>) {
+    let left: HashSet<_> = segments().difference(before).cloned().collect();
     wait_for("the end of all segments", || segments().is_disjoint(&left).then_some(()));
 }
 
@@ -194,4 +210,78 @@ fn a_request_that_ranks_die_of_is_given_up_and_no_other() {
     let id = |line: &str| line.contains("it is given up") && line.contains("request=\"cmpl-");
     assert!(server.log("server.log").lines().any(id), "{}", server.log("server.log"));
     assert_eq!(texts(&server, target, || ()), undisturbed, "the third group serves");
+}
+
+/// The server's end by `end`: while it is idle, with streams, and with streams while it drains. It may have told of the
+/// streams what it liked; what it was given is free again, and the next server starts at the same port.
+fn check_ends_of_the_server(moments: &[Moment], end: impl Fn(&Server)) {
+    let (before, target) = (segments(), TARGETS[0]);
+    for &moment in moments {
+        let mut server = start(target, None);
+        let mut streams: Vec<_> = match moment {
+            Moment::Idle => Vec::new(),
+            _ => (0..4).map(|seed| server.open_stream(COMPLETIONS, &body(seed))).collect(),
+        };
+        for stream in &mut streams {
+            stream.next().expect("the stream begins");
+        }
+        if moment == Moment::Draining {
+            server.signal(Signal::SIGTERM);
+            wait_for("the drain", || server.log("server.log").contains("draining").then_some(()));
+        }
+        end(&server);
+        assert_ne!(server.wait().code(), Some(0), "{moment:?}: it did not end in order");
+        check_nothing_stays(&server, target, &format!("the server, {moment:?}"));
+        let port = server.url("").rsplit_once(':').expect("a port").1.to_owned();
+        let model = golden("models/llama_basic");
+        let next = Server::start(&["--model", model.to_str().expect("UTF-8"), "--port", &port]);
+        assert_eq!(next.get("/health").0, 200, "{moment:?}");
+    }
+    check_no_segment_stays(&before);
+}
+
+#[test]
+fn a_server_that_is_killed() {
+    let moments = [Moment::Idle, Moment::Decode, Moment::Draining];
+    check_ends_of_the_server(&moments, |server| server.signal(Signal::SIGKILL));
+}
+
+/// No byte more than it has. Bodies that are not complete are what it can neither answer nor let go.
+#[test]
+fn a_server_that_runs_out_of_memory() {
+    let refuse_memory = |server: &Server| {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("the server lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix(" kB"));
+        let kibibytes: u64 = line.and_then(|number| number.parse().ok()).expect("a number");
+        let limit = rustix::process::Rlimit { current: Some(kibibytes << 10), maximum: Some(kibibytes << 10) };
+        let pid = rustix::process::Pid::from_raw(server.pid() as i32);
+        rustix::process::prlimit(pid, rustix::process::Resource::As, limit).expect("a limit");
+        let address = server.url("").trim_start_matches("http://").to_owned();
+        let head = format!("POST {COMPLETIONS} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n", 31 << 20);
+        let (head, part) = (head.into_bytes(), vec![b' '; 30 << 20]);
+        let hold = |_| {
+            let mut client = TcpStream::connect(&address).ok()?;
+            // Once it has ended, nobody takes anything.
+            client.write_all(&head).and_then(|()| client.write_all(&part)).ok().map(|()| client)
+        };
+        let _held: Vec<_> = (0..16).map_while(hold).collect();
+        wait_for("its end", || matches!(state(server.pid()), None | Some('Z')).then_some(()));
+    };
+    check_ends_of_the_server(&[Moment::Idle, Moment::Decode], refuse_memory);
+}
+
+#[test]
+fn a_server_that_stands_still_for_a_while() {
+    let target = TARGETS[0];
+    let undisturbed = texts(&start(target, None), target, || ());
+    let mut server = start(target, None);
+    let told = texts(&server, target, || {
+        server.signal(Signal::SIGSTOP);
+        wait_for("it to stand still", || (state(server.pid()) == Some('T')).then_some(()));
+        server.signal(Signal::SIGCONT);
+    });
+    assert_eq!(told, undisturbed);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait().code(), Some(0));
+    check_nothing_stays(&server, target, "the server stood still");
 }

@@ -17,7 +17,7 @@ use tokio::sync::{
 use super::{
     EngineConfig,
     flow::Flow,
-    ranks::Ranks,
+    ranks::{GroupEnd, Ranks},
     request::{Event, Failure, NewRequest},
     sequence::RequestKey,
     stats::{Board, EngineStats},
@@ -37,9 +37,7 @@ pub(super) enum Command {
         ranks: Box<dyn Ranks>,
         kv_blocks: usize,
     },
-    GroupDown {
-        reason: String,
-    },
+    GroupDown(GroupEnd),
     GiveSign(oneshot::Sender<()>),
     Stop {
         ranks_lost: Option<String>,
@@ -128,9 +126,9 @@ impl EngineHandle {
         self.tell(Command::GroupUp { ranks, kv_blocks });
     }
 
-    /// The group of ranks is gone, for this reason. Running sequences wait for the next group, beside those that wait.
-    pub fn group_down(&self, reason: String) {
-        self.tell(Command::GroupDown { reason });
+    /// The group of ranks is gone. Running sequences wait for the next group, beside those that wait.
+    pub fn group_down(&self, end: GroupEnd) {
+        self.tell(Command::GroupDown(end));
     }
 
     /// From now on every new request is refused; those that were taken go on.

@@ -45,7 +45,7 @@ use self::{
 
 pub use self::{
     handle::{EngineHandle, RequestStream},
-    ranks::{Masks, Ranks, RanksError},
+    ranks::{GroupEnd, Masks, Ranks, RanksError},
     scheduler::STEP_SIZES,
     stats::EngineStats,
 };
@@ -193,7 +193,7 @@ impl Engine {
                     self.give_up_group(unfit.to_string());
                 }
             }
-            Command::GroupDown { reason } => self.group_down(&reason),
+            Command::GroupDown(end) => self.group_down(&end),
             // Whoever asked may have given up waiting.
             Command::GiveSign(sign) => drop(sign.send(())),
             Command::Stop { ranks_lost } => {
@@ -263,7 +263,7 @@ impl Engine {
 
     fn group_up(&mut self, ranks: Box<dyn Ranks>, kv_blocks: usize) -> Result<(), RanksError> {
         if self.ranks.is_some() {
-            self.group_down("its ranks were replaced");
+            self.group_down(&"its ranks were replaced".into());
         }
         // The ranks number slots with 32 bits; and with no block at all, requests would wait for ever.
         let slots = kv_blocks.checked_mul(self.config.block_size).and_then(|slots| u32::try_from(slots).ok());
@@ -280,20 +280,20 @@ impl Engine {
 
     /// Running sequences are replayed: each continues with the same tokens from where it was, because sampling depends on
     /// seed and position only. A group that was never up, or is down already, has nothing to lose.
-    fn group_down(&mut self, reason: &str) {
+    fn group_down(&mut self, GroupEnd { reason, is_suspicious }: &GroupEnd) {
         if self.ranks.take().is_none() {
             return;
         }
         self.guides.publish_to(None);
         let replays = self.scheduler.counts.replays;
-        let poisonous = self.scheduler.group_down();
+        let poisonous = self.scheduler.group_down(*is_suspicious);
         let (replayed, waiting) = (self.scheduler.counts.replays - replays, self.scheduler.waiting());
         self.board.ranks_up.store(false, Relaxed);
         self.board.update(&self.scheduler);
         self.deliver();
         for sequence in poisonous {
             tracing::error!(request = sequence.request_id, reason, "twice the ranks were lost over it: it is given up");
-            self.clients.tell(sequence.key, Event::Failed(Failure::Poisonous(reason.to_owned())));
+            self.clients.tell(sequence.key, Event::Failed(Failure::Poisonous(reason.clone())));
         }
         tracing::warn!(replayed, waiting, "the ranks are gone: whoever ran goes on with the next ones");
     }
@@ -308,7 +308,7 @@ impl Engine {
 
     fn give_up_group(&mut self, reason: String) {
         tracing::error!(reason, "the group of ranks is of no use any more");
-        self.group_down(&reason);
+        self.group_down(&reason.as_str().into());
         (self.on_broken)(reason);
     }
 }

@@ -32,3 +32,20 @@ pub enum RanksError {
     #[error("the ranks answered wrongly: {0}")]
     Protocol(String),
 }
+
+/// How a group of ranks came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupEnd {
+    /// In words.
+    pub reason: String,
+    /// Whether it may have died of what it computed. Not where somebody outside ended it: then nothing it computed is any
+    /// worse for it.
+    pub is_suspicious: bool,
+}
+
+impl<T: Into<String>> From<T> for GroupEnd {
+    /// An end that may have come of what was computed.
+    fn from(reason: T) -> Self {
+        Self { reason: reason.into(), is_suspicious: true }
+    }
+}

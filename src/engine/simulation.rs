@@ -41,6 +41,7 @@ enum Move {
     /// The group dies, perhaps of steps just published. The next one is there at the next turn.
     Die {
         publishes: bool,
+        suspicious: bool,
     },
 }
 
@@ -109,7 +110,9 @@ fn moves(deaths: bool) -> impl Strategy<Value = Vec<Move>> {
         2 => any::<Index>().prop_map(Move::Cancel),
         3 => (any::<Index>(), any::<bool>()).prop_map(|(whose, enough)| Move::Read { whose, enough }),
         12 => Just(Move::Turn),
-        1 => any::<bool>().prop_map(move |publishes| if deaths { Move::Die { publishes } } else { Move::Turn }),
+        1 => (any::<bool>(), any::<bool>()).prop_map(move |(publishes, suspicious)| {
+            if deaths { Move::Die { publishes, suspicious } } else { Move::Turn }
+        }),
     ];
     vec(one, 1..60)
 }
@@ -184,11 +187,11 @@ impl Play {
                 self.start_group(self.world.blocks);
                 self.turn();
             }
-            Move::Die { publishes } => {
+            Move::Die { publishes, suspicious } => {
                 if publishes && self.up {
                     self.publish();
                 }
-                self.die();
+                self.die(suspicious);
             }
         }
         self.assert_consistent();
@@ -209,9 +212,9 @@ impl Play {
     }
 
     /// The group dies, and with it what it knew and had not told. Masks and releases on their way are not its concern.
-    fn die(&mut self) {
+    fn die(&mut self, suspicious: bool) {
         let (ran, replays) = (self.scheduler.running() as u64, self.scheduler.counts.replays);
-        let poisonous = self.scheduler.group_down();
+        let poisonous = self.scheduler.group_down(suspicious);
         assert!(self.scheduler.counts.replays - replays + poisonous.len() as u64 >= ran);
         assert_eq!((self.scheduler.running(), self.scheduler.steps_in_flight()), (0, 0));
         self.poisonous.extend(poisonous.iter().map(|sequence| sequence.key.0 as usize));
@@ -566,7 +569,7 @@ fn die_of_next(play: &mut Play) -> Vec<u64> {
 
 fn die(play: &mut Play) -> Vec<u64> {
     let known = play.poisonous.clone();
-    play.die();
+    play.die(true);
     let mut poisonous: Vec<_> = play.poisonous.difference(&known).map(|&request| request as u64).collect();
     poisonous.sort_unstable();
     play.start_group(play.world.blocks);
@@ -632,12 +635,12 @@ fn who_is_not_being_computed_is_not_suspected() {
 fn the_next_group_s_cache_bounds_what_is_replayed() {
     let mut play = play(50, 20, &[request(&[1], 9), request(&[2; 7], 9), request(&[3; 5], 9)]);
     (0..3).for_each(|_| drop(next_chunks(&mut play)));
-    play.die();
+    play.die(true);
     play.start_group(3);
     play.turn();
     assert!(matches!(play.heard[1].last(), Some(Event::Failed(Failure::TooLarge(_)))), "prompts of six do not fit");
     assert_eq!(play.heard[2].last(), Some(&Event::Finished(Finish::Length)), "it has eight tokens already");
-    play.die();
+    play.die(true);
     play.start_group(50);
     play.finish();
     play.check_outcome(0);

@@ -18,7 +18,7 @@ use workers::link::{
 };
 
 use super::{
-    Engine, EngineConfig, EngineHandle, Masks, Ranks, RanksError, RequestStream,
+    Engine, EngineConfig, EngineHandle, GroupEnd, Masks, Ranks, RanksError, RequestStream,
     guide::{Guide, GuideError, SharedGuide},
     rank_model::{RankModel, Rules, expected, gathered},
     request::{Event, Failure, NewRequest},
@@ -150,7 +150,7 @@ impl World {
     }
 
     fn group_down(&self, reason: &str) {
-        self.engine.group_down(reason.to_owned());
+        self.engine.group_down(reason.into());
         self.until(|engine| !engine.stats().accepting && !engine.stats().steps_outstanding);
     }
 
@@ -321,6 +321,24 @@ fn what_two_groups_died_of_is_given_up_and_the_others_go_on() {
     check_answer(&request(5), &follow(other));
     let stats = world.engine.stats();
     assert_eq!((stats.poisonous_total, stats.failed_total, stats.finished_total), (1, 1, 1));
+}
+
+#[test]
+fn nobody_is_suspected_of_what_was_killed_from_outside() {
+    let world = World::new(Behaviour::Hang);
+    let killed = |rank| GroupEnd { reason: format!("somebody killed rank {rank}"), is_suspicious: false };
+    let streams = [9, 5].map(|length| (length, world.submit(&request(length))));
+    for rank in 0..3 {
+        world.until(|engine| engine.stats().running == 2 && engine.stats().steps_outstanding);
+        world.engine.group_down(killed(rank));
+        world.until(|engine| !engine.stats().accepting);
+        world.group_up(Behaviour::Hang);
+    }
+    world.until(|engine| engine.stats().steps_outstanding);
+    world.engine.group_down(killed(3));
+    world.until(|engine| !engine.stats().accepting);
+    world.group_up(Behaviour::Work);
+    streams.into_iter().for_each(|(length, stream)| check_answer(&request(length), &follow(stream)));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! When one rank dies, the others soon fail as well, for want of it. Telling those failures too would bury the cause.
 
 use super::process::Exit;
+use crate::engine::GroupEnd;
 
 /// How one rank went.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,10 +46,15 @@ impl Fate {
     }
 }
 
-/// Names the rank that broke the group, given the fates in the order in which they were noticed.
-pub fn root_cause(fates: &[Fate]) -> String {
+/// Names the rank that broke the group, given the fates in the order in which they were noticed. SIGKILL comes from
+/// outside: by hand, or from a system without memory, which ranks take at their start and not for what they compute.
+pub fn root_cause(fates: &[Fate]) -> GroupEnd {
     let cause = fates.iter().find(|fate| !fate.is_consequence()).or(fates.first());
-    cause.map_or("a rank was lost".to_owned(), Fate::tell)
+    let is_kill = |fate: &Fate| fate.error.is_empty() && fate.exit.is_some_and(Exit::is_kill);
+    GroupEnd {
+        reason: cause.map_or("a rank was lost".to_owned(), Fate::tell),
+        is_suspicious: !cause.is_some_and(is_kill),
+    }
 }
 
 fn one_line(text: &str) -> String {
@@ -69,7 +75,10 @@ mod tests {
     #[test]
     fn the_cause_is_told_and_not_its_consequences() {
         let lost = "rank 1 left the group during all_reduce";
-        let check = |fates: &[Fate], expected: &str| assert_eq!(root_cause(fates), expected);
+        let check = |fates: &[Fate], expected: &str| {
+            let GroupEnd { reason, is_suspicious } = root_cause(fates);
+            assert_eq!((reason.as_str(), is_suspicious), (expected, !expected.contains("SIGKILL")));
+        };
         let killed = "rank 1 (pid 101) was killed by signal 9 (SIGKILL), by hand or by the kernel for want of memory";
         check(&[fate(0, 256, lost, &[]), fate(1, 9, "", &["all was well"])], killed);
         check(

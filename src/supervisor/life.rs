@@ -21,7 +21,7 @@ use super::{
     stall::{is_stalled, tell_stall},
     status::Status,
 };
-use crate::engine::{EngineHandle, EngineStats};
+use crate::engine::{EngineHandle, EngineStats, GroupEnd};
 
 /// How often the vitals of a loading group are looked at.
 const LOADING_TICK: Duration = Duration::from_millis(20);
@@ -48,7 +48,7 @@ enum End {
     /// The server stops.
     Stopped,
     /// The group broke, for this reason.
-    Broken(String),
+    Broken(GroupEnd),
 }
 
 /// What a group did from when it was ready until it broke.
@@ -81,7 +81,7 @@ impl Life {
         let mut was_ready = false;
         for epoch in 0.. {
             let (end, served) = self.one_epoch(epoch, &plan);
-            let End::Broken(reason) = end else { return };
+            let End::Broken(GroupEnd { reason, .. }) = end else { return };
             was_ready |= served.is_some();
             if !was_ready {
                 return self.tell(Outcome::LoadFailed(reason));
@@ -114,7 +114,7 @@ impl Life {
         let on_exit = move |rank| drop(exits.send(Event::Exited { epoch, rank }));
         let (mut group, ranks) = match Group::start(&self.config, plan, epoch, on_exit) {
             Ok(started) => started,
-            Err(error) => return (End::Broken(error.to_string()), None),
+            Err(error) => return (End::Broken(error.to_string().into()), None),
         };
         self.status.started(epoch, &group.pids(), group.board());
         let (end, served) = match self.load(&mut group) {
@@ -158,7 +158,7 @@ impl Life {
         let silent = |vitals: &Vitals| {
             vitals.state != RankState::Ready && Duration::from_millis(vitals.last_progress_ms) > LOADING_SILENCE_MAX
         };
-        vitals.iter().any(silent).then(|| End::Broken(tell_stall(&group.pids(), vitals, LOADING_SILENCE_MAX)))
+        vitals.iter().any(silent).then(|| End::Broken(tell_stall(&group.pids(), vitals, LOADING_SILENCE_MAX).into()))
     }
 
     /// Hands the group to the engine and watches until something ends it.
@@ -176,7 +176,7 @@ impl Life {
                 return self.broken_by(group, rank);
             }
             if is_stalled(&self.engine.stats(), &vitals, self.config.stall_timeout) {
-                return End::Broken(tell_stall(&group.pids(), &vitals, self.config.stall_timeout));
+                return End::Broken(tell_stall(&group.pids(), &vitals, self.config.stall_timeout).into());
             }
         }
     }
@@ -216,7 +216,7 @@ impl Life {
         match self.events.recv_timeout(GRACE) {
             Ok(Event::Exited { epoch, rank }) if epoch == group.epoch() => self.broken_by(group, rank),
             Ok(Event::Stop) => End::Stopped,
-            _ => End::Broken(reason),
+            _ => End::Broken(reason.into()),
         }
     }
 
@@ -228,11 +228,11 @@ impl Life {
                 group.stop();
                 self.status.down("the server is stopping");
             }
-            End::Broken(reason) => {
-                self.status.broke(reason);
-                self.engine.group_down(reason.clone());
+            End::Broken(end) => {
+                self.status.broke(&end.reason);
+                self.engine.group_down(end.clone());
                 group.kill();
-                self.status.down(reason);
+                self.status.down(&end.reason);
             }
         }
     }

@@ -121,6 +121,9 @@ impl Status {
             return Err(format!("the ranks are down: {reason}"));
         }
         match self.report().ranks.iter().find(|rank| rank.state != ReportedState::Ready) {
+            Some(RankReport { rank, state: ReportedState::Loading, load_progress, .. }) => {
+                Err(format!("rank {rank} is loading, {:.0} % of its weights are there", load_progress * 100.0))
+            }
             Some(rank) => Err(format!("rank {} is {}", rank.rank, rank.state)),
             None if stage == Stage::Loading => Err("the ranks are loading".into()),
             None => Ok(()),

@@ -68,7 +68,8 @@ impl Draft {
     /// How many of a sequence's next tokens the step still bears.
     pub fn bears(&self, sequence: &Sequence) -> usize {
         let uncomputed = sequence.uncomputed();
-        let count = if uncomputed > 1 { uncomputed.min(self.prompt_budget) } else { uncomputed }.min(self.budget);
+        let bearable = if is_prompt(sequence) { self.prompt_budget.min(self.budget) } else { self.budget };
+        let count = uncomputed.min(bearable);
         let (start, end) = (sequence.scheduled, sequence.scheduled + count);
         let unscored = sequence.unscored(start, end);
         let end = if unscored.len() > self.scorable { unscored.start + self.scorable } else { end };
@@ -76,9 +77,9 @@ impl Draft {
         (end - start).saturating_sub(usize::from(pools && self.poolable == 0))
     }
 
-    pub fn add(&mut self, chunk: Chunk, part: Part) {
+    pub fn add(&mut self, chunk: Chunk, part: Part, reads_prompt: bool) {
         self.budget -= chunk.count as usize;
-        if chunk.count > 1 {
+        if reads_prompt {
             self.prompt_budget = self.prompt_budget.saturating_sub(chunk.count as usize);
         }
         self.scorable -= chunk.scored.len();
@@ -86,4 +87,10 @@ impl Draft {
         self.step.batch.push(chunk);
         self.parts.push(part);
     }
+}
+
+/// Whether a sequence's next tokens are of a prompt that is read for the first time. One that comes back reads more than one
+/// token, too, but it has a client who waits for its next as those do that decode.
+pub(super) fn is_prompt(sequence: &Sequence) -> bool {
+    sequence.uncomputed() > 1 && sequence.generated() == 0
 }

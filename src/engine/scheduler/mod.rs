@@ -16,8 +16,8 @@
 //! recomputes what the prefix cache doesn't know any more.
 //!
 //! When the group of ranks dies, the running sequences wait again, in their places, with the tokens they have: the next
-//! group computes them anew, and each continues where it was. Those that a step on its way computed are suspects, until a
-//! settled step has computed more of them than any had before. One suspect is computed at a time, so that the next death tells
+//! group computes them anew, and each continues where it was. Unless somebody killed it from outside, those that a step on its
+//! way computed are suspects, until a settled step has computed more of them than any had before. One suspect is computed at a time, so that the next death tells
 //! which of them it was: **one that is computed at two deaths, and came no further between them, is poisonous**, and ends.
 //!
 //! **Nobody starves, unless by those who are more urgent.** Take a sequence W that waits while nobody more urgent does. As
@@ -146,15 +146,16 @@ impl Scheduler {
     }
 
     /// The ranks are gone, and what was computed with them. Whoever ran waits for the next group, except for those that
-    /// turn out to be poisonous: they are the answer.
-    pub fn group_down(&mut self) -> Vec<Sequence> {
+    /// turn out to be poisonous: they are the answer. Nobody is suspected of an end that isn't suspicious.
+    pub fn group_down(&mut self, is_suspicious: bool) -> Vec<Sequence> {
         let on_their_way = self.in_flight.drain(..).flat_map(|published| published.parts);
         let computed: HashSet<RequestKey> = on_their_way.map(|part| part.urgency.key).collect();
         self.forgotten.clear();
         self.deferred.clear();
         self.blocks = BlockPool::new(0, self.limits.block_size, self.limits.prefix_caching);
         let mut poisonous = Vec::new();
-        let died_of = |sequence: &mut Sequence| computed.contains(&sequence.key) && sequence.killed_group();
+        let died_of =
+            |sequence: &mut Sequence| is_suspicious && computed.contains(&sequence.key) && sequence.killed_group();
         poisonous.extend(self.paused.extract_if(.., died_of));
         // One that was preempted while a step still computed it waits already.
         let waited = std::mem::take(&mut self.waiting).into_iter().map(|sequence| (sequence, 0));
@@ -332,6 +333,7 @@ impl Scheduler {
     /// of the blocks in `cached` with it.
     fn take_chunk(&mut self, index: usize, count: usize, cached: Vec<BlockId>, draft: &mut Draft) {
         let sequence = &mut self.running[index];
+        let reads_prompt = draft::is_prompt(sequence);
         let (start, end) = (sequence.scheduled, sequence.scheduled + count);
         let missing = self.blocks.blocks_for(end).saturating_sub(sequence.blocks.len());
         let mut new_blocks = cached;
@@ -349,7 +351,7 @@ impl Scheduler {
         let scored = as_u32(unscored.start)..as_u32(unscored.end);
         let scored = if scored.is_empty() { 0..0 } else { scored };
         let chunk = Chunk { id: sequence.id, start: as_u32(start), count: as_u32(count), new_blocks, samples, scored };
-        draft.add(chunk, Part { urgency: sequence.urgency(), pools });
+        draft.add(chunk, Part { urgency: sequence.urgency(), pools }, reads_prompt);
     }
 
     /// Takes the blocks of the least urgent sequence, which has no part in this step yet; it waits. What it computed may
