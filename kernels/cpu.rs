@@ -3,6 +3,8 @@
 #[allow(unsafe_code, reason = "slices of aligned lines")]
 mod floats;
 mod kv_cache;
+#[allow(unsafe_code, reason = "maps files")]
+pub(crate) mod lasting;
 #[allow(unsafe_code, reason = "advises the system on pages")]
 mod pages;
 #[allow(unsafe_code, reason = "vector instructions, behind a proof that the machine has them")]
@@ -20,7 +22,10 @@ pub(crate) use split::Split;
 pub(crate) use tensor::Piece;
 pub use tensor::{Tensor, Weight};
 
-use std::sync::Mutex;
+use std::{
+    fs::File,
+    sync::{Arc, Mutex},
+};
 
 use crate::{Backend, group::Group, matmul::Shorts};
 use simd::{Isa, Portable};
@@ -28,7 +33,7 @@ use team::Team;
 use tensor::Buffers;
 
 /// What a CPU device is told.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct CpuConfig {
     /// Threads that compute, the caller's included; 0 counts as 1.
     pub threads: usize,
@@ -41,6 +46,8 @@ pub struct CpuConfig {
     /// Whether activations stay f32 where they are multiplied with quantized weights; else they are rounded to 16 bits
     /// there, for which machines have faster products.
     pub exact: bool,
+    /// A file that the KV cache is to lie in, as long as it has to be; none: in the process's own memory.
+    pub kv_memory: Option<Arc<File>>,
 }
 
 /// The vector instructions that a device may use.
@@ -61,6 +68,7 @@ pub struct Cpu {
     pub(crate) isa: Isa,
     pub(crate) group: Group,
     pub(crate) exact: bool,
+    pub(crate) kv_memory: Option<Arc<File>>,
     buffers: Buffers,
     /// What the last product with packed weights read: kept for its memory. Nobody waits for the lock, for a device
     /// computes one operation after the other.
@@ -76,6 +84,7 @@ impl Cpu {
             isa,
             group,
             exact: config.exact,
+            kv_memory: config.kv_memory,
             buffers: Buffers::default(),
             shorts: Mutex::default(),
         }

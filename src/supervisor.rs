@@ -14,6 +14,7 @@
 mod cause;
 mod cores;
 mod group;
+mod kv_memory;
 mod leftovers;
 mod life;
 mod loading;
@@ -49,7 +50,8 @@ pub use rings::ModelSizes;
 /// What the supervisor is told at the start.
 #[derive(Debug, Clone)]
 pub struct SupervisorConfig {
-    /// As every rank gets it. `rank`, `epoch`, `link`, `threads`, `cores` and `spin` are filled in here, per start.
+    /// As every rank gets it. `rank`, `epoch`, `link`, `kv_memory`, `threads`, `cores` and `spin` are filled in
+    /// here, per start.
     pub worker: WorkerConfig,
     /// What of the model decides how large the rings are.
     pub model: ModelSizes,

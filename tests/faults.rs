@@ -56,7 +56,16 @@ fn start(target: Target, fault: Option<&str>) -> Server {
     let model = golden("models/llama_basic");
     let (model, ranks) = (model.to_str().expect("UTF-8"), target.ranks.to_string());
     // Three steps of prefill for each prompt.
-    let flags = ["--max-num-batched-tokens", "16", "--stall-timeout", "1", "--tensor-parallel-size", &ranks];
+    let flags = [
+        "--max-num-batched-tokens",
+        "16",
+        "--block-size",
+        "16",
+        "--stall-timeout",
+        "1",
+        "--tensor-parallel-size",
+        &ranks,
+    ];
     let arguments = [&["--model", model], &flags[..]].concat();
     let fault: Vec<_> = fault.iter().map(|fault| ("SHARDWIRE_FAULT", *fault)).collect();
     Server::start_with(&arguments, &fault)
@@ -187,6 +196,19 @@ fn a_rank_that_panics() {
 #[test]
 fn a_rank_that_runs_out_of_memory() {
     check_all("oom", "signal 6 (SIGABRT)");
+}
+
+/// Their caches outlive them, but only one that nobody can have spoiled is gone on with.
+#[test]
+fn what_a_killed_rank_had_computed_is_not_computed_again() {
+    const PROMPT: f64 = 48.0;
+    let target = TARGETS[0];
+    for (kind, computed) in [("kill", PROMPT), ("panic", 2.0 * PROMPT)] {
+        let server = start(target, Some(&format!("rank=1,kind={kind},step=60")));
+        texts(&server, target, || ());
+        assert_eq!(server.get_json("/ranks")["restarts"], 1, "{kind}");
+        assert_eq!(server.metric("shardwire:prompt_tokens_computed_total"), computed, "{kind}");
+    }
 }
 
 /// Two ranks die of whatever has this token.

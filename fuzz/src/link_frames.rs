@@ -61,6 +61,7 @@ fn frames(mut input: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
 /// One request, answered by these reports as far as they go.
 fn settle(reports: VecDeque<StepReport>) {
     let config = EngineConfig {
+        cache_outlives_ranks: false,
         block_size: 4,
         batch_tokens_max: 64,
         prompt_tokens_beside: 64,

@@ -3,10 +3,10 @@
 use half::{bf16, f16};
 
 use super::{
-    pages::ask_for_large,
+    lasting::{Lasting, Source},
     simd::{LANES, Simd, e4m3},
 };
-use crate::{DeviceError, KvDType, KvShape, Result, matmul::encode_e4m3};
+use crate::{KvDType, KvShape, Result, matmul::encode_e4m3};
 
 /// The KV cache of one rank. A (layer, block, KV head) holds its keys as `[head_dim][slots]`, so that the scores of
 /// neighbouring slots are neighbouring lanes, and its values as `[slots][head_dim]`, so that the elements of their
@@ -18,36 +18,30 @@ pub struct KvCache {
     /// None where values lie within keys.
     pub(crate) values: Elements,
     /// What keys, and values, are multiplied by, `[tiles][padded_slots]`; none where the format has no scales.
-    pub(crate) scales: [Vec<f32>; 2],
+    pub(crate) scales: [Lasting<f32>; 2],
 }
 
 /// Elements in their storage format; the 16-bit ones as their bits.
 pub(crate) enum Elements {
     /// IEEE binary32.
-    F32(Vec<f32>),
+    F32(Lasting<f32>),
     /// IEEE binary16.
-    F16(Vec<u16>),
+    F16(Lasting<u16>),
     /// bfloat16.
-    BF16(Vec<u16>),
+    BF16(Lasting<u16>),
     /// Integers, to be scaled.
-    Int8(Vec<i8>),
+    Int8(Lasting<i8>),
     /// FP8 (e4m3), as their codes.
-    F8E4M3(Vec<u8>),
+    F8E4M3(Lasting<u8>),
 }
 
 impl KvCache {
-    /// A zeroed cache.
-    pub(crate) fn new(shape: KvShape) -> Result<Self> {
-        let scales = || match shape.dtype {
-            KvDType::Int8 => zeros(elements(&shape, shape.padded_slots())),
-            _ => Ok(Vec::new()),
-        };
-        Ok(Self {
-            keys: Elements::zeroed(&shape, shape.key_tile())?,
-            values: Elements::zeroed(&shape, shape.value_tile())?,
-            scales: [scales()?, scales()?],
-            shape,
-        })
+    /// A cache of zeros; or, where `source` is a file that held the cache of this shape before, the same again.
+    pub(crate) fn new(shape: KvShape, mut source: Source) -> Result<Self> {
+        let keys = Elements::take(&shape, shape.key_tile(), &mut source)?;
+        let values = Elements::take(&shape, shape.value_tile(), &mut source)?;
+        let scales = if shape.dtype == KvDType::Int8 { elements(&shape, shape.padded_slots()) } else { 0 };
+        Ok(Self { keys, values, scales: [source.take(scales)?, source.take(scales)?], shape })
     }
 
     /// What it was made for.
@@ -95,14 +89,14 @@ impl KvShape {
 }
 
 impl Elements {
-    fn zeroed(shape: &KvShape, tile: usize) -> Result<Self> {
+    fn take(shape: &KvShape, tile: usize, source: &mut Source) -> Result<Self> {
         let elements = elements(shape, tile);
         Ok(match shape.dtype {
-            KvDType::F32 => Elements::F32(zeros(elements)?),
-            KvDType::F16 => Elements::F16(zeros(elements)?),
-            KvDType::BF16 => Elements::BF16(zeros(elements)?),
-            KvDType::Int8 => Elements::Int8(zeros(elements)?),
-            KvDType::F8E4M3 => Elements::F8E4M3(zeros(elements)?),
+            KvDType::F32 => Elements::F32(source.take(elements)?),
+            KvDType::F16 => Elements::F16(source.take(elements)?),
+            KvDType::BF16 => Elements::BF16(source.take(elements)?),
+            KvDType::Int8 => Elements::Int8(source.take(elements)?),
+            KvDType::F8E4M3 => Elements::F8E4M3(source.take(elements)?),
         })
     }
 }
@@ -111,49 +105,6 @@ impl Elements {
 fn elements(shape: &KvShape, tile: usize) -> usize {
     let factors = [shape.layers, shape.blocks, shape.kv_heads, tile];
     factors.into_iter().try_fold(1usize, usize::checked_mul).unwrap_or(usize::MAX)
-}
-
-/// Zeros, or an error where `vec!` would abort. `vec!` itself takes untouched pages, which cost nothing until used.
-fn zeros<T: Zero>(elements: usize) -> Result<Vec<T>> {
-    let refused = |_| DeviceError::OutOfMemory {
-        device: "cpu".into(),
-        bytes: elements.saturating_mul(size_of::<T>()),
-        purpose: "the KV cache".into(),
-    };
-    Vec::<T>::new().try_reserve_exact(elements).map_err(refused)?;
-    let mut zeros = T::zeros(elements);
-    // Blocks of a sequence lie anywhere: with small pages each costs a walk through the tables of pages.
-    ask_for_large(&mut zeros);
-    Ok(zeros)
-}
-
-/// Numbers for which `vec![0; n]` asks the system for zeroed pages.
-trait Zero: Sized {
-    fn zeros(count: usize) -> Vec<Self>;
-}
-
-impl Zero for f32 {
-    fn zeros(count: usize) -> Vec<f32> {
-        vec![0.0; count]
-    }
-}
-
-impl Zero for u16 {
-    fn zeros(count: usize) -> Vec<u16> {
-        vec![0; count]
-    }
-}
-
-impl Zero for u8 {
-    fn zeros(count: usize) -> Vec<u8> {
-        vec![0; count]
-    }
-}
-
-impl Zero for i8 {
-    fn zeros(count: usize) -> Vec<i8> {
-        vec![0; count]
-    }
 }
 
 /// How the elements of a cache are read and written.

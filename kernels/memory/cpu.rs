@@ -5,7 +5,7 @@ use std::{borrow::Cow, ops::Range};
 use super::Memory;
 use crate::{
     Batch, KvShape, Matrix, Result,
-    cpu::{Cpu, KvCache, Tensor, Weight},
+    cpu::{Cpu, KvCache, Tensor, Weight, lasting::Source},
     rotary::{Angles, Turns},
 };
 
@@ -63,6 +63,6 @@ impl Memory for Cpu {
     }
 
     fn kv_cache(&self, shape: KvShape) -> Result<KvCache> {
-        KvCache::new(shape)
+        KvCache::new(shape, self.kv_memory.clone().map_or(Source::Own, |file| Source::File(file, 0)))
     }
 }

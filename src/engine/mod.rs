@@ -70,6 +70,8 @@ pub struct EngineConfig {
     pub waiting_max: usize,
     /// Whether the KV of prefixes seen before is used again.
     pub prefix_caching: bool,
+    /// Whether what the ranks' caches hold outlives them, where somebody kills them from outside.
+    pub cache_outlives_ranks: bool,
     /// Most steps on their way to the ranks: two are worth while where ranks begin one before they have told of the last.
     pub steps_at_once: usize,
 }

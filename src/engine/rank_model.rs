@@ -50,6 +50,13 @@ impl RankModel {
         Self { block_size, last_step: 0, last_id: 0, sequences, cache, masks }
     }
 
+    /// Goes on with the cache of a rank that is gone. Where it is of another size, nothing of it is of use.
+    pub fn inherit(&mut self, before: Self) {
+        if before.cache.len() == self.cache.len() {
+            self.cache = before.cache;
+        }
+    }
+
     /// Does what a worker does with a frame, and panics where a worker could not.
     pub fn apply(&mut self, step: &Step) -> StepReport {
         assert_eq!(step.number, self.last_step + 1, "steps come one by one");

@@ -53,16 +53,19 @@ struct Asked {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (1..5usize, (1..20usize, 1..20usize), 1..6usize, any::<bool>(), 1..9usize, 1..3usize).prop_map(
-        |(block_size, tokens, sequences_max, prefix_caching, scored_max, embeddings_max)| Limits {
-            block_size,
-            batch_tokens_max: tokens.0,
-            prompt_tokens_beside: tokens.1,
-            sequences_max,
-            introduced_tokens_max: 0,
-            scored_max,
-            embeddings_max,
-            prefix_caching,
+    (1..5usize, (1..20usize, 1..20usize), 1..6usize, any::<[bool; 2]>(), 1..9usize, 1..3usize).prop_map(
+        |(block_size, tokens, sequences_max, [prefix_caching, cache_outlives_ranks], scored_max, embeddings_max)| {
+            Limits {
+                cache_outlives_ranks,
+                block_size,
+                batch_tokens_max: tokens.0,
+                prompt_tokens_beside: tokens.1,
+                sequences_max,
+                introduced_tokens_max: 0,
+                scored_max,
+                embeddings_max,
+                prefix_caching,
+            }
         },
     )
 }
@@ -124,6 +127,8 @@ struct Play {
     rank: RankModel,
     /// Whether the group is up.
     up: bool,
+    /// Whether what its cache held outlives it.
+    kept: bool,
     reports: Vec<StepReport>,
     requests: Vec<NewRequest>,
     cancelled: HashSet<usize>,
@@ -150,6 +155,7 @@ impl Play {
             scheduler,
             rank,
             up: true,
+            kept: false,
             reports: Vec::new(),
             requests: Vec::new(),
             cancelled: HashSet::new(),
@@ -219,6 +225,7 @@ impl Play {
         assert_eq!((self.scheduler.running(), self.scheduler.steps_in_flight()), (0, 0));
         self.poisonous.extend(poisonous.iter().map(|sequence| sequence.key.0 as usize));
         self.reports.clear();
+        self.kept = self.world.limits.cache_outlives_ranks && !suspicious && (self.up || self.kept);
         self.up = false;
         self.hear();
     }
@@ -227,7 +234,10 @@ impl Play {
     fn start_group(&mut self, blocks: usize) {
         if !std::mem::replace(&mut self.up, true) {
             self.scheduler.group_up(blocks);
-            self.rank = RankModel::new(blocks, self.world.limits.block_size);
+            let before = std::mem::replace(&mut self.rank, RankModel::new(blocks, self.world.limits.block_size));
+            if self.kept {
+                self.rank.inherit(before);
+            }
         }
     }
 
@@ -404,6 +414,7 @@ fn play(blocks: usize, batch_tokens_max: usize, requests: &[NewRequest]) -> Play
         scored_max,
         embeddings_max,
         prefix_caching,
+        cache_outlives_ranks: false,
     };
     let mut play = Play::new(World { limits, blocks, model_len_max: 100, ahead: 1, late: Vec::new() });
     requests.iter().for_each(|request| arrive(&mut play, request.clone()));

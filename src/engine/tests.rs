@@ -40,6 +40,7 @@ fn config() -> EngineConfig {
         model_len_max: MODEL_LEN_MAX,
         waiting_max: 4,
         prefix_caching: true,
+        cache_outlives_ranks: false,
         steps_at_once: 2,
     }
 }

@@ -304,6 +304,7 @@ fn engine(flags: &ServeFlags, decision: Decision, device: &DeviceChoice) -> Engi
         waiting_max: usize::try_from(flags.scheduler_max_size)
             .unwrap_or_else(|_| (flags.max_concurrency as usize).max(1024) * 2),
         prefix_caching: flags.prefix_caching(),
+        cache_outlives_ranks: matches!(device, DeviceChoice::Cpu),
         steps_at_once: if runs_ahead { 2 } else { 1 },
     }
 }
@@ -317,6 +318,7 @@ fn supervisor(
 ) -> SupervisorConfig {
     SupervisorConfig {
         worker: WorkerConfig {
+            kv_memory: None,
             rank: 0,
             world_size: flags.loading.world_size(),
             weights: flags.loading.weights(),

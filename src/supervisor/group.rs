@@ -16,6 +16,7 @@ use workers::{
 use super::{
     CorePlan, SupervisorConfig,
     cause::Fate,
+    kv_memory::KvMemory,
     process::{StartError, Worker},
     ranks::LinkRanks,
     rings::link_config,
@@ -42,13 +43,15 @@ impl Group {
     pub fn start(
         config: &SupervisorConfig,
         plan: &CorePlan,
+        kv_memory: &KvMemory,
         epoch: u64,
         on_exit: impl Fn(usize) + Clone + Send + 'static,
     ) -> Result<(Self, LinkRanks), StartError> {
         let link = ServerLink::create(&link_config(&config.worker, config.model, epoch))?;
         let mut group = Self { epoch, workers: Vec::new(), vitals: link.vitals, names: link.names, deaths: Vec::new() };
         for rank in 0..config.worker.world_size {
-            let worker_config = worker_config(&config.worker, plan, &group, rank);
+            let template = WorkerConfig { kv_memory: kv_memory.path_for(rank), ..config.worker.clone() };
+            let worker_config = worker_config(&template, plan, &group, rank);
             let on_exit = on_exit.clone();
             group.workers.push(Worker::start(&worker_config, config, move || on_exit(rank))?);
         }

@@ -8,12 +8,16 @@ use std::{
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::sync::mpsc::UnboundedSender;
-use workers::link::vitals::{RankState, Vitals};
+use workers::{
+    link::vitals::{RankState, Vitals},
+    worker::DeviceChoice,
+};
 
 use super::{
     AvailableCores, CorePlan, Event, Outcome, SupervisorConfig,
     cause::root_cause,
     group::Group,
+    kv_memory::KvMemory,
     leftovers,
     loading::LoadingDisplay,
     ranks::LinkRanks,
@@ -77,10 +81,15 @@ impl Life {
             tracing::info!("removed {swept} shared-memory segments that a killed server had left");
         }
         let plan = self.core_plan();
+        let ranks = if self.config.worker.device == DeviceChoice::Cpu { self.config.worker.world_size } else { 0 };
+        let kv_memory = match KvMemory::for_ranks(ranks) {
+            Ok(kv_memory) => kv_memory,
+            Err(error) => return self.tell(Outcome::LoadFailed(format!("no memory for the KV cache: {error}"))),
+        };
         let (born, mut policy) = (Instant::now(), RestartPolicy::new(self.config.restarts_max));
         let mut was_ready = false;
         for epoch in 0.. {
-            let (end, served) = self.one_epoch(epoch, &plan);
+            let (end, served) = self.one_epoch(epoch, &plan, &kv_memory);
             let End::Broken(GroupEnd { reason, .. }) = end else { return };
             was_ready |= served.is_some();
             if !was_ready {
@@ -109,10 +118,10 @@ impl Life {
     }
 
     /// One start of the group, from its birth until nothing is left of it; and how it served, if it was ready.
-    fn one_epoch(&self, epoch: u64, plan: &CorePlan) -> (End, Option<Served>) {
+    fn one_epoch(&self, epoch: u64, plan: &CorePlan, kv_memory: &KvMemory) -> (End, Option<Served>) {
         let exits = self.exits.clone();
         let on_exit = move |rank| drop(exits.send(Event::Exited { epoch, rank }));
-        let (mut group, ranks) = match Group::start(&self.config, plan, epoch, on_exit) {
+        let (mut group, ranks) = match Group::start(&self.config, plan, kv_memory, epoch, on_exit) {
             Ok(started) => started,
             Err(error) => return (End::Broken(error.to_string().into()), None),
         };

@@ -99,6 +99,7 @@ mod tests {
 
     fn config(max_model_len: usize, batch_tokens_max: usize, sequences_max: usize) -> WorkerConfig {
         WorkerConfig {
+            kv_memory: None,
             rank: 0,
             world_size: 1,
             weights: WeightOptions::default(),

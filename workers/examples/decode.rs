@@ -78,6 +78,7 @@ fn decode<'a>(numbers: [&str; 3], model: impl Fn(usize) -> (&'a str, Option<Quan
     };
     let mut link = ServerLink::create(&link).expect("shared memory");
     let config = |rank| WorkerConfig {
+        kv_memory: None,
         rank,
         world_size: ranks,
         epoch: 0,

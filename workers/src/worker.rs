@@ -6,7 +6,9 @@ mod fault;
 
 use std::convert::Infallible;
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{BufRead, Read, Write, stderr, stdin};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -99,7 +101,7 @@ fn live(config: &WorkerConfig, ends: Ends<'_>, meeting: Arc<Segment>) -> Result<
     vitals.phase(Phase::Load);
     let group = join(config, meeting)?;
     match &config.device {
-        DeviceChoice::Cpu => compute(cpu(config, group), config, ends),
+        DeviceChoice::Cpu => compute(cpu(config, group)?, config, ends),
         DeviceChoice::Cuda(choice) => {
             child::keep_to(&config.cores); // before there are other threads: they do as this one
             compute(cuda(config, choice, group)?, config, ends)
@@ -229,10 +231,16 @@ impl Steps<'_> {
     }
 }
 
-fn cpu(config: &WorkerConfig, group: Group) -> Cpu {
+fn cpu(config: &WorkerConfig, group: Group) -> Result<Cpu, WorkerError> {
     let WorkerConfig { threads, spin, .. } = *config;
     let exact = config.weights.plain == Some(PlainType::F32);
-    Cpu::new(CpuConfig { threads, cores: config.cores.clone(), spin, exact, ..CpuConfig::default() }, group)
+    let open = |path: &PathBuf| match File::options().read(true).write(true).open(path) {
+        Ok(file) => Ok(Arc::new(file)),
+        Err(source) => Err(WorkerError::KvMemory { path: path.clone(), source }),
+    };
+    let kv_memory = config.kv_memory.as_ref().map(open).transpose()?;
+    let cores = config.cores.clone();
+    Ok(Cpu::new(CpuConfig { threads, cores, spin, exact, kv_memory, ..CpuConfig::default() }, group))
 }
 
 fn cuda(config: &WorkerConfig, choice: &CudaChoice, group: Group) -> Result<Cuda, DeviceError> {

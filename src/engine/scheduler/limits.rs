@@ -24,6 +24,8 @@ pub struct Limits {
     pub embeddings_max: usize,
     /// Whether cached prefixes are used.
     pub prefix_caching: bool,
+    /// Whether they are in the cache of the next group still, where somebody killed the last one from outside.
+    pub cache_outlives_ranks: bool,
 }
 
 impl Limits {
@@ -38,6 +40,7 @@ impl Limits {
             scored_max: SCORED_MAX,
             embeddings_max: EMBEDDINGS_MAX,
             prefix_caching: config.prefix_caching,
+            cache_outlives_ranks: config.cache_outlives_ranks,
         }
     }
 }

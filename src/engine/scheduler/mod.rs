@@ -135,10 +135,17 @@ impl Scheduler {
         self.events.drain(..)
     }
 
-    /// A group of ranks with so many empty blocks takes the place of the last one. Nothing runs at that moment.
+    fn empty_blocks(&self, total: usize) -> BlockPool {
+        BlockPool::new(total, self.limits.block_size, self.limits.prefix_caching)
+    }
+
+    /// A group of ranks with so many blocks takes the place of the last one. They are empty, unless they outlived that one.
+    /// Nothing runs at that moment.
     pub fn group_up(&mut self, kv_blocks: usize) {
         assert!(self.running.is_empty() && self.in_flight.is_empty(), "the group before this one was taken down");
-        self.blocks = BlockPool::new(kv_blocks, self.limits.block_size, self.limits.prefix_caching);
+        if self.blocks.total() != kv_blocks {
+            self.blocks = self.empty_blocks(kv_blocks);
+        }
         self.last_step = 0;
         for sequence in std::mem::take(&mut self.waiting) {
             self.submit(sequence);
@@ -152,7 +159,9 @@ impl Scheduler {
         let computed: HashSet<RequestKey> = on_their_way.map(|part| part.urgency.key).collect();
         self.forgotten.clear();
         self.deferred.clear();
-        self.blocks = BlockPool::new(0, self.limits.block_size, self.limits.prefix_caching);
+        // What a settled step had computed was complete on every rank. Whatever made ranks fail may have spoiled it, but not
+        // who killed one.
+        let cache_is_lost = is_suspicious || !self.limits.cache_outlives_ranks;
         let mut poisonous = Vec::new();
         let died_of =
             |sequence: &mut Sequence| is_suspicious && computed.contains(&sequence.key) && sequence.killed_group();
@@ -161,13 +170,16 @@ impl Scheduler {
         let waited = std::mem::take(&mut self.waiting).into_iter().map(|sequence| (sequence, 0));
         let ran = std::mem::take(&mut self.running).into_iter().map(|sequence| (sequence, 1));
         for (mut sequence, replays) in waited.chain(ran) {
-            sequence.restart();
+            self.blocks.release(&sequence.restart());
             if died_of(&mut sequence) {
                 poisonous.push(sequence);
             } else {
                 self.counts.replays += replays;
                 self.wait(sequence);
             }
+        }
+        if cache_is_lost {
+            self.blocks = self.empty_blocks(0);
         }
         self.counts.poisonous += poisonous.len() as u64;
         poisonous

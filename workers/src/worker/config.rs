@@ -67,6 +67,8 @@ pub struct WorkerConfig {
     pub kv_blocks: Option<usize>,
     /// Storage format of keys and values.
     pub kv_dtype: KvDType,
+    /// On the CPU a file that the KV cache is to lie in, so that it outlives this process; none: in its own memory.
+    pub kv_memory: Option<PathBuf>,
     /// Compute threads of this rank.
     pub threads: usize,
     /// On the CPU the cores to pin them to, one per thread; beside a GPU those that all threads keep to; empty: any.

@@ -1,5 +1,7 @@
 //! Why a worker ends.
 
+use std::path::PathBuf;
+
 use kernels::{DeviceError, group::JoinError};
 use thiserror::Error;
 
@@ -16,6 +18,14 @@ pub enum WorkerError {
     /// It could not become the process it is to be.
     #[error("cannot set up the worker process: {0}")]
     Process(#[from] std::io::Error),
+    /// The memory that the server keeps for it.
+    #[error("the memory for the KV cache ({}) cannot be opened: {source}", .path.display())]
+    KvMemory {
+        /// Where it was to be.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The link.
     #[error(transparent)]
     Link(#[from] LinkError),

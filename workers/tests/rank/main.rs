@@ -39,6 +39,7 @@ const MARGIN_MIN: f64 = 5e-3;
 
 fn config(model: &str, rank: usize, world_size: usize) -> WorkerConfig {
     WorkerConfig {
+        kv_memory: None,
         rank,
         world_size,
         weights: WeightOptions::default(),
