@@ -62,14 +62,14 @@ impl Clients {
         {
             self.deadlines.remove(&(deadline, key));
         }
+        // Counted before it is sent: whoever reads it subtracts.
+        let is_behind = client.flow.tell();
         let fails = matches!(event, Event::Failed(_));
         if !fails && !matches!(event, Event::Finished(_)) {
-            let is_behind = client.flow.tell();
             return client.events.send(event).is_ok() && is_behind;
         }
         if let Some(client) = self.close(key) {
             self.board.failed_total.fetch_add(u64::from(fails), Relaxed);
-            client.flow.tell();
             let _ = client.events.send(event);
         }
         false

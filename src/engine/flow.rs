@@ -7,7 +7,7 @@ use std::sync::{
 };
 
 /// Events that may wait for a reader. Sockets hold thousands more: only who reads much slower than tokens come gets here.
-pub(super) const UNREAD_MAX: usize = 256;
+const UNREAD_MAX: usize = 256;
 /// With so few waiting, it has caught up.
 const CAUGHT_UP: usize = 64;
 

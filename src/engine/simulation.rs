@@ -322,8 +322,8 @@ impl Play {
         assert!(self.world.ahead > 1 || !preempted || !admits, "no admission in a step that preempts");
     }
 
-    /// Turns until all is done, with readers who have caught up. The most urgent gets a token in each, unless it is held; and none computes anything again
-    /// but for a more urgent one.
+    /// Turns until all is done, with readers who have caught up. The most urgent gets a token in each, unless it is held;
+    /// and none computes anything again but for a more urgent one.
     fn finish(&mut self) {
         let lengths: usize =
             self.requests.iter().map(|request| request.prompt.len() + request.max_tokens as usize).sum();

@@ -50,8 +50,8 @@ impl Group {
         let link = ServerLink::create(&link_config(&config.worker, config.model, epoch))?;
         let mut group = Self { epoch, workers: Vec::new(), vitals: link.vitals, names: link.names, deaths: Vec::new() };
         for rank in 0..config.worker.world_size {
-            let template = WorkerConfig { kv_memory: kv_memory.path_for(rank), ..config.worker.clone() };
-            let worker_config = worker_config(&template, plan, &group, rank);
+            let worker_config = worker_config(&config.worker, plan, &group, rank);
+            let worker_config = WorkerConfig { kv_memory: kv_memory.path_for(rank), ..worker_config };
             let on_exit = on_exit.clone();
             group.workers.push(Worker::start(&worker_config, config, move || on_exit(rank))?);
         }

@@ -16,17 +16,18 @@
 //! recomputes what the prefix cache doesn't know any more.
 //!
 //! When the group of ranks dies, the running sequences wait again, in their places, with the tokens they have: the next
-//! group computes them anew, and each continues where it was. Unless somebody killed it from outside, those that a step on its
-//! way computed are suspects, until a settled step has computed more of them than any had before. One suspect is computed at a time, so that the next death tells
-//! which of them it was: **one that is computed at two deaths, and came no further between them, is poisonous**, and ends.
+//! group computes them anew, but for what is in a cache that outlived the last one, and each continues where it was. Unless
+//! somebody killed the group from outside, those that a step on its way computed are suspects, until a settled step has
+//! computed more of them than any had before. One suspect is computed at a time, so that the next death tells which of them
+//! it was: **one that is computed at two deaths, and came no further between them, is poisonous**, and ends.
 //!
 //! **Nobody starves, unless by those who are more urgent.** Take a sequence W that waits while nobody more urgent does. As
 //! long as it waits, nobody is admitted, so that the running become fewer: the most urgent of them gets tokens in every
 //! step (or is held by its own guide only), is never preempted, because alone it always finds room, since none grows beyond
 //! the cache, and so it ends after finitely many steps. At the latest once nobody runs, W is admitted. A sequence may be
 //! preempted after that, but each time by one that is more urgent. Of equal priority those are only the finitely many that
-//! came before it: among equals, the running are at all times older than the waiting, those excepted that were paused. These come
-//! between as often as they were paused, and generate some hundreds of tokens each time: that, too, is finite.
+//! came before it: among equals, the running are at all times older than the waiting, those excepted that were paused. These
+//! come between as often as they were paused, and generate some hundreds of tokens each time: that, too, is finite.
 
 mod draft;
 mod limits;
@@ -212,9 +213,7 @@ impl Scheduler {
     /// Drops a sequence, wherever it is; one that has ended already is no error.
     pub fn cancel(&mut self, key: RequestKey) {
         if let Some(index) = self.running.iter().position(|sequence| sequence.key == key) {
-            let sequence = self.running.remove(index);
-            self.blocks.release(&sequence.blocks);
-            self.forgotten.push(sequence.id);
+            self.withdraw(index);
         } else {
             self.waiting.retain(|sequence| sequence.key != key);
             self.paused.retain(|sequence| sequence.key != key);
@@ -222,14 +221,19 @@ impl Scheduler {
         self.events.retain(|(other, _)| *other != key);
     }
 
+    /// Takes a running sequence from the ranks, and its blocks from it.
+    fn withdraw(&mut self, index: usize) -> Sequence {
+        let mut sequence = self.running.remove(index);
+        self.blocks.release(&sequence.restart());
+        self.forgotten.push(sequence.id);
+        sequence
+    }
+
     /// A sequence that has begun waits until [`Scheduler::resume`], without blocks; one that has ended is no error.
     pub fn pause(&mut self, key: RequestKey) {
         let is_it = |sequence: &Sequence| sequence.key == key && sequence.started;
         let sequence = if let Some(index) = self.running.iter().position(is_it) {
-            let mut sequence = self.running.remove(index);
-            self.blocks.release(&sequence.restart());
-            self.forgotten.push(sequence.id);
-            sequence
+            self.withdraw(index)
         } else if let Some(index) = self.waiting.iter().position(is_it)
             && let Some(sequence) = self.waiting.remove(index)
         {
@@ -369,10 +373,9 @@ impl Scheduler {
     /// Takes the blocks of the least urgent sequence, which has no part in this step yet; it waits. What it computed may
     /// still be found by prefix when it comes back.
     fn preempt_last(&mut self, draft: &mut Draft) {
-        let Some(mut sequence) = self.running.pop() else { return };
+        let Some(last) = self.running.len().checked_sub(1) else { return };
         draft.closed = true;
-        self.blocks.release(&sequence.restart());
-        self.forgotten.push(sequence.id);
+        let sequence = self.withdraw(last);
         self.wait(sequence);
         self.counts.preemptions += 1;
     }
