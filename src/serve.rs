@@ -35,7 +35,7 @@ use self::listening::{Listening, Ports};
 use crate::{
     api::{Accounts, Admission, Api, ApiKeys, OpenRequests, Rates, ResponseLimits, ResponseStore},
     config::ServeFlags,
-    engine::Engine,
+    engine::{Engine, EngineHandle},
     liveness::Liveness,
     monitor::{Monitor, Sources},
     supervisor::{Outcome, Supervisor, alarm},
@@ -49,8 +49,9 @@ const REFUSED: u8 = 2;
 /// The ranks could not be kept alive.
 const GAVE_UP: u8 = 3;
 
-/// Why there are no ranks where their supervisor does not tell.
-const SUPERVISOR_GONE: &str = "the supervisor has ended by itself";
+/// Why there are no ranks where nobody tells.
+const SUPERVISOR_GONE: &str = "the loop that watches the ranks has ended by itself; this is a bug";
+const ENGINE_GONE: &str = "the engine's loop has ended by itself; this is a bug";
 
 /// After the last word to the clients, how long the end of everything may take.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -125,14 +126,10 @@ fn http_threads(flags: &ServeFlags) -> usize {
 }
 
 /// Starts engine and supervisor; what HTTP needs of them, and what becomes of the ranks.
-pub fn start_computing(
-    flags: &ServeFlags,
-    keys: ApiKeys,
-    plan: Plan,
-) -> Result<(web::Data<Api>, UnboundedReceiver<Outcome>), String> {
+pub fn start_computing(flags: &ServeFlags, keys: ApiKeys, plan: Plan) -> Result<(web::Data<Api>, Fate), String> {
     let (alarm, alarms) = alarm();
     let engine = Engine::start(plan.engine.clone(), Box::new(move |reason| alarm.raise(reason)));
-    let (supervisor, fate) = Supervisor::start(plan.supervisor, engine.clone(), alarms)
+    let (supervisor, outcomes) = Supervisor::start(plan.supervisor, engine.clone(), alarms)
         .map_err(|error| format!("the supervisor's thread can't be started: {error}"))?;
     let supervisor = Arc::new(supervisor);
     let traces = plan.traces.as_ref().map(Traces::start).transpose()?;
@@ -167,6 +164,7 @@ pub fn start_computing(
         form_threads: Semaphore::new(cores),
         settings: plan.settings,
     };
+    let fate = Fate { outcomes, engine: api.engine.clone() };
     Ok((web::Data::new(api), fate))
 }
 
@@ -190,13 +188,27 @@ impl Signals {
     }
 }
 
-/// Waits until no ranks will come any more; why.
-async fn given_up(fate: &mut UnboundedReceiver<Outcome>) -> String {
-    loop {
-        match fate.recv().await {
-            Some(Outcome::Ready { .. }) => {}
-            Some(Outcome::LoadFailed(why) | Outcome::GaveUp(why)) => return why,
-            None => return SUPERVISOR_GONE.into(),
+/// What becomes of all that computes.
+pub struct Fate {
+    outcomes: UnboundedReceiver<Outcome>,
+    engine: EngineHandle,
+}
+
+impl Fate {
+    /// What happens next. Loops that end by themselves, because they panicked, are given up as ranks are.
+    async fn next(&mut self) -> Outcome {
+        tokio::select! {
+            outcome = self.outcomes.recv() => outcome.unwrap_or_else(|| Outcome::GaveUp(SUPERVISOR_GONE.into())),
+            () = self.engine.ended() => Outcome::GaveUp(ENGINE_GONE.into()),
+        }
+    }
+
+    /// Waits until no ranks will come any more; why.
+    async fn given_up(&mut self) -> String {
+        loop {
+            if let Outcome::LoadFailed(why) | Outcome::GaveUp(why) = self.next().await {
+                return why;
+            }
         }
     }
 }
@@ -204,7 +216,7 @@ async fn given_up(fate: &mut UnboundedReceiver<Outcome>) -> String {
 /// A server from its first answer to its last.
 struct Life {
     api: web::Data<Api>,
-    fate: UnboundedReceiver<Outcome>,
+    fate: Fate,
     signals: Signals,
     drain_limit: Duration,
     http: ServerHandle,
@@ -218,8 +230,8 @@ impl Life {
         let mut announced = false;
         loop {
             tokio::select! {
-                outcome = self.fate.recv() => match outcome {
-                    Some(Outcome::Ready { threads_per_rank, kv_blocks, epoch }) => {
+                outcome = self.fate.next() => match outcome {
+                    Outcome::Ready { threads_per_rank, kv_blocks, epoch } => {
                         self.notes.drain(..).for_each(|note| tracing::info!("{note}"));
                         tracing::info!(epoch, kv_blocks, threads_per_rank, "the ranks are ready");
                         self.api.admission.open();
@@ -229,15 +241,12 @@ impl Life {
                             listening.announce(&format!("{model}, {threads_per_rank} {plural} each"));
                         }
                     }
-                    Some(Outcome::LoadFailed(why)) => {
+                    Outcome::LoadFailed(why) => {
                         let code = self.end(REFUSED, None).await;
                         refuse(&why);
                         return code;
                     }
-                    Some(Outcome::GaveUp(why)) => {
-                        return self.give_up(why).await;
-                    }
-                    None => return self.give_up(SUPERVISOR_GONE.into()).await,
+                    Outcome::GaveUp(why) => return self.give_up(why).await,
                 },
                 () = self.signals.next() => {
                     return match self.drain().await {
@@ -261,13 +270,13 @@ impl Life {
             }
         };
         tokio::select! {
-            biased;
+            biased; // those inside who were told that they won't be served leave, too
+            why = self.fate.given_up() => return Some(why),
             done = timeout(self.drain_limit, empty) => match done {
                 Ok(()) => tracing::info!("drained"),
                 Err(_) => tracing::warn!(inside = self.api.admission.inside(), "the drain limit is reached"),
             },
             () = self.signals.next() => tracing::warn!("a second signal: ending at once"),
-            why = given_up(&mut self.fate) => return Some(why),
         }
         None
     }

@@ -38,7 +38,7 @@ use std::{
 
 use crossbeam::channel::{Receiver, Sender};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use workers::worker::WorkerConfig;
+use workers::{fault::Fault, worker::WorkerConfig};
 
 use self::{life::Life, status::Status};
 use crate::{config::LogFormat, engine::EngineHandle};
@@ -69,6 +69,8 @@ pub struct SupervisorConfig {
     pub stall_timeout: Duration,
     /// Restarts within ten minutes before it gives up.
     pub restarts_max: usize,
+    /// What tests want to go wrong in the supervisor's loop.
+    pub fault: Option<Fault>,
 }
 
 /// What the server must know of the workers' fate. `Ready` comes once per start of the group; nothing follows the

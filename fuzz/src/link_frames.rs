@@ -70,6 +70,7 @@ fn settle(reports: VecDeque<StepReport>) {
         waiting_max: 0,
         prefix_caching: true,
         steps_at_once: 1,
+        fault: None,
     };
     let (broken, told) = channel();
     let engine = Engine::start(config, Box::new(move |_| broken.send(()).unwrap_or_default()));

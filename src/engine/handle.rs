@@ -11,7 +11,7 @@ use std::{
 use crossbeam::channel::Sender;
 use tokio::sync::{
     mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    oneshot,
+    oneshot, watch,
 };
 
 use super::{
@@ -63,6 +63,8 @@ struct Inner {
     commands: Sender<Command>,
     next_key: AtomicU64,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Closed once the loop has ended.
+    running: watch::Receiver<()>,
 }
 
 impl EngineHandle {
@@ -71,9 +73,10 @@ impl EngineHandle {
         board: Arc<Board>,
         commands: Sender<Command>,
         thread: JoinHandle<()>,
+        running: watch::Receiver<()>,
     ) -> Self {
         let (next_key, thread) = (AtomicU64::new(1), Mutex::new(Some(thread)));
-        Self { inner: Arc::new(Inner { config, board, commands, next_key, thread }) }
+        Self { inner: Arc::new(Inner { config, board, commands, next_key, thread, running }) }
     }
 
     /// Queues a request. Its events come from the stream; dropping the stream cancels it.
@@ -146,6 +149,12 @@ impl EngineHandle {
         let (sender, sign) = oneshot::channel();
         self.tell(Command::GiveSign(sender));
         sign
+    }
+
+    /// Comes when the loop has ended, in order or by a panic.
+    pub async fn ended(&self) {
+        // Nothing is ever sent.
+        let _ = self.inner.running.clone().changed().await;
     }
 
     /// The counters now. Cheap: two dozen relaxed loads.

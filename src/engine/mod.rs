@@ -22,6 +22,7 @@ mod stats;
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     ops::ControlFlow,
     sync::{Arc, atomic::Ordering::Relaxed},
     thread,
@@ -32,6 +33,8 @@ use crossbeam::{
     channel::{Receiver, at, never, unbounded},
     select,
 };
+use tokio::sync::watch;
+use workers::fault::Fault;
 
 use self::{
     clients::Clients,
@@ -52,6 +55,9 @@ pub use self::{
 
 /// How long the loop waits for a report before it looks at its commands: a group's end is noticed within this.
 const COLLECT_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// Most requests that one line of the log names.
+const NAMED_MAX: usize = 8;
 
 /// The engine's bounds, fixed at its start. All are at least one, `waiting_max` excepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +80,8 @@ pub struct EngineConfig {
     pub cache_outlives_ranks: bool,
     /// Most steps on their way to the ranks: two are worth while where ranks begin one before they have told of the last.
     pub steps_at_once: usize,
+    /// What tests want to go wrong in the loop.
+    pub fault: Option<Fault>,
 }
 
 /// Told that the ranks answered nonsense or not at all, in words for the log. Called on the engine's thread: keep it short.
@@ -102,8 +110,13 @@ impl Engine {
         let clients = Clients::new(board.clone());
         let (ranks, guides, shared, own) = (None, Guides::start(), board.clone(), config.clone());
         let engine = Self { config: own, scheduler, ranks, clients, guides, commands, stuck: false, board, on_broken };
-        let thread = thread::Builder::new().name("sw-engine".into()).spawn(move || engine.run());
-        EngineHandle::new(config, shared, sender, thread.expect("the system can start a thread"))
+        let (alive, running) = watch::channel(());
+        let life = move || {
+            let _alive = alive; // closed by whatever ends this thread
+            engine.run();
+        };
+        let thread = thread::Builder::new().name("sw-engine".into()).spawn(life);
+        EngineHandle::new(config, shared, sender, thread.expect("the system can start a thread"), running)
     }
 
     /// The whole server in one loop. What a step gave is delivered while the ranks compute the next one.
@@ -153,6 +166,9 @@ impl Engine {
 
     /// Waits for a command, a guide or a deadline. Breaks where nobody is left who could give a command.
     fn wait(&mut self) -> ControlFlow<()> {
+        if self.ranks.is_some() {
+            self.config.fault.iter().for_each(|fault| fault.strike_idle());
+        }
         let deadline = self.clients.next_deadline().map_or_else(never, at);
         select! {
             recv(self.commands) -> command => match command {
@@ -218,6 +234,7 @@ impl Engine {
         while bears_another(&self.scheduler) && self.scheduler.schedule() {
             self.scheduler.choosing().for_each(|sequence| self.guides.ask(sequence));
             if let Some(step) = self.scheduler.last_step() {
+                self.config.fault.iter().for_each(|fault| fault.strike_at(step));
                 ranks.publish(step)?;
             }
             self.board.note_progress();
@@ -287,6 +304,7 @@ impl Engine {
             return;
         }
         self.guides.publish_to(None);
+        let computing = names(self.scheduler.in_flight().map(|sequence| sequence.request_id.as_str()).collect());
         let replays = self.scheduler.counts.replays;
         let poisonous = self.scheduler.group_down(*is_suspicious);
         let (replayed, waiting) = (self.scheduler.counts.replays - replays, self.scheduler.waiting());
@@ -297,7 +315,7 @@ impl Engine {
             tracing::error!(request = sequence.request_id, reason, "twice the ranks were lost over it: it is given up");
             self.clients.tell(sequence.key, Event::Failed(Failure::Poisonous(reason.clone())));
         }
-        tracing::warn!(replayed, waiting, "the ranks are gone: whoever ran goes on with the next ones");
+        tracing::warn!(replayed, waiting, computing, "the ranks are gone: whoever ran goes on with the next ones");
     }
 
     /// No group will come any more: what had begun fails for want of it.
@@ -312,6 +330,15 @@ impl Engine {
         tracing::error!(reason, "the group of ranks is of no use any more");
         self.group_down(&reason.as_str().into());
         (self.on_broken)(reason);
+    }
+}
+
+/// Requests for one line of a log.
+fn names(requests: BTreeSet<&str>) -> String {
+    let named = requests.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(" ");
+    match requests.len().saturating_sub(NAMED_MAX) {
+        0 => named,
+        more => format!("{named} and {more} more"),
     }
 }
 

@@ -1,10 +1,13 @@
 //! Logs: to standard error for people, to `server.log` for later. No text of a prompt or an answer is ever logged.
 
 use std::{
+    any::Any,
     fs::{OpenOptions, create_dir_all},
     io::{IsTerminal, stderr},
+    panic::{self, PanicHookInfo},
     path::Path,
     sync::Mutex,
+    thread,
 };
 
 use tracing::Subscriber;
@@ -33,7 +36,23 @@ pub fn start(folder: &Path, format: LogFormat) -> Result<(), String> {
     let terminal = layer(stderr, stderr().is_terminal(), format);
     // Only a second server in one process could be too late, and there's none.
     let _ = tracing_subscriber::registry().with(terminal).with(layer(Mutex::new(file), false, format)).try_init();
+    panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// A panic as one line. Its words may quote a prompt, unless they stand in our own code as they are: such are for who asks
+/// to debug.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let message = panic.payload_as_str().unwrap_or("no words");
+    tracing::error!(thread = thread.name().unwrap_or("?"), place, "panicked{}", said(panic.payload()));
+    tracing::debug!(place, message, "what the panic said");
+}
+
+/// The words of a panic that quote nothing.
+fn said(payload: &dyn Any) -> String {
+    payload.downcast_ref::<&'static str>().map_or_else(String::new, |literal| format!(": {literal}"))
 }
 
 /// Lines for one place.

@@ -8,6 +8,7 @@ use std::{
 
 use workers::{
     KvDType,
+    fault::{Fault, Place},
     gpus::{self, Gpu},
     layers::{Inventory, Shard},
     link::step::Pooling,
@@ -79,8 +80,11 @@ impl Plan {
         Ok(Self {
             model: served_model(flags, &path, &checkpoint, text, decision),
             settings: settings(flags),
-            engine: engine(flags, decision, &hardware.device),
-            supervisor: supervisor(flags, path, checkpoint.config(), decision, hardware),
+            engine: EngineConfig { fault: Fault::ordered(Place::Engine)?, ..engine(flags, decision, &hardware.device) },
+            supervisor: SupervisorConfig {
+                fault: Fault::ordered(Place::Supervisor)?,
+                ..supervisor(flags, path, checkpoint.config(), decision, hardware)
+            },
             traces,
             labels: labels(flags, decision),
             warnings,
@@ -306,6 +310,7 @@ fn engine(flags: &ServeFlags, decision: Decision, device: &DeviceChoice) -> Engi
         prefix_caching: flags.prefix_caching(),
         cache_outlives_ranks: matches!(device, DeviceChoice::Cpu),
         steps_at_once: if runs_ahead { 2 } else { 1 },
+        fault: None,
     }
 }
 
@@ -345,6 +350,7 @@ fn supervisor(
         library_path,
         stall_timeout: Duration::from_secs(flags.stall_timeout),
         restarts_max: flags.max_restarts as usize,
+        fault: None,
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::sync::mpsc::UnboundedSender;
 use workers::{
+    fault::Fault,
     link::vitals::{RankState, Vitals},
     worker::DeviceChoice,
 };
@@ -22,17 +23,13 @@ use super::{
     loading::LoadingDisplay,
     ranks::LinkRanks,
     restart::{Failed, RestartPolicy, Verdict},
-    stall::{is_stalled, tell_stall},
+    stall::{is_stalled, stall_in_loading, tell_stall},
     status::Status,
 };
 use crate::engine::{EngineHandle, EngineStats, GroupEnd};
 
 /// How often the vitals of a loading group are looked at.
 const LOADING_TICK: Duration = Duration::from_millis(20);
-
-/// A rank that reports no progress in loading for this long is given up. Its longest silence is one huge tensor from a
-/// slow disk.
-const LOADING_SILENCE_MAX: Duration = Duration::from_secs(120);
 
 /// After the first death: how long others may take to tell a cause that explains it.
 const GRACE: Duration = Duration::from_millis(300);
@@ -148,6 +145,7 @@ impl Life {
             }
             let vitals = group.vitals();
             display.show(&vitals);
+            self.config.fault.iter().for_each(|fault| fault.strike_loading());
             group.unlink_when_attached();
             if let Some(end) = self.loading_fault(group, &vitals) {
                 return Err(end);
@@ -164,10 +162,8 @@ impl Life {
         if let Some(rank) = vitals.iter().position(|vitals| vitals.state == RankState::Failed) {
             return Some(self.broken_by(group, rank));
         }
-        let silent = |vitals: &Vitals| {
-            vitals.state != RankState::Ready && Duration::from_millis(vitals.last_progress_ms) > LOADING_SILENCE_MAX
-        };
-        vitals.iter().any(silent).then(|| End::Broken(tell_stall(&group.pids(), vitals, LOADING_SILENCE_MAX).into()))
+        let silence = stall_in_loading(&group.pids(), vitals, self.config.stall_timeout)?;
+        Some(End::Broken(tell_stall(&group.pids(), vitals, silence).into()))
     }
 
     /// Hands the group to the engine and watches until something ends it.
@@ -184,9 +180,21 @@ impl Life {
             if let Some(rank) = vitals.iter().position(|vitals| vitals.state == RankState::Failed) {
                 return self.broken_by(group, rank);
             }
-            if is_stalled(&self.engine.stats(), &vitals, self.config.stall_timeout) {
+            let stats = self.engine.stats();
+            if let Some(fault) = self.config.fault {
+                self.strike(fault, &stats);
+            }
+            if is_stalled(&stats, &vitals, self.config.stall_timeout) {
                 return End::Broken(tell_stall(&group.pids(), &vitals, self.config.stall_timeout).into());
             }
+        }
+    }
+
+    /// Does what tests want to go wrong here, if its moment has come.
+    fn strike(&self, fault: Fault, stats: &EngineStats) {
+        match stats.steps_outstanding {
+            true => fault.strike_after(stats.steps_total),
+            false => fault.strike_idle(),
         }
     }
 

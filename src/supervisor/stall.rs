@@ -6,10 +6,29 @@ use workers::link::vitals::{Phase, RankState, Vitals};
 
 use crate::engine::EngineStats;
 
+/// Ranks that report no progress in loading for this long are given up. The longest silence that is no fault is one huge
+/// tensor from a slow disk.
+const LOADING_SILENCE_MAX: Duration = Duration::from_secs(120);
+
 /// Work is outstanding, and neither has a report come nor has any of these ranks moved for the limit.
 pub fn is_stalled(stats: &EngineStats, ranks: &[Vitals], limit: Duration) -> bool {
     let moved_ms = ranks.iter().map(|vitals| vitals.last_progress_ms).min().unwrap_or(0);
     stats.steps_outstanding && stats.since_progress.min(Duration::from_millis(moved_ms)) >= limit
+}
+
+/// For how long nothing has moved at the least, where ranks that load stand still: for a short while if one's process is
+/// stopped, for that never ends by itself, and else for longer than any tensor takes from a slow disk.
+pub fn stall_in_loading(pids: &[u32], ranks: &[Vitals], limit: Duration) -> Option<Duration> {
+    let is_loading = |vitals: &&Vitals| vitals.state != RankState::Ready;
+    let silence = |vitals: &Vitals| Duration::from_millis(vitals.last_progress_ms);
+    // Whoever has loaded waits for the others: only if none moves does nothing move.
+    let nobody_moved = ranks.iter().filter(is_loading).map(silence).min()?;
+    if nobody_moved > LOADING_SILENCE_MAX {
+        return Some(LOADING_SILENCE_MAX);
+    }
+    let limit = limit.min(LOADING_SILENCE_MAX);
+    let is_held = |(&pid, vitals): (&u32, &Vitals)| is_loading(&vitals) && silence(vitals) > limit && is_stopped(pid);
+    pids.iter().zip(ranks).any(is_held).then_some(limit)
 }
 
 /// A stall in one line, naming the rank that the others wait for.
@@ -78,6 +97,21 @@ mod tests {
         check(&[waiting(), vitals(7, Phase::Sample, 29_000), waiting()], &[false; 3], 1);
         check(&[waiting(), vitals(7, Phase::Forward, 31_000)], &[false; 2], 1);
         check(&[waiting(), vitals(6, Phase::Idle, 30_000)], &[true, false], 0);
+    }
+
+    #[test]
+    fn loading_stalls_where_nobody_moves() {
+        let own = std::process::id(); // runs
+        let check = |ranks: [(RankState, u64); 2], expected: Option<u64>| {
+            let ranks = ranks.map(|(state, silent_s)| Vitals { state, ..vitals(0, Phase::Load, silent_s * 1000) });
+            let stall = stall_in_loading(&[own, own], &ranks, Duration::from_secs(30));
+            assert_eq!(stall, expected.map(Duration::from_secs), "{ranks:?}");
+        };
+        check([(RankState::Loading, 40), (RankState::Loading, 100)], None);
+        check([(RankState::Loading, 1), (RankState::Loading, 500)], None); // one has loaded and waits for the other
+        check([(RankState::Loading, 121), (RankState::Loading, 500)], Some(120));
+        check([(RankState::Ready, 1), (RankState::Loading, 121)], Some(120));
+        check([(RankState::Ready, 500), (RankState::Ready, 500)], None);
     }
 
     #[test]

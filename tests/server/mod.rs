@@ -59,8 +59,25 @@ impl Server {
     }
 
     /// The same by a command that runs the binary, with logs in this folder.
-    pub fn start_by(mut command: Command, logs: tempfile::TempDir, arguments: &[&str]) -> Self {
-        let mut child = command
+    pub fn start_by(command: Command, logs: tempfile::TempDir, arguments: &[&str]) -> Self {
+        let mut server = Self::begin_by(command, logs, arguments);
+        let mut line = String::new();
+        let stdout = server.child.stdout.as_mut().expect("stdout is piped");
+        BufReader::new(stdout).read_line(&mut line).expect("stdout is read");
+        let base = line.strip_prefix("Shardwire is ready: ").and_then(|rest| rest.split_whitespace().next());
+        server.base = base.unwrap_or_else(|| panic!("no ready line, but {line:?}")).to_owned();
+        server
+    }
+
+    /// A start that nobody waits for: it may fail. Until then the server has no address.
+    pub fn begin_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shardwire"));
+        command.envs(variables.iter().copied());
+        Self::begin_by(command, tempfile::tempdir().expect("a temporary folder"), arguments)
+    }
+
+    fn begin_by(mut command: Command, logs: tempfile::TempDir, arguments: &[&str]) -> Self {
+        let child = command
             .args(["serve", "--host", "127.0.0.1", "--port", "0", "--log-dir"])
             .arg(logs.path())
             .args(arguments)
@@ -68,18 +85,7 @@ impl Server {
             .stderr(File::create(logs.path().join("stderr")).expect("a file for stderr"))
             .spawn()
             .expect("the binary starts");
-        let mut line = String::new();
-        let stdout = child.stdout.as_mut().expect("stdout is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("stdout is read");
-        let base = line
-            .strip_prefix("Shardwire is ready: ")
-            .and_then(|rest| rest.split_whitespace().next())
-            .unwrap_or_else(|| {
-                let said = std::fs::read_to_string(logs.path().join("stderr")).unwrap_or_default();
-                panic!("no ready line, but {line:?}; {said}")
-            })
-            .to_owned();
-        Self { child, base, logs }
+        Self { child, base: String::new(), logs }
     }
 
     /// Starts a server of a golden model.
@@ -135,12 +141,13 @@ impl Server {
 
     /// POST of any bytes: status and body.
     pub fn post_bytes(&self, path: &str, body: &[u8]) -> (u16, String) {
-        let mut response = agent()
-            .post(self.url(path))
-            .header("content-type", "application/json")
-            .send(body)
-            .expect("the server answers");
-        (response.status().as_u16(), response.body_mut().read_to_string().expect("a text body"))
+        self.try_post(path, body).expect("the server answers")
+    }
+
+    /// The same of a server that may not live to answer it.
+    pub fn try_post(&self, path: &str, body: &[u8]) -> Result<(u16, String), ureq::Error> {
+        let mut response = agent().post(self.url(path)).header("content-type", "application/json").send(body)?;
+        Ok((response.status().as_u16(), response.body_mut().read_to_string()?))
     }
 
     /// DELETE: status and JSON body.

@@ -17,6 +17,7 @@ pub use kernels::{
 pub mod batch;
 pub mod bench;
 mod child;
+pub mod fault;
 #[cfg(test)]
 #[path = "../../tests/fixtures/mod.rs"]
 mod fixtures;

@@ -2,7 +2,6 @@
 
 pub(crate) mod config;
 mod error;
-mod fault;
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -20,6 +19,7 @@ use kernels::group::{Group, Membership, Waiting};
 use kernels::{Backend, DeviceError};
 
 use crate::child;
+use crate::fault::{Fault, Place};
 use crate::link::report::StepReport;
 use crate::link::step::Step;
 use crate::link::vitals::{Phase, RankState};
@@ -28,8 +28,6 @@ use crate::masks::Masks;
 use crate::models::PlainType;
 use crate::rank::Rank;
 use crate::sensing;
-
-use self::fault::Fault;
 
 pub use config::{CudaChoice, DeviceChoice, WorkerConfig};
 pub use error::WorkerError;
@@ -58,7 +56,7 @@ pub fn run() -> ExitCode {
         Err(error) => return give_up("worker", &error),
     };
     let name = format!("rank {}", config.rank);
-    let fault = match Fault::ordered(config.rank, config.epoch) {
+    let fault = match Fault::ordered(Place::Rank { rank: config.rank, epoch: config.epoch }) {
         Ok(fault) => fault,
         Err(why) => return give_up(&name, &WorkerError::Config(why)),
     };
@@ -117,7 +115,12 @@ fn compute<B: Backend>(device: B, config: &WorkerConfig, ends: Ends<'_>) -> Resu
         sensing::watch(sensors, vitals.sensors());
     }
     let started = Instant::now();
-    let mut rank = Rank::load(device, config, &mut |share| vitals.loading(share))?;
+    let fault = ends.fault;
+    let mut tell_share = |share| {
+        vitals.loading(share);
+        fault.iter().for_each(|fault| fault.strike_loading());
+    };
+    let mut rank = Rank::load(device, config, &mut tell_share)?;
     vitals.loading(1.0);
     vitals.kv_blocks(rank.cache_shape().blocks);
     vitals.collective_wait(rank.device().collective_wait());

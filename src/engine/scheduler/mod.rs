@@ -114,6 +114,17 @@ impl Scheduler {
         self.in_flight.len()
     }
 
+    /// The sequences that unsettled steps compute.
+    pub fn in_flight(&self) -> impl Iterator<Item = &Sequence> {
+        let keys = self.keys_in_flight();
+        let all = self.running.iter().chain(&self.waiting).chain(&self.paused);
+        all.filter(move |sequence| keys.contains(&sequence.key))
+    }
+
+    fn keys_in_flight(&self) -> HashSet<RequestKey> {
+        self.in_flight.iter().flat_map(|published| &published.parts).map(|part| part.urgency.key).collect()
+    }
+
     /// The sequences that were admitted once, and have not ended.
     pub fn started(&self) -> Vec<RequestKey> {
         let all = self.running.iter().chain(&self.waiting).chain(&self.paused);
@@ -156,8 +167,8 @@ impl Scheduler {
     /// The ranks are gone, and what was computed with them. Whoever ran waits for the next group, except for those that
     /// turn out to be poisonous: they are the answer. Nobody is suspected of an end that isn't suspicious.
     pub fn group_down(&mut self, is_suspicious: bool) -> Vec<Sequence> {
-        let on_their_way = self.in_flight.drain(..).flat_map(|published| published.parts);
-        let computed: HashSet<RequestKey> = on_their_way.map(|part| part.urgency.key).collect();
+        let computed = self.keys_in_flight();
+        self.in_flight.clear();
         self.forgotten.clear();
         self.deferred.clear();
         // What a settled step had computed was complete on every rank. Whatever made ranks fail may have spoiled it, but not
