@@ -127,7 +127,7 @@ pub(crate) trait Tested: crate::Backend {
 impl Tested for crate::cpu::Cpu {
     /// To 16 bits, of the largest of 32 activations; an average one is half as large.
     fn rounding(&self, weight: DType) -> f32 {
-        if !self.exact && crate::matmul::Packed::takes(weight) { 1.0 / 32768.0 } else { 0.0 }
+        if !self.exact && crate::matmul::Packed::are_integers(weight) { 1.0 / 32768.0 } else { 0.0 }
     }
 }
 

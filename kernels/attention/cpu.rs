@@ -6,6 +6,7 @@
 //! query by query in the same order, so a query's result has the same bits in any company. Where there are too few tasks
 //! for the threads, partitions are computed apart and merged afterwards, by the same steps.
 
+mod lanes;
 mod part;
 mod sums;
 mod task;

@@ -62,7 +62,7 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// What the device computes products of a format in, whatever it stores.
 fn arithmetic(dtype: DType) -> Arithmetic {
-    if Packed::takes(dtype) { Arithmetic::Int16 } else { Arithmetic::F32 }
+    if Packed::are_integers(dtype) { Arithmetic::Int16 } else { Arithmetic::F32 }
 }
 
 impl Product {

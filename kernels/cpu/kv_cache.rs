@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use super::{
     lasting::{Lasting, Source},
-    simd::{LANES, Simd, e4m3},
+    simd::{LANES, Simd, Wide, e4m3},
 };
 use crate::{KvDType, KvShape, Result, matmul::encode_e4m3};
 
@@ -118,6 +118,13 @@ pub(crate) trait KvFormat {
     /// Eight of them.
     fn load<S: Simd>(simd: S, from: &[Self::Bits; LANES]) -> S::F;
 
+    /// Sixteen of them.
+    #[inline(always)]
+    fn load_wide<S: Simd>(simd: S, from: &[Self::Bits; 2 * LANES]) -> <S::Wide as Wide>::F {
+        let [lower, upper] = from.as_chunks().0 else { unreachable!("two halves") };
+        simd.wide().join([Self::load(simd, lower), Self::load(simd, upper)])
+    }
+
     /// A number rounded to an element.
     fn round(value: f32) -> Self::Bits;
 
@@ -146,6 +153,11 @@ impl KvFormat for KvF32 {
     #[inline(always)]
     fn load<S: Simd>(simd: S, from: &[f32; LANES]) -> S::F {
         simd.load(from)
+    }
+
+    #[inline(always)]
+    fn load_wide<S: Simd>(simd: S, from: &[f32; 2 * LANES]) -> <S::Wide as Wide>::F {
+        simd.wide().load(from)
     }
 
     fn round(value: f32) -> f32 {

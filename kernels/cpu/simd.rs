@@ -6,13 +6,17 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod byte_dots;
 mod portable;
+mod wide;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 pub(crate) use byte_dots::ByteDots;
 pub(crate) use portable::Portable;
+pub(crate) use wide::Wide;
 
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 8;
@@ -28,6 +32,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     type F: Copy;
     /// Eight i32.
     type I: Copy;
+    /// What it has for sixteen lanes.
+    type Wide: Wide<Eight = Self>;
+
+    fn wide(self) -> Self::Wide;
 
     /// Asks for the cache line at `address`, which may be anywhere: a hint has no effect but on time.
     fn prefetch(self, address: *const u8);
@@ -62,7 +70,6 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn words(self, from: &[u8; 32]) -> Self::I;
     fn store_int(self, value: Self::I, to: &mut [i32; 8]);
     fn add_int(self, a: Self::I, b: Self::I) -> Self::I;
-    fn sub_int(self, a: Self::I, b: Self::I) -> Self::I;
     /// Of numbers that are two signed integers of 16 bits each: the sum of both products.
     fn dot_pairs(self, a: Self::I, b: Self::I) -> Self::I;
     /// Of numbers that are four bytes each: `sum` and the four products of `a`'s, which have no sign, with `b`'s, which do.
@@ -338,7 +345,6 @@ mod tests {
                 simd.half_bytes(&[0, 0x3c, 0, 0xc0, 1, 0, 0xff, 0x7b, 0x55, 0x35, 0, 0x80, 0, 4, 0x48, 0x42]),
                 simd.bits(simd.and(simd.words(&std::array::from_fn(|at| at as u8 * 7)), simd.splat_int(0x3fff_ffff))),
                 simd.float(simd.add_int(int, simd.signed_bytes(&bytes))),
-                simd.float(simd.sub_int(int, simd.splat_int(77))),
                 simd.float(simd.dot_pairs(words(37), words(91))),
                 simd.float(simd.dot_quads(int, words(37), words(91))),
                 simd.float(simd.even_and_odd(words(91)).0),
@@ -358,10 +364,56 @@ mod tests {
         }
     }
 
+    struct EveryWide;
+
+    impl Kernel for EveryWide {
+        type Output = Vec<[f32; 16]>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Self::Output {
+            let wide = simd.wide();
+            let mut results = Vec::new();
+            let bytes: [u8; 16] = std::array::from_fn(|at| (at * 37 + 120) as u8);
+            let words = |step: usize| wide.words(&std::array::from_fn(|at| (at * step) as u8));
+            let (int, signed) = (wide.bytes(&bytes), wide.signed_bytes(&bytes));
+            let (a, b) = (wide.float(int), wide.float(signed));
+            let (even, odd) = wide.even_and_odd(words(91));
+            let lanes: [f32; 16] = std::array::from_fn(|at| at as f32 - 3.5);
+            for value in [
+                wide.load(&lanes),
+                wide.join([simd.splat(1.5), simd.load(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])]),
+                a,
+                b,
+                wide.add(a, b),
+                wide.sub(a, b),
+                wide.mul(a, b),
+                wide.fma(wide.splat(1.5), a, b),
+                wide.float(wide.add_int(int, signed)),
+                wide.float(wide.dot_pairs(words(37), words(91))),
+                wide.float(wide.dot_quads(int, words(37), words(91))),
+                wide.float(even),
+                wide.float(odd),
+                wide.float(wide.and(int, wide.splat_int(0x35))),
+                wide.float(wide.or(int, wide.splat_int(0x135))),
+                wide.float(wide.shift_left::<3>(int)),
+                wide.float(wide.shift_right::<3>(words(91))),
+                wide.bits(wide.shift_left::<22>(int)),
+                wide.half_bytes(&std::array::from_fn(|at| (at * 29 % 120) as u8)),
+            ] {
+                let mut lanes = [0.0; 16];
+                wide.store(value, &mut lanes);
+                results.push(lanes);
+            }
+            results
+        }
+    }
+
     #[test]
     fn instruction_sets_agree() {
-        let portable = Isa::Portable(Portable).run(Every);
-        assert_eq!(Isa::detect().run(Every), portable);
-        assert_eq!(Isa::without_avx512().run(Every), portable);
+        let (portable, portable_wide) = (Isa::Portable(Portable).run(Every), Isa::Portable(Portable).run(EveryWide));
+        for isa in [Isa::detect(), Isa::without_avx512()] {
+            assert_eq!(isa.run(Every), portable, "{}", isa.name());
+            assert_eq!(isa.run(EveryWide), portable_wide, "{}", isa.name());
+        }
     }
 }

@@ -94,7 +94,7 @@ impl Buffers {
 pub(crate) struct Piece<'a> {
     /// The matrix that stores them.
     pub(crate) part: &'a Matrix,
-    /// The same as integers, where it is packed.
+    /// The same rearranged, where it is packed.
     pub(crate) packed: Option<&'a Packed>,
     /// Their rows in it.
     pub(crate) rows: Range<usize>,
@@ -140,15 +140,18 @@ impl Weight {
 
     /// Packs the parts that can be, unless they are.
     pub(crate) fn pack(&self, team: &Team) {
-        self.packed.get_or_init(|| {
-            let can_be = |part: &Matrix| part.rows() > 0 && Packed::takes(part.dtype());
-            self.parts.iter().map(|part| can_be(part).then(|| Packed::new(part, team))).collect()
-        });
+        self.packed.get_or_init(|| self.parts.iter().map(|part| Packed::of(part, team)).collect());
     }
 
     /// Whether some part is packed.
     pub(crate) fn has_packed(&self) -> bool {
         self.packed.get().is_some_and(|packed| packed.iter().any(Option::is_some))
+    }
+
+    /// Whether some part is packed as integers.
+    pub(crate) fn has_integers(&self) -> bool {
+        let is_integers = |packed: &Option<Packed>| matches!(packed, Some(Packed::Integers(_)));
+        self.packed.get().is_some_and(|packed| packed.iter().any(is_integers))
     }
 
     /// Whether all parts are.

@@ -1,7 +1,7 @@
 //! Linear layers on the CPU.
 //!
-//! One order of arithmetic for every batch size, thread count and path. The formats of most models are multiplied as
-//! integers, for which they are rearranged when they are loaded ([`packed`]).
+//! One order of arithmetic for every batch size, thread count and path. What most models are stored in is rearranged when
+//! they are loaded: quantized weights, to be multiplied as integers ([`packed`]), and floats of 16 bits ([`halves`]).
 //!
 //! Of all others an output is one eight-lane chain of fused multiply-adds over the inputs (lane = input mod 8, the last
 //! eight padded with zeros), then one fixed tree over the lanes, then the bias. Few rows of `x` read the weights'
@@ -10,6 +10,7 @@
 
 mod decode;
 mod direct;
+mod halves;
 mod packed;
 mod panel;
 mod with_format;
@@ -21,23 +22,48 @@ use std::{
 
 pub(crate) use self::{
     decode::decode,
-    packed::{Packed, SIDE as PACKED_SIDE, Shorts},
+    packed::{SIDE as PACKED_SIDE, Shorts},
 };
 use self::{
     direct::Direct,
-    packed::PackedProduct,
+    halves::{Halves, HalvesProduct},
+    packed::{Integers, PackedProduct},
     panel::{PANEL_ROWS, SIDE, panel_outputs},
     with_format::with_format,
 };
 use super::MatMul;
 use crate::{
-    Matrix, Result,
+    DType, Matrix, Result,
     cpu::{
         Cpu, Piece, Split, Tensor, Weight,
         simd::{Isa, LANES, Simd},
+        team::Team,
     },
     memory::Memory,
 };
+
+/// A stored matrix, rearranged for its products: [`PACKED_SIDE`] outputs at a time.
+pub(crate) enum Packed {
+    Integers(Integers),
+    Halves(Halves),
+}
+
+impl Packed {
+    /// The matrix rearranged, if that's worth while.
+    pub(crate) fn of(matrix: &Matrix, team: &Team) -> Option<Self> {
+        match matrix {
+            matrix if matrix.rows() == 0 => None,
+            matrix if Self::are_integers(matrix.dtype()) => Some(Self::Integers(Integers::new(matrix, team))),
+            matrix if Halves::takes(matrix) => Some(Self::Halves(Halves::new(matrix, team))),
+            _ => None,
+        }
+    }
+
+    /// Whether weights of this format are multiplied as integers, so that activations are rounded.
+    pub(crate) fn are_integers(dtype: DType) -> bool {
+        Integers::takes(dtype)
+    }
+}
 
 impl MatMul for Cpu {
     fn scores(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -65,7 +91,7 @@ impl Cpu {
     /// What packed parts of `weight` are multiplied with: `x` in integers, if there are any.
     pub(crate) fn shorts(&self, x: &Tensor, weight: &Weight) -> Option<MutexGuard<'_, Shorts>> {
         self.prepare(weight);
-        weight.has_packed().then(|| {
+        weight.has_integers().then(|| {
             let mut shorts = self.shorts.lock().unwrap_or_else(PoisonError::into_inner);
             shorts.convert(x, self.isa, &self.team);
             shorts
@@ -197,10 +223,10 @@ impl Place<'_> {
 /// Rows `x` times rows `rows` of `part`.
 pub(crate) struct Product<'a> {
     pub(crate) x: Rows<'a>,
-    /// All rows of the tensor of `x`, in integers; there where the part is packed and `x` has all columns.
+    /// All rows of the tensor of `x`, in integers; there where the part is packed as integers.
     pub(crate) shorts: Option<&'a Shorts>,
     pub(crate) part: &'a Matrix,
-    /// The part as integers; `rows` begin with a multiple of [`PACKED_SIDE`] then.
+    /// The part rearranged; `rows` begin with a multiple of [`PACKED_SIDE`] then, and `x` has all columns.
     pub(crate) packed: Option<&'a Packed>,
     pub(crate) rows: Range<usize>,
     pub(crate) place: Place<'a>,
@@ -209,9 +235,13 @@ pub(crate) struct Product<'a> {
 impl Product<'_> {
     /// Each path, format and instruction set is compiled on its own: together they would be one vast function.
     pub(crate) fn run(&self, isa: Isa) {
-        if let (Some(shorts), Some(packed)) = (self.shorts, self.packed) {
-            let (outputs, place) = (self.rows.clone(), self.place);
-            return PackedProduct { x: shorts, picked: self.x.picked, weight: packed, outputs, place }.run(isa);
+        let (outputs, place) = (self.rows.clone(), self.place);
+        match (self.packed, self.shorts) {
+            (Some(Packed::Integers(weight)), Some(x)) => {
+                return PackedProduct { x, picked: self.x.picked, weight, outputs, place }.run(isa);
+            }
+            (Some(Packed::Halves(weight)), _) => return HalvesProduct { x: self.x, weight, outputs, place }.run(isa),
+            _ => {}
         }
         with_format!(self.part.dtype(), F => match self.x.count() {
             0 => {}
@@ -267,8 +297,13 @@ mod tests {
     }
 
     fn check_company(instructions: Instructions, dtype: DType) {
+        // Floats of an even row are rearranged.
+        let columns: &[usize] = if dtype.block_elements() == 1 { &[587, 586] } else { &[512] };
+        columns.iter().for_each(|&columns| check_company_of(instructions, dtype, columns));
+    }
+
+    fn check_company_of(instructions: Instructions, dtype: DType, columns: usize) {
         let mut samples = Samples::new(7);
-        let columns = if dtype.block_elements() == 1 { 587 } else { 512 };
         let parts = vec![samples.matrix(dtype, 203, columns), samples.matrix(dtype, 2, columns)];
         let x = samples.floats(40 * columns);
         let alone = Cpu::solo(1, instructions);

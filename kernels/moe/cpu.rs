@@ -107,7 +107,8 @@ impl Cpu {
     ) -> Tensor {
         let mut output = self.scratch(visits.tokens.len(), width);
         // Else some expert would begin within what is packed together.
-        let shorts = if width.is_multiple_of(PACKED_SIDE) { self.shorts(x, weight) } else { None };
+        let fits = width.is_multiple_of(PACKED_SIDE);
+        let shorts = if fits { self.shorts(x, weight) } else { None };
         let experts = visits.starts.len() - 1;
         let visited = (0..experts).filter(|&expert| visits.starts[expert] < visits.starts[expert + 1]);
         let items: Vec<(usize, Piece)> = visited
@@ -121,6 +122,7 @@ impl Cpu {
             let own = visits.starts[expert]..visits.starts[expert + 1];
             let bias = bias.as_ref().map(|bias| &bias.data()[expert * width..(expert + 1) * width]);
             let place = Place { output: &split, stride: width, first_row: own.start, first_column: first, bias };
+            let packed = packed.filter(|_| fits);
             Product { x: picked(own), shorts: shorts.as_deref(), part, packed, rows, place }.run(isa);
         });
         output

@@ -4,30 +4,29 @@ use std::{f32::consts::LOG2_E, ops::Range};
 
 use super::{
     View,
+    lanes::{Eight, Lanes, Sixteen},
     sums::Sums,
     task::{Steps, TILE, Task},
 };
 use crate::cpu::{
     Floats, KvF32, KvFormat,
-    simd::{Isa, Kernel, LANES, Simd, exp2},
+    simd::{Isa, Kernel, LANES, Simd, Wide, exp2},
 };
 
 /// Queries that a micro-kernel computes side by side, where there are many.
 const MANY: usize = 6;
 /// Where there are a few.
 const FEW: usize = 4;
-/// Vectors of each that it computes at most.
-const VECTORS: usize = 4;
-
-/// How many vectors of `R` queries are computed next, where so many are left: as many as have room in registers, with the
-/// vectors that they are multiplied with and one factor.
+/// How many vectors of sixteen lanes of `R` queries are computed next, where so many lanes are left: as many as have room in
+/// registers, with the vectors that they are multiplied with and one factor. None where eight lanes are left.
 #[inline(always)]
 fn vectors<S: Simd, const R: usize>(left: usize) -> usize {
-    let wide = (R + 1) * VECTORS < S::REGISTERS;
-    match left {
-        1 => 1,
-        VECTORS.. if wide => VECTORS,
-        _ => 2,
+    let sixteens = left / Sixteen::<S>::COUNT;
+    let fit = |vectors: usize| vectors <= sixteens && (R + 1) * vectors * S::Wide::REGISTERS < S::REGISTERS;
+    match () {
+        () if fit(4) => 4,
+        () if fit(2) => 2,
+        () => sixteens.min(1),
     }
 }
 
@@ -192,13 +191,12 @@ impl<F: KvFormat> Part<'_, '_, F> {
         let mut slot = 0;
         while slot < slots {
             let place = Scores { at: place.at + slot, ..place };
-            let vectors = vectors::<S, R>((slots - slot) / LANES);
-            match vectors {
-                1 => self.score_some::<S, G, R, 1>(simd, &keys[slot..], slots, place),
-                2 => self.score_some::<S, G, R, 2>(simd, &keys[slot..], slots, place),
-                _ => self.score_some::<S, G, R, VECTORS>(simd, &keys[slot..], slots, place),
-            }
-            slot += vectors * LANES;
+            slot += match vectors::<S, R>(slots - slot) {
+                0 => self.score_some::<_, G, R, 1>(Eight(simd), &keys[slot..], slots, place),
+                1 => self.score_some::<_, G, R, 1>(Sixteen(simd), &keys[slot..], slots, place),
+                2 => self.score_some::<_, G, R, 2>(Sixteen(simd), &keys[slot..], slots, place),
+                _ => self.score_some::<_, G, R, 4>(Sixteen(simd), &keys[slot..], slots, place),
+            };
         }
     }
 
@@ -270,37 +268,38 @@ impl<F: KvFormat> Part<'_, '_, F> {
         R
     }
 
-    /// `R` queries (where there are fewer, the last one again) times `8 V` slots.
+    /// `R` queries (where there are fewer, the last one again) times `V` vectors of slots; answers how many slots.
     #[inline(always)]
-    fn score_some<S: Simd, G: KvFormat, const R: usize, const V: usize>(
+    fn score_some<L: Lanes, G: KvFormat, const R: usize, const V: usize>(
         &mut self,
-        simd: S,
+        lanes: L,
         keys: &[G::Bits],
         slots: usize,
         place: Scores,
-    ) {
+    ) -> usize {
         let (dim, stride) = (self.view.heads.dim, self.view.cache.shape().padded_dim());
         let mut queries: [&[f32]; R] = [&[]; R];
         for (index, query) in queries.iter_mut().enumerate() {
             *query = &self.queries[(place.query + index).min(place.last) * stride..][..dim];
         }
-        let mut chains = [[simd.splat(0.0); V]; R];
+        let mut chains = [[lanes.splat(0.0); V]; R];
         for d in 0..dim {
-            let (eights, _) = keys[d * slots..][..V * LANES].as_chunks::<LANES>();
-            for (v, eight) in eights.iter().enumerate() {
-                let key = G::load(simd, eight);
+            let vectors = keys[d * slots..][..V * L::COUNT].chunks_exact(L::COUNT);
+            for (v, vector) in vectors.enumerate() {
+                let key = lanes.decode::<G>(vector);
                 for r in 0..R {
-                    chains[r][v] = simd.fma(simd.splat(queries[r][d]), key, chains[r][v]);
+                    chains[r][v] = lanes.fma(lanes.splat(queries[r][d]), key, chains[r][v]);
                 }
             }
         }
         for (r, chains) in chains.into_iter().enumerate() {
             let start = (place.query + r).min(place.last) * self.lanes + place.at;
-            let (eights, _) = self.scores[start..][..V * LANES].as_chunks_mut::<LANES>();
-            for (chain, eight) in chains.into_iter().zip(eights) {
-                simd.store(chain, eight);
+            let vectors = self.scores[start..][..V * L::COUNT].chunks_exact_mut(L::COUNT);
+            for (chain, vector) in chains.into_iter().zip(vectors) {
+                lanes.store(chain, vector);
             }
         }
+        V * L::COUNT
     }
 
     /// Scores to weights, unseen ones to zeros; best scores and totals follow.
@@ -390,37 +389,36 @@ impl<F: KvFormat> Part<'_, '_, F> {
         let padded = self.view.cache.shape().padded_value_dim();
         let mut dim = 0;
         while dim < padded {
-            let vectors = vectors::<S, R>((padded - dim) / LANES);
-            match vectors {
-                1 => self.add_some::<S, G, R, 1>(simd, tile, values, query, dim),
-                2 => self.add_some::<S, G, R, 2>(simd, tile, values, query, dim),
-                _ => self.add_some::<S, G, R, VECTORS>(simd, tile, values, query, dim),
-            }
-            dim += vectors * LANES;
+            dim += match vectors::<S, R>(padded - dim) {
+                0 => self.add_some::<_, G, R, 1>(Eight(simd), tile, values, query, dim),
+                1 => self.add_some::<_, G, R, 1>(Sixteen(simd), tile, values, query, dim),
+                2 => self.add_some::<_, G, R, 2>(Sixteen(simd), tile, values, query, dim),
+                _ => self.add_some::<_, G, R, 4>(Sixteen(simd), tile, values, query, dim),
+            };
         }
     }
 
-    /// `R` queries (where there are fewer, the last one again), `8 V` elements from `dim` on.
+    /// `R` queries (where there are fewer, the last one again), `V` vectors of elements from `dim` on; answers how many elements.
     #[inline(always)]
-    fn add_some<S: Simd, G: KvFormat, const R: usize, const V: usize>(
+    fn add_some<L: Lanes, G: KvFormat, const R: usize, const V: usize>(
         &mut self,
-        simd: S,
+        lanes: L,
         tile: Tile,
         values: Blocks<G>,
         query: usize,
         dim: usize,
-    ) {
+    ) -> usize {
         let shape = self.view.cache.shape();
         let (padded, slots) = (shape.padded_value_dim(), shape.padded_slots());
         let from = shape.values_from.unwrap_or(0);
         let last = tile.end_query - 1;
-        let mut chains = [[simd.splat(0.0); V]; R];
+        let mut chains = [[lanes.splat(0.0); V]; R];
         let mut weights: [&[f32]; R] = [&[]; R];
         for r in 0..R {
             let query = (query + r).min(last);
-            let (eights, _) = self.sums.values[query * padded + dim..][..V * LANES].as_chunks::<LANES>();
+            let sums = &self.sums.values[query * padded + dim..][..V * L::COUNT];
             for v in 0..V {
-                chains[r][v] = simd.mul(simd.load(&eights[v]), simd.splat(self.keeps[query]));
+                chains[r][v] = lanes.mul(lanes.load(&sums[v * L::COUNT..]), lanes.splat(self.keeps[query]));
             }
             weights[r] = &self.scores[query * self.lanes..][..self.lanes];
         }
@@ -428,22 +426,23 @@ impl<F: KvFormat> Part<'_, '_, F> {
             let rows = values.get(index).chunks_exact(shape.padded_dim());
             let seen = (tile.seen - index * shape.block_size).min(shape.block_size);
             for (slot, values) in rows.enumerate().take(seen) {
-                let (eights, _) = values[from + dim..][..V * LANES].as_chunks::<LANES>();
-                for (v, eight) in eights.iter().enumerate() {
-                    let value = G::load(simd, eight);
+                let vectors = values[from + dim..][..V * L::COUNT].chunks_exact(L::COUNT);
+                for (v, vector) in vectors.enumerate() {
+                    let value = lanes.decode::<G>(vector);
                     for r in 0..R {
-                        chains[r][v] = simd.fma(simd.splat(weights[r][index * slots + slot]), value, chains[r][v]);
+                        chains[r][v] = lanes.fma(lanes.splat(weights[r][index * slots + slot]), value, chains[r][v]);
                     }
                 }
             }
         }
         for (r, chains) in chains.into_iter().enumerate() {
             let start = (query + r).min(last) * padded + dim;
-            let (eights, _) = self.sums.values[start..][..V * LANES].as_chunks_mut::<LANES>();
-            for (chain, eight) in chains.into_iter().zip(eights) {
-                simd.store(chain, eight);
+            let vectors = self.sums.values[start..][..V * L::COUNT].chunks_exact_mut(L::COUNT);
+            for (chain, vector) in chains.into_iter().zip(vectors) {
+                lanes.store(chain, vector);
             }
         }
+        V * L::COUNT
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, Wide, avx512::Avx512, wide::Two};
 
 /// Exists only where the three extensions were found, and those of AVX-512 where it is `WIDE`: [`Avx2::detect`] is the only
 /// way to make one.
@@ -24,20 +24,54 @@ impl<const WIDE: bool> Avx2<WIDE> {
 
     /// Runs a kernel compiled for the extensions.
     #[inline]
-    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output
+    where
+        Self: Widened,
+    {
         // SAFETY: `self` proves that the machine has the extensions.
         unsafe { if WIDE { run_wide(self, kernel) } else { run(self, kernel) } }
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn run<K: Kernel, const WIDE: bool>(avx2: Avx2<WIDE>, kernel: K) -> K::Output {
+fn run<K: Kernel, const WIDE: bool>(avx2: Avx2<WIDE>, kernel: K) -> K::Output
+where
+    Avx2<WIDE>: Widened,
+{
     kernel.run(avx2)
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni")]
-fn run_wide<K: Kernel, const WIDE: bool>(avx2: Avx2<WIDE>, kernel: K) -> K::Output {
+fn run_wide<K: Kernel, const WIDE: bool>(avx2: Avx2<WIDE>, kernel: K) -> K::Output
+where
+    Avx2<WIDE>: Widened,
+{
     kernel.run(avx2)
+}
+
+/// What it has for sixteen lanes.
+pub(crate) trait Widened: Sized {
+    type Wide: Wide<Eight = Self>;
+
+    fn widened(self) -> Self::Wide;
+}
+
+impl Widened for Avx2<false> {
+    type Wide = Two<Self>;
+
+    #[inline(always)]
+    fn widened(self) -> Self::Wide {
+        Two(self)
+    }
+}
+
+impl Widened for Avx2<true> {
+    type Wide = Avx512;
+
+    #[inline(always)]
+    fn widened(self) -> Self::Wide {
+        Avx512(self)
+    }
 }
 
 /// The even numbers of eight, then the odd ones.
@@ -56,12 +90,21 @@ macro_rules! avx2 {
     }};
 }
 
-impl<const WIDE: bool> Simd for Avx2<WIDE> {
+impl<const WIDE: bool> Simd for Avx2<WIDE>
+where
+    Self: Widened,
+{
     const DOTS_QUADS: bool = WIDE;
     const REGISTERS: usize = if WIDE { 32 } else { 16 };
 
     type F = __m256;
     type I = __m256i;
+    type Wide = <Self as Widened>::Wide;
+
+    #[inline(always)]
+    fn wide(self) -> Self::Wide {
+        self.widened()
+    }
 
     #[inline(always)]
     fn prefetch(self, address: *const u8) {
@@ -180,11 +223,6 @@ impl<const WIDE: bool> Simd for Avx2<WIDE> {
     #[inline(always)]
     fn add_int(self, a: Self::I, b: Self::I) -> Self::I {
         avx2!(_mm256_add_epi32(a, b))
-    }
-
-    #[inline(always)]
-    fn sub_int(self, a: Self::I, b: Self::I) -> Self::I {
-        avx2!(_mm256_sub_epi32(a, b))
     }
 
     #[inline(always)]

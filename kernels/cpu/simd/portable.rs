@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::Simd;
+use super::{Simd, wide::Two};
 
 /// Present everywhere.
 #[derive(Clone, Copy)]
@@ -25,6 +25,12 @@ impl Simd for Portable {
 
     type F = [f32; 8];
     type I = [i32; 8];
+    type Wide = Two<Self>;
+
+    #[inline(always)]
+    fn wide(self) -> Self::Wide {
+        Two(self)
+    }
 
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
@@ -138,11 +144,6 @@ impl Simd for Portable {
     #[inline(always)]
     fn add_int(self, a: Self::I, b: Self::I) -> Self::I {
         each!(i => a[i].wrapping_add(b[i]))
-    }
-
-    #[inline(always)]
-    fn sub_int(self, a: Self::I, b: Self::I) -> Self::I {
-        each!(i => a[i].wrapping_sub(b[i]))
     }
 
     #[inline(always)]

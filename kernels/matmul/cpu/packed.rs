@@ -12,9 +12,9 @@
 //! stored. To be rounded to 16 bits costs an activation 2⁻¹⁶ of the largest of its 32 at most: that is closer to f32
 //! than to bf16 (2⁻⁹), and far from the 8 bits that others round to.
 //!
-//! Eight outputs lie in the eight lanes ([`Packed`]), so that no sum goes across lanes and each output has one chain of
-//! sums, in the order of its inputs, whatever else is computed: a row's result has the same bits in any company. What is
-//! read of an activation serves two such octets, which lie in memory as they are read.
+//! Sixteen outputs lie in sixteen lanes ([`Integers`]), in memory as they are read, so that no sum goes across lanes and each
+//! output has one chain of sums, in the order of its inputs, whatever else is computed: a row's result has the same bits in
+//! any company.
 
 mod layout;
 mod multiply;
@@ -37,28 +37,24 @@ use crate::{
 const GROUP: usize = 32;
 /// Fours of them, which are multiplied together.
 const QUADS: usize = GROUP / 4;
-/// Outputs in the lanes of a vector.
-const OCTET: usize = 8;
-/// Octets that are computed side by side.
-const OCTETS: usize = 2;
-/// Outputs that are: a product begins with a multiple of them.
-pub(crate) const SIDE: usize = OCTET * OCTETS;
-/// Rows of activations that are computed side by side, at most.
-const ROWS: usize = 4;
+/// Outputs side by side in lanes: a product begins with a multiple of them.
+pub(crate) const SIDE: usize = 16;
+/// Rows of activations that are computed side by side, at most. More would fit AVX-512's registers, but not the addresses of
+/// their rows those of the others, and are no faster.
+pub(super) const ROWS: usize = 4;
 /// So many rows of activations stay in a core's second-level cache while weights pass by.
 const ROWS_AT_ONCE: usize = 64;
 
-/// A stored matrix, rearranged: two octets of outputs after two, of these the inputs span by span, of a span one octet
-/// after the other.
-pub(crate) struct Packed {
+/// A stored matrix, rearranged: side by side sixteen outputs after sixteen, of these the inputs span by span.
+pub(crate) struct Integers {
     dtype: DType,
     outputs: usize,
-    /// Bytes of two octets.
+    /// Bytes of sixteen outputs.
     stride: usize,
     blocks: Floats,
 }
 
-impl Packed {
+impl Integers {
     /// Whether a format can be: it has integers, a scale and perhaps an offset.
     pub(crate) fn takes(dtype: DType) -> bool {
         with_layout!(dtype, L => L::STORED > 0, else false)
@@ -71,28 +67,27 @@ impl Packed {
 
     fn of<L: Layout>(matrix: &Matrix, team: &Team) -> Self {
         let spans = matrix.columns() / (L::SPAN * GROUP);
-        let stride = spans * OCTETS * L::BYTES;
+        let stride = spans * L::BYTES;
         let sides = matrix.rows().div_ceil(SIDE);
         let mut blocks = Floats::new();
         blocks.resize((sides * stride).div_ceil(size_of::<f32>()));
         let split = Split::new(blocks.bytes_mut());
         team.run(sides, |side| {
-            // SAFETY: every two octets have their own bytes.
+            // SAFETY: each side has its own bytes.
             let to = unsafe { split.part(side * stride..(side + 1) * stride) };
             // What is missing is the last output once more: nobody asks for it.
             let rows: [&[u8]; SIDE] =
                 std::array::from_fn(|lane| matrix.row((side * SIDE + lane).min(matrix.rows() - 1)));
-            for (at, to) in to.chunks_exact_mut(L::BYTES).enumerate() {
-                let (span, first) = (at / OCTETS, at % OCTETS * OCTET);
-                L::pack(std::array::from_fn(|lane| &rows[first + lane][span * L::STORED..][..L::STORED]), to);
+            for (span, to) in to.chunks_exact_mut(L::BYTES).enumerate() {
+                L::pack(rows.map(|row| &row[span * L::STORED..][..L::STORED]), to);
             }
         });
         Self { dtype: matrix.dtype(), outputs: matrix.rows(), stride, blocks }
     }
 
-    /// The two octets that begin with an output.
+    /// The sixteen outputs that begin with this one.
     #[inline(always)]
-    fn octets(&self, first: usize) -> &[u8] {
+    fn side(&self, first: usize) -> &[u8] {
         &self.blocks.bytes()[first / SIDE * self.stride..][..self.stride]
     }
 }
@@ -101,7 +96,7 @@ impl Packed {
 pub(crate) struct PackedProduct<'a> {
     pub(crate) x: &'a Shorts,
     pub(crate) picked: Picked<'a>,
-    pub(crate) weight: &'a Packed,
+    pub(crate) weight: &'a Integers,
     pub(crate) outputs: Range<usize>,
     pub(crate) place: Place<'a>,
 }
@@ -109,7 +104,7 @@ pub(crate) struct PackedProduct<'a> {
 impl PackedProduct<'_> {
     /// Computes it.
     pub(crate) fn run(&self, isa: Isa) {
-        assert!(self.outputs.start.is_multiple_of(SIDE), "whole octets from the first output on");
+        assert!(self.outputs.start.is_multiple_of(SIDE), "whole sides from the first output on");
         assert!(self.outputs.end <= self.weight.outputs, "outputs of the weight");
         for first in (0..self.picked.count()).step_by(ROWS_AT_ONCE) {
             let rows = first..self.picked.count().min(first + ROWS_AT_ONCE);

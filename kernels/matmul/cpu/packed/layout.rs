@@ -1,17 +1,14 @@
-//! How eight outputs' weights lie side by side, by storage format.
+//! How sixteen outputs' weights lie side by side, by storage format.
 //!
-//! A *span* is what has a scale in common, 32 inputs or more, of eight outputs: their heads, then their quants group by
+//! A *span* is what has a scale in common, 32 inputs or more, of sixteen outputs: their heads, then their quants group by
 //! group. A group's quants are eight quads of neighbouring inputs, in the order of the inputs: for each output the four
-//! bytes, without a sign, that [`Simd::dot_quads`] multiplies. As nibbles, two quads share the bytes of one vector; of six
+//! bytes, without a sign, that [`Wide::dot_quads`] multiplies. As nibbles, two quads share the bytes of one vector; of six
 //! bits, the lower four are nibbles, and the upper two of four quads share the bytes of another vector.
 
-use super::{GROUP, OCTET, QUADS};
-use crate::{
-    cpu::simd::{LANES, Simd},
-    matmul::formats::unpack_six_bits,
-};
+use super::{GROUP, QUADS, SIDE, shorts::Head};
+use crate::{cpu::simd::Wide, matmul::formats::unpack_six_bits};
 
-/// What a byte's sign is worth, once it counts as a part of its value.
+/// A byte's sign: once it counts as a part of its value, that is larger by 128.
 const SIGN: u8 = 128;
 
 /// How quants are packed.
@@ -37,13 +34,11 @@ pub(super) trait Layout {
     const HEADS: usize;
     /// How quants are packed.
     const WIDTH: Width;
-    /// What is to be subtracted of each quant.
-    const ZERO: i32 = if matches!(Self::WIDTH, Width::Eight) { SIGN as i32 } else { 0 };
     /// Whether weights have an offset of their own.
     const OFFSETS: bool = false;
 
     /// Bytes of a group's quants.
-    const QUANTS: usize = OCTET
+    const QUANTS: usize = SIDE
         * match Self::WIDTH {
             Width::Four => GROUP / 2,
             Width::Six => GROUP / 2 + GROUP / 4,
@@ -52,8 +47,14 @@ pub(super) trait Layout {
     /// Bytes of a span.
     const BYTES: usize = Self::HEADS + Self::SPAN * Self::QUANTS;
 
+    /// What the sum of a piece's products begins with.
+    #[inline(always)]
+    fn start(head: &Head, _piece: usize) -> i32 {
+        if Self::WIDTH == Width::Eight { head.less_128 } else { 0 }
+    }
+
     /// Writes the heads of a span: a scale in half precision that each output has stored first, unless a format differs.
-    fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]) {
+    fn pack_heads(stored: [&[u8]; SIDE], heads: &mut [u8]) {
         copy_heads::<2>(stored, 0, heads);
     }
 
@@ -62,19 +63,19 @@ pub(super) trait Layout {
 
     /// Scale and offset of the outputs for a piece of a group; the pieces of a span are counted on.
     #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8], _piece: usize) -> (S::F, S::F) {
-        (halves(simd, span, 0), simd.splat(0.0))
+    fn head<W: Wide>(wide: W, span: &[u8], _piece: usize) -> (W::F, W::F) {
+        (halves(wide, span, 0), wide.splat(0.0))
     }
 
-    /// Rearranges what eight outputs have stored of a span.
-    fn pack(stored: [&[u8]; OCTET], span: &mut [u8]) {
+    /// Rearranges what sixteen outputs have stored of a span.
+    fn pack(stored: [&[u8]; SIDE], span: &mut [u8]) {
         let (heads, quants) = span.split_at_mut(Self::HEADS);
         Self::pack_heads(stored, heads);
         for (group, to) in quants.chunks_exact_mut(Self::QUANTS).enumerate() {
             for (lane, stored) in stored.into_iter().enumerate() {
                 let quants = Self::stored_quants(stored, group);
                 let mut put = |vector: usize, bytes: [u8; 4]| {
-                    to[(vector * LANES + lane) * 4..][..4].copy_from_slice(&bytes);
+                    to[(vector * SIDE + lane) * 4..][..4].copy_from_slice(&bytes);
                 };
                 if Self::WIDTH == Width::Eight {
                     for (quad, four) in quants.as_chunks::<4>().0.iter().enumerate() {
@@ -97,23 +98,23 @@ pub(super) trait Layout {
 
     /// Two quads of a group.
     #[inline(always)]
-    fn quads<S: Simd>(simd: S, span: &[u8], group: usize, both: usize) -> [S::I; 2] {
+    fn quads<W: Wide>(wide: W, span: &[u8], group: usize, both: usize) -> [W::I; 2] {
         let quants = &span[Self::HEADS + group * Self::QUANTS..][..Self::QUANTS];
-        let vector = |at: usize| simd.words(quants[at * 32..][..32].try_into().expect("a vector"));
+        let vector = |at: usize| wide.words(quants[at * 4 * SIDE..][..4 * SIDE].try_into().expect("a vector"));
         if Self::WIDTH == Width::Eight {
             return [vector(2 * both), vector(2 * both + 1)];
         }
-        let (words, mask) = (vector(both), simd.splat_int(0x0f0f_0f0f));
-        let [first, second] = [simd.and(words, mask), simd.and(simd.shift_right::<4>(words), mask)];
+        let (words, mask) = (vector(both), wide.splat_int(0x0f0f_0f0f));
+        let [first, second] = [wide.and(words, mask), wide.and(wide.shift_right::<4>(words), mask)];
         if Self::WIDTH == Width::Four {
             return [first, second];
         }
-        let (words, mask) = (vector(QUADS / 2 + both / 2), simd.splat_int(0x3030_3030));
+        let (words, mask) = (vector(QUADS / 2 + both / 2), wide.splat_int(0x3030_3030));
         let uppers = match both % 2 {
-            0 => [simd.shift_left::<4>(words), simd.shift_left::<2>(words)],
-            _ => [words, simd.shift_right::<2>(words)],
+            0 => [wide.shift_left::<4>(words), wide.shift_left::<2>(words)],
+            _ => [words, wide.shift_right::<2>(words)],
         };
-        [simd.or(first, simd.and(uppers[0], mask)), simd.or(second, simd.and(uppers[1], mask))]
+        [wide.or(first, wide.and(uppers[0], mask)), wide.or(second, wide.and(uppers[1], mask))]
     }
 }
 
@@ -130,9 +131,13 @@ pub(super) struct WInt4G32;
 
 impl Layout for Q4_0 {
     const STORED: usize = 18;
-    const HEADS: usize = 2 * OCTET;
+    const HEADS: usize = 2 * SIDE;
     const WIDTH: Width = Width::Four;
-    const ZERO: i32 = 8;
+
+    #[inline(always)]
+    fn start(head: &Head, _: usize) -> i32 {
+        head.less_8
+    }
 
     fn stored_quants(stored: &[u8], _: usize) -> [u8; GROUP] {
         nibbles(&stored[2..])
@@ -141,12 +146,12 @@ impl Layout for Q4_0 {
 
 impl Layout for Q4_1 {
     const STORED: usize = 20;
-    const HEADS: usize = 4 * OCTET;
+    const HEADS: usize = 4 * SIDE;
     const WIDTH: Width = Width::Four;
     const OFFSETS: bool = true;
 
-    fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]) {
-        let (scales, offsets) = heads.split_at_mut(2 * OCTET);
+    fn pack_heads(stored: [&[u8]; SIDE], heads: &mut [u8]) {
+        let (scales, offsets) = heads.split_at_mut(2 * SIDE);
         copy_heads::<2>(stored, 0, scales);
         copy_heads::<2>(stored, 2, offsets);
     }
@@ -156,14 +161,14 @@ impl Layout for Q4_1 {
     }
 
     #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8], _: usize) -> (S::F, S::F) {
-        (halves(simd, span, 0), halves(simd, span, 2 * OCTET))
+    fn head<W: Wide>(wide: W, span: &[u8], _: usize) -> (W::F, W::F) {
+        (halves(wide, span, 0), halves(wide, span, 2 * SIDE))
     }
 }
 
 impl Layout for Q8_0 {
     const STORED: usize = 34;
-    const HEADS: usize = 2 * OCTET;
+    const HEADS: usize = 2 * SIDE;
     const WIDTH: Width = Width::Eight;
 
     fn stored_quants(stored: &[u8], _: usize) -> [u8; GROUP] {
@@ -171,22 +176,22 @@ impl Layout for Q8_0 {
     }
 }
 
-/// Both scales in half precision, then of each group eight scales and eight minima, multiples of these in bytes.
+/// Both scales in half precision, then of each group scales and minima, multiples of these in bytes.
 impl Layout for Q4_K {
     const SPAN: usize = 8;
     const STORED: usize = 144;
-    const HEADS: usize = 4 * OCTET + 8 * 2 * OCTET;
+    const HEADS: usize = 4 * SIDE + 8 * 2 * SIDE;
     const WIDTH: Width = Width::Four;
     const OFFSETS: bool = true;
 
-    fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]) {
-        copy_heads::<2>(stored, 0, &mut heads[..2 * OCTET]);
-        copy_heads::<2>(stored, 2, &mut heads[2 * OCTET..4 * OCTET]);
+    fn pack_heads(stored: [&[u8]; SIDE], heads: &mut [u8]) {
+        copy_heads::<2>(stored, 0, &mut heads[..2 * SIDE]);
+        copy_heads::<2>(stored, 2, &mut heads[2 * SIDE..4 * SIDE]);
         for (lane, stored) in stored.into_iter().enumerate() {
             let (scales, minima) = unpack_six_bits(stored);
             let pairs = scales.to_le_bytes().into_iter().zip(minima.to_le_bytes());
-            for ((scale, minimum), of_group) in pairs.zip(heads[4 * OCTET..].chunks_exact_mut(2 * OCTET)) {
-                (of_group[lane], of_group[OCTET + lane]) = (scale, minimum);
+            for ((scale, minimum), of_group) in pairs.zip(heads[4 * SIDE..].chunks_exact_mut(2 * SIDE)) {
+                (of_group[lane], of_group[SIDE + lane]) = (scale, minimum);
             }
         }
     }
@@ -199,29 +204,33 @@ impl Layout for Q4_K {
 
     /// All exact: halves times six bits.
     #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8], piece: usize) -> (S::F, S::F) {
+    fn head<W: Wide>(wide: W, span: &[u8], piece: usize) -> (W::F, W::F) {
         let multiples = |at: usize| {
-            let bytes = &span[4 * OCTET + (2 * piece + at) * OCTET..][..OCTET];
-            simd.float(simd.bytes(bytes.try_into().expect("eight bytes")))
+            let bytes = &span[4 * SIDE + (2 * piece + at) * SIDE..][..SIDE];
+            wide.float(wide.bytes(bytes.try_into().expect("sixteen bytes")))
         };
-        let minimum = simd.mul(halves(simd, span, 2 * OCTET), multiples(1));
-        (simd.mul(halves(simd, span, 0), multiples(0)), simd.sub(simd.splat(0.0), minimum))
+        let minimum = wide.mul(halves(wide, span, 2 * SIDE), multiples(1));
+        (wide.mul(halves(wide, span, 0), multiples(0)), wide.sub(wide.splat(0.0), minimum))
     }
 }
 
-/// Scales in half precision, then of each 16 inputs eight multiples of these in bytes.
+/// Scales in half precision, then of each 16 inputs multiples of these in bytes.
 impl Layout for Q6_K {
     const SPAN: usize = 8;
     const PIECES: usize = 2;
     const STORED: usize = 210;
-    const HEADS: usize = 2 * OCTET + 16 * OCTET;
+    const HEADS: usize = 2 * SIDE + 16 * SIDE;
     const WIDTH: Width = Width::Six;
-    const ZERO: i32 = 32;
 
-    fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]) {
-        let (scales, multiples) = heads.split_at_mut(2 * OCTET);
+    #[inline(always)]
+    fn start(head: &Head, piece: usize) -> i32 {
+        head.less_32[piece]
+    }
+
+    fn pack_heads(stored: [&[u8]; SIDE], heads: &mut [u8]) {
+        let (scales, multiples) = heads.split_at_mut(2 * SIDE);
         copy_heads::<2>(stored, 208, scales);
-        for (piece, to) in multiples.chunks_exact_mut(OCTET).enumerate() {
+        for (piece, to) in multiples.chunks_exact_mut(SIDE).enumerate() {
             copy_heads::<1>(stored, 192 + piece, to);
         }
     }
@@ -235,19 +244,19 @@ impl Layout for Q6_K {
     }
 
     #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8], piece: usize) -> (S::F, S::F) {
-        let multiples = span[(2 + piece) * OCTET..][..OCTET].try_into().expect("eight bytes");
-        (simd.mul(halves(simd, span, 0), simd.float(simd.signed_bytes(multiples))), simd.splat(0.0))
+    fn head<W: Wide>(wide: W, span: &[u8], piece: usize) -> (W::F, W::F) {
+        let multiples = span[(2 + piece) * SIDE..][..SIDE].try_into().expect("sixteen bytes");
+        (wide.mul(halves(wide, span, 0), wide.float(wide.signed_bytes(multiples))), wide.splat(0.0))
     }
 }
 
 impl Layout for WInt8 {
     const SPAN: usize = 4;
     const STORED: usize = 132;
-    const HEADS: usize = 4 * OCTET;
+    const HEADS: usize = 4 * SIDE;
     const WIDTH: Width = Width::Eight;
 
-    fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]) {
+    fn pack_heads(stored: [&[u8]; SIDE], heads: &mut [u8]) {
         copy_heads::<4>(stored, 0, heads);
     }
 
@@ -256,19 +265,19 @@ impl Layout for WInt8 {
     }
 
     #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8], _: usize) -> (S::F, S::F) {
-        (simd.bits(simd.words(span[..32].try_into().expect("a vector"))), simd.splat(0.0))
+    fn head<W: Wide>(wide: W, span: &[u8], _: usize) -> (W::F, W::F) {
+        (wide.bits(wide.words(span[..4 * SIDE].try_into().expect("a vector"))), wide.splat(0.0))
     }
 }
 
 impl Layout for WInt4 {
     const SPAN: usize = 4;
     const STORED: usize = 68;
-    const HEADS: usize = 3 * OCTET;
+    const HEADS: usize = 3 * SIDE;
     const WIDTH: Width = Width::Four;
     const OFFSETS: bool = true;
 
-    fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]) {
+    fn pack_heads(stored: [&[u8]; SIDE], heads: &mut [u8]) {
         pack_zero_points(stored, heads);
     }
 
@@ -277,18 +286,18 @@ impl Layout for WInt4 {
     }
 
     #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8], _: usize) -> (S::F, S::F) {
-        scale_and_offset(simd, span)
+    fn head<W: Wide>(wide: W, span: &[u8], _: usize) -> (W::F, W::F) {
+        scale_and_offset(wide, span)
     }
 }
 
 impl Layout for WInt4G32 {
     const STORED: usize = 19;
-    const HEADS: usize = 3 * OCTET;
+    const HEADS: usize = 3 * SIDE;
     const WIDTH: Width = Width::Four;
     const OFFSETS: bool = true;
 
-    fn pack_heads(stored: [&[u8]; OCTET], heads: &mut [u8]) {
+    fn pack_heads(stored: [&[u8]; SIDE], heads: &mut [u8]) {
         pack_zero_points(stored, heads);
     }
 
@@ -297,37 +306,37 @@ impl Layout for WInt4G32 {
     }
 
     #[inline(always)]
-    fn head<S: Simd>(simd: S, span: &[u8], _: usize) -> (S::F, S::F) {
-        scale_and_offset(simd, span)
+    fn head<W: Wide>(wide: W, span: &[u8], _: usize) -> (W::F, W::F) {
+        scale_and_offset(wide, span)
     }
 }
 
 /// `N` bytes from `at` on of each output.
-fn copy_heads<const N: usize>(stored: [&[u8]; OCTET], at: usize, heads: &mut [u8]) {
+fn copy_heads<const N: usize>(stored: [&[u8]; SIDE], at: usize, heads: &mut [u8]) {
     for (stored, to) in stored.into_iter().zip(heads.as_chunks_mut::<N>().0) {
         to.copy_from_slice(&stored[at..at + N]);
     }
 }
 
 /// Our own 4-bit formats: half-precision scales, then bytes, the quants that stand for zero.
-fn pack_zero_points(stored: [&[u8]; OCTET], heads: &mut [u8]) {
-    let (scales, zero_points) = heads.split_at_mut(2 * OCTET);
+fn pack_zero_points(stored: [&[u8]; SIDE], heads: &mut [u8]) {
+    let (scales, zero_points) = heads.split_at_mut(2 * SIDE);
     copy_heads::<2>(stored, 0, scales);
     copy_heads::<1>(stored, 2, zero_points);
 }
 
 /// `scale` and `−scale · zero point`, both exact: a half times an integer up to 16.
 #[inline(always)]
-fn scale_and_offset<S: Simd>(simd: S, span: &[u8]) -> (S::F, S::F) {
-    let scale = halves(simd, span, 0);
-    let zero_points = simd.float(simd.bytes(span[2 * OCTET..][..OCTET].try_into().expect("eight bytes")));
-    (scale, simd.mul(simd.mul(scale, simd.splat(-1.0)), zero_points))
+fn scale_and_offset<W: Wide>(wide: W, span: &[u8]) -> (W::F, W::F) {
+    let scale = halves(wide, span, 0);
+    let zero_points = wide.float(wide.bytes(span[2 * SIDE..][..SIDE].try_into().expect("sixteen bytes")));
+    (scale, wide.mul(wide.mul(scale, wide.splat(-1.0)), zero_points))
 }
 
-/// Eight half-precision numbers.
+/// Sixteen half-precision numbers.
 #[inline(always)]
-fn halves<S: Simd>(simd: S, span: &[u8], at: usize) -> S::F {
-    simd.half_bytes(span[at..][..2 * LANES].try_into().expect("eight halves"))
+fn halves<W: Wide>(wide: W, span: &[u8], at: usize) -> W::F {
+    wide.half_bytes(span[at..][..2 * SIDE].try_into().expect("sixteen halves"))
 }
 
 /// 32 nibbles of 16 bytes: first the low halves, then the high ones.

@@ -33,12 +33,15 @@ pub(super) type Quads = [[[i32; QUADS / 2]; 2]; 2];
 pub(super) struct Head {
     /// An activation is its integer times this.
     pub(super) step: f32,
-    /// The integers' sum …
-    pub(super) total: i32,
-    /// (that of each half)
-    pub(super) halves: [i32; 2],
-    /// … times the step.
+    /// The activations' sum.
     pub(super) sum: f32,
+    /// What a sum of products begins with where quants have lost their sign: less the integers' sum, times what each quant
+    /// has too much. Of nibbles, …
+    pub(super) less_8: i32,
+    /// … of bytes, …
+    pub(super) less_128: i32,
+    /// … and of six bits, that of each half.
+    pub(super) less_32: [i32; 2],
 }
 
 impl Shorts {
@@ -105,7 +108,13 @@ impl Kernel for Convert<'_> {
                 halves[half] = sums.iter().sum::<i32>();
             }
             let total = halves[0] + halves[1];
-            *head = Head { step, total, halves, sum: step * total as f32 };
+            *head = Head {
+                step,
+                sum: step * total as f32,
+                less_8: -8 * total,
+                less_128: -128 * total,
+                less_32: halves.map(|half| -32 * half),
+            };
         }
     }
 }

@@ -1,0 +1,141 @@
+//! Sixteen lanes as one register of AVX-512.
+
+use std::arch::x86_64::*;
+
+use super::{Avx2, Wide};
+
+/// Exists only where AVX-512 was found: what proves it is within.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(pub(super) Avx2<true>);
+
+/// Evaluates an expression of intrinsics.
+macro_rules! avx512 {
+    ($value:expr) => {{
+        // SAFETY: an `Avx512` exists only where AVX-512 F, BW, VL, DQ and VNNI were detected. Pointers in the expressions come
+        // from references to arrays of the size that the intrinsic reads or writes, none of which asks for alignment.
+        unsafe { $value }
+    }};
+}
+
+impl Wide for Avx512 {
+    const REGISTERS: usize = 1;
+
+    type Eight = Avx2<true>;
+    type F = __m512;
+    type I = __m512i;
+
+    #[inline(always)]
+    fn join(self, [lower, upper]: [__m256; 2]) -> Self::F {
+        avx512!(_mm512_insertf32x8::<1>(_mm512_castps256_ps512(lower), upper))
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; 16]) -> Self::F {
+        avx512!(_mm512_loadu_ps(from.as_ptr()))
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F {
+        avx512!(_mm512_set1_ps(value))
+    }
+
+    #[inline(always)]
+    fn store(self, value: Self::F, to: &mut [f32; 16]) {
+        avx512!(_mm512_storeu_ps(to.as_mut_ptr(), value))
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        avx512!(_mm512_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        avx512!(_mm512_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        avx512!(_mm512_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        avx512!(_mm512_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn splat_int(self, value: i32) -> Self::I {
+        avx512!(_mm512_set1_epi32(value))
+    }
+
+    #[inline(always)]
+    fn bytes(self, from: &[u8; 16]) -> Self::I {
+        avx512!(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn signed_bytes(self, from: &[u8; 16]) -> Self::I {
+        avx512!(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn words(self, from: &[u8; 64]) -> Self::I {
+        avx512!(_mm512_loadu_si512(from.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn add_int(self, a: Self::I, b: Self::I) -> Self::I {
+        avx512!(_mm512_add_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, a: Self::I, b: Self::I) -> Self::I {
+        avx512!(_mm512_madd_epi16(a, b))
+    }
+
+    #[inline(always)]
+    fn dot_quads(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
+        avx512!(_mm512_dpbusd_epi32(sum, a, b))
+    }
+
+    #[inline(always)]
+    fn even_and_odd(self, a: Self::I) -> (Self::I, Self::I) {
+        avx512!((_mm512_and_si512(a, _mm512_set1_epi16(0xff)), _mm512_srli_epi16::<8>(a)))
+    }
+
+    #[inline(always)]
+    fn and(self, a: Self::I, b: Self::I) -> Self::I {
+        avx512!(_mm512_and_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn or(self, a: Self::I, b: Self::I) -> Self::I {
+        avx512!(_mm512_or_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn shift_left<const BY: i32>(self, a: Self::I) -> Self::I {
+        avx512!(_mm512_sll_epi32(a, _mm_cvtsi32_si128(BY)))
+    }
+
+    #[inline(always)]
+    fn shift_right<const BY: i32>(self, a: Self::I) -> Self::I {
+        avx512!(_mm512_srl_epi32(a, _mm_cvtsi32_si128(BY)))
+    }
+
+    #[inline(always)]
+    fn float(self, a: Self::I) -> Self::F {
+        avx512!(_mm512_cvtepi32_ps(a))
+    }
+
+    #[inline(always)]
+    fn bits(self, a: Self::I) -> Self::F {
+        avx512!(_mm512_castsi512_ps(a))
+    }
+
+    #[inline(always)]
+    fn half_bytes(self, bytes: &[u8; 32]) -> Self::F {
+        avx512!(_mm512_cvtph_ps(_mm256_loadu_si256(bytes.as_ptr().cast())))
+    }
+}
