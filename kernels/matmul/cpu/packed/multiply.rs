@@ -102,18 +102,17 @@ fn add_piece<S: Simd, L: Layout, const M: usize>(
         sums[m] = wide.splat_int(L::start(&x[m].1[group], piece));
     }
     for both in piece * QUADS / 2 / L::PIECES..(piece + 1) * QUADS / 2 / L::PIECES {
-        let quads = L::quads(wide, span, part, both);
-        for quad in 0..2 {
+        for (quad, quants) in L::quads(wide, span, part, both).into_iter().enumerate() {
             let (half, at) = (both / 2, both % 2 * 2 + quad);
             // By indices: of arrays lent to iterators the compiler keeps nothing in registers.
             for m in 0..M {
                 let [first, second] = &x[m].0[group][half];
                 let (first, second) = (wide.splat_int(first[at]), wide.splat_int(second[at]));
                 if S::DOTS_QUADS {
-                    uppers[m] = wide.dot_quads(uppers[m], quads[quad], first);
-                    sums[m] = wide.dot_quads(sums[m], quads[quad], second);
+                    uppers[m] = wide.dot_quads(uppers[m], quants, first);
+                    sums[m] = wide.dot_quads(sums[m], quants, second);
                 } else {
-                    let (even, odd) = wide.even_and_odd(quads[quad]);
+                    let (even, odd) = wide.even_and_odd(quants);
                     sums[m] = wide.add_int(sums[m], wide.dot_pairs(even, first));
                     sums[m] = wide.add_int(sums[m], wide.dot_pairs(odd, second));
                 }
