@@ -1,5 +1,5 @@
 //! Sixteen lanes: one register where the machine has such, and two vectors of eight elsewhere. Products with rearranged
-//! weights are written in them; each lane is an output, so that nothing ever goes across lanes.
+//! weights are written in them, and attention's: nothing there ever goes across lanes.
 
 use super::Simd;
 
