@@ -1,7 +1,6 @@
 //! Logs: to standard error for people, to `server.log` for later. No text of a prompt or an answer is ever logged.
 
 use std::{
-    any::Any,
     fs::{OpenOptions, create_dir_all},
     io::{IsTerminal, stderr},
     panic::{self, PanicHookInfo},
@@ -46,13 +45,9 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let message = panic.payload_as_str().unwrap_or("no words");
-    tracing::error!(thread = thread.name().unwrap_or("?"), place, "panicked{}", said(panic.payload()));
+    let literal = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("its words are told at debug");
+    tracing::error!(thread = thread.name().unwrap_or("?"), place, "panicked: {literal}");
     tracing::debug!(place, message, "what the panic said");
-}
-
-/// The words of a panic that quote nothing.
-fn said(payload: &dyn Any) -> String {
-    payload.downcast_ref::<&'static str>().map_or_else(String::new, |literal| format!(": {literal}"))
 }
 
 /// Lines for one place.

@@ -192,9 +192,9 @@ impl Life {
 
     /// Does what tests want to go wrong here, if its moment has come.
     fn strike(&self, fault: Fault, stats: &EngineStats) {
-        match stats.steps_outstanding {
-            true => fault.strike_after(stats.steps_total),
-            false => fault.strike_idle(),
+        fault.strike_after(stats.steps_total);
+        if !stats.steps_outstanding {
+            fault.strike_idle();
         }
     }
 

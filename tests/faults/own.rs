@@ -127,7 +127,6 @@ fn an_engine_that_runs_out_of_memory() {
     }
 }
 
-/// It looks at the ranks now and then only: which step it is by then, nobody can say.
 #[test]
 fn a_supervisor_that_panics() {
     let target = TARGETS[0];
@@ -137,6 +136,20 @@ fn a_supervisor_that_panics() {
         assert_eq!(server.wait().code(), Some(GAVE_UP), "{fault}");
         check_no_worker_stays(&server, target);
     }
+}
+
+/// It looks at the ranks now and then only: the streams may have ended by then, or are told.
+#[test]
+fn a_supervisor_that_panics_while_ranks_decode() {
+    let target = TARGETS[0];
+    let fault = format!("loop=supervisor,kind=panic,{}", Moment::Decode.order());
+    let mut server = start(target, Some(&fault));
+    let streams: Vec<_> = (0..4).map(|seed| server.open_stream(COMPLETIONS, &body(seed))).collect();
+    for stream in streams {
+        assert_eq!(stream.last().as_deref(), Some("[DONE]"), "{fault}");
+    }
+    assert_eq!(server.wait().code(), Some(GAVE_UP), "{fault}");
+    check_nothing_stays(&server, target, &fault);
 }
 
 #[test]

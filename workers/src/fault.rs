@@ -158,6 +158,7 @@ impl Kind {
         match self {
             Self::Kill => drop(raise(Signal::SIGKILL)),
             Self::Stop => drop(raise(Signal::SIGSTOP)),
+            // Words as they stand here are told in the server's log; what is put together may quote a prompt, and is not.
             Self::Panic => panic!("a fault was ordered by SHARDWIRE_FAULT"),
             // What the allocator does whose memory has come to its end.
             Self::OutOfMemory => {
