@@ -17,6 +17,7 @@ use crate::cpu::{
 const MANY: usize = 6;
 /// Where there are a few.
 const FEW: usize = 4;
+
 /// How many vectors of sixteen lanes of `R` queries are computed next, where so many lanes are left: as many as have room in
 /// registers, with the vectors that they are multiplied with and one factor. None where eight lanes are left.
 #[inline(always)]
