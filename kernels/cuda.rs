@@ -26,7 +26,7 @@ mod weight;
 
 use std::{
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 pub(crate) use arena::Buffer;
@@ -95,6 +95,12 @@ pub enum Activations {
     F32,
 }
 
+/// Of how many clusters a GPU has room at once, by their blocks from 1 on, each of which takes a multiprocessor.
+pub(crate) type ClustersAtOnce = [usize; CLUSTER_BLOCKS_MAX];
+
+/// Blocks of a cluster, as in clusters.cuh.
+pub(crate) const CLUSTER_BLOCKS_MAX: usize = 8;
+
 /// One rank's GPU.
 pub struct Cuda {
     kernels: Kernels,
@@ -106,6 +112,7 @@ pub struct Cuda {
     /// None where own kernels compute all products.
     cublaslt: Option<CublasLt>,
     common_products: bool,
+    clusters: OnceLock<ClustersAtOnce>,
     group: Group,
     /// None where the rank is alone.
     communicator: Option<Mutex<Communicator>>,
@@ -151,6 +158,7 @@ impl Cuda {
             recordings: Mutex::default(),
             cublaslt,
             common_products,
+            clusters: OnceLock::new(),
             group,
             communicator,
             peers,
@@ -282,6 +290,24 @@ impl Cuda {
     ) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { self.kernels.launch(&self.driver, (source, Some(format)), entry, grid, arguments) }
+    }
+
+    /// How many clusters of blocks such as those of `grid`, which take a multiprocessor each, run at once.
+    pub(crate) fn clusters_at_once(
+        &self,
+        (source, format): (&'static Source, DType),
+        entry: &'static str,
+        grid: Grid,
+    ) -> Result<ClustersAtOnce> {
+        if let Some(known) = self.clusters.get() {
+            return Ok(*known);
+        }
+        let mut clusters = ClustersAtOnce::default();
+        for (blocks, at_once) in (1..).zip(&mut clusters) {
+            let grid = Grid { blocks: [1, 1, blocks], ..grid };
+            *at_once = self.kernels.clusters_at_once(&self.driver, (source, Some(format)), entry, grid)?;
+        }
+        Ok(*self.clusters.get_or_init(|| clusters))
     }
 
     /// NVIDIA's library of matrix products; none where own kernels compute all of them.

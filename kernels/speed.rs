@@ -122,11 +122,13 @@ pub fn measure_gpus(config: &CudaConfig, ranks: usize, sizes: Sizes, tell: &mut 
 const HEADS: Heads = Heads { query: 32, kv: 8, dim: 128, group: 4, first_in_group: 0, values_from: None };
 const HEADS_TOLD: &str = "32 heads on 8 of 128";
 
-/// A layer by its outputs: as many as the gates and ups of a large model, or as the attention of a small one.
+/// A layer by its outputs: as many as the gates and ups of a large model, as the attention of a small one, or as that of a
+/// large one on one of eight ranks.
 #[derive(Clone, Copy)]
 enum Layer {
     Wide,
     Square,
+    Narrow,
 }
 
 struct Bench<'a> {
@@ -153,7 +155,7 @@ impl Bench<'_> {
 
     /// Batches between those that read weights once and those that the library multiplies.
     fn some_rows(&self, operation: &'static str, tell: &mut dyn FnMut(Speed)) -> Result<()> {
-        for layer in [Layer::Wide, Layer::Square] {
+        for layer in [Layer::Wide, Layer::Square, Layer::Narrow] {
             let [inputs, outputs] = self.sizes_of(layer);
             for dtype in [DType::WInt4, DType::WInt8, DType::F8_E4M3, DType::Q4_K] {
                 let weight = self.weight(dtype, outputs, inputs)?;
@@ -176,6 +178,7 @@ impl Bench<'_> {
         match layer {
             Layer::Wide => [self.pick(8192, 256), self.pick(28_672, 64)],
             Layer::Square => [self.pick(4096, 256), self.pick(4096, 64)],
+            Layer::Narrow => [self.pick(8192, 256), self.pick(1280, 64)],
         }
     }
 

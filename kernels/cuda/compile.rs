@@ -16,7 +16,8 @@ use super::{Activations, libraries};
 use crate::{DType, DeviceError, Result};
 
 /// The headers that sources include.
-const HEADERS: [(&str, &str); 11] = [
+const HEADERS: [(&str, &str); 12] = [
+    ("clusters.cuh", include_str!("clusters.cuh")),
     ("device.cuh", include_str!("device.cuh")),
     ("kv_cache.cuh", include_str!("kv_cache.cuh")),
     ("attention.cuh", include_str!("attention.cuh")),

@@ -98,6 +98,15 @@ pub(crate) struct Grid {
     pub(crate) shared_bytes: u32,
 }
 
+/// How a kernel's text wants it to be launched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Manner {
+    /// It may begin while the kernel before it ends.
+    pub(crate) early: bool,
+    /// Its blocks of a column in z run at once, and read each other's shared memory.
+    pub(crate) clustered: bool,
+}
+
 /// GPUs that this process sees; an error says why none can be used.
 pub fn count() -> Result<usize> {
     libraries::check_driver()?;
@@ -385,24 +394,55 @@ impl Driver {
     }
 
     /// Enqueues the kernel `name`, which may begin `early`: while the one before it ends, and not before this has run or
-    /// ended in all of its blocks. Kernels that do wait themselves (`wait_for_last` in device.cuh).
+    /// ended in all of its blocks. Kernels that do wait themselves (`wait_for_last` in device.cuh). Blocks of a column in z
+    /// are a cluster where the kernel is `clustered` (clusters.cuh).
     ///
     /// # Safety
     /// `arguments` point at values of the kinds that the kernel takes, and what they say (addresses, sizes) is true.
     pub(crate) unsafe fn launch(
         &self,
         (function, name): (Function, &str),
-        early: bool,
+        Manner { early, clustered }: Manner,
         grid: Grid,
         arguments: &mut [*mut c_void],
     ) -> Result<()> {
+        let mut attributes = Vec::with_capacity(2);
+        if early {
+            attributes.push(sys::CUlaunchAttribute {
+                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                pad: Default::default(),
+                value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+            });
+        }
+        if clustered {
+            attributes.push(cluster_in_z(grid.blocks[2]));
+        }
+        let config = self.launch_config(grid, &mut attributes);
+        let (values, none) = (arguments.as_mut_ptr(), std::ptr::null_mut());
+        // SAFETY: the caller's promise; the module of the function is never unloaded, and the rest outlives the call.
+        let launched = unsafe { sys::cuLaunchKernelEx(&raw const config, function.0, values, none) };
+        launched.result().map_err(|error| {
+            let Grid { blocks: [x, y, z], threads, shared_bytes } = grid;
+            let asked = format!("{x} × {y} × {z} blocks of {threads} threads, {shared_bytes} bytes");
+            failed(&format!("starting {name} ({asked})"))(error)
+        })
+    }
+
+    /// How many columns in z of such a grid, whose blocks are clusters, run at once; none where it has no room for one.
+    pub(crate) fn clusters_at_once(&self, function: Function, grid: Grid) -> Result<usize> {
+        let mut attributes = [cluster_in_z(grid.blocks[2])];
+        let config = self.launch_config(grid, &mut attributes);
+        let mut clusters = 0;
+        // SAFETY: the function's module is never unloaded, and the rest outlives the call.
+        let told = unsafe { sys::cuOccupancyMaxActiveClusters(&raw mut clusters, function.0, &raw const config) };
+        told.result().map_err(failed("asking how many clusters run at once"))?;
+        Ok(usize::try_from(clusters).unwrap_or(0))
+    }
+
+    /// A launch as the driver is told of it, which points at `attributes`.
+    fn launch_config(&self, grid: Grid, attributes: &mut [sys::CUlaunchAttribute]) -> sys::CUlaunchConfig {
         let Grid { blocks: [x, y, z], threads, shared_bytes } = grid;
-        let mut attribute = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: Default::default(),
-            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
-        let config = sys::CUlaunchConfig {
+        sys::CUlaunchConfig {
             gridDimX: x,
             gridDimY: y,
             gridDimZ: z,
@@ -411,16 +451,9 @@ impl Driver {
             blockDimZ: 1,
             sharedMemBytes: shared_bytes,
             hStream: self.stream(),
-            attrs: &raw mut attribute,
-            numAttrs: early.into(),
-        };
-        let (values, none) = (arguments.as_mut_ptr(), std::ptr::null_mut());
-        // SAFETY: the caller's promise; the module of the function is never unloaded, and the rest outlives the call.
-        let launched = unsafe { sys::cuLaunchKernelEx(&raw const config, function.0, values, none) };
-        launched.result().map_err(|error| {
-            let asked = format!("{x} × {y} × {z} blocks of {threads} threads, {shared_bytes} bytes");
-            failed(&format!("starting {name} ({asked})"))(error)
-        })
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
+        }
     }
 
     /// Copies within the device.
@@ -430,5 +463,15 @@ impl Driver {
     pub(crate) unsafe fn copy_within(&self, to: Pointer, from: Pointer, bytes: usize) -> Result<()> {
         // SAFETY: the caller's promise.
         unsafe { result::memcpy_dtod_async(to.0, from.0, bytes, self.stream()) }.map_err(failed("copying on the GPU"))
+    }
+}
+
+/// That so many blocks in z are a cluster.
+fn cluster_in_z(blocks: u32) -> sys::CUlaunchAttribute {
+    let column = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: 1, y: 1, z: blocks };
+    sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+        pad: Default::default(),
+        value: sys::CUlaunchAttributeValue { clusterDim: column },
     }
 }

@@ -5,11 +5,11 @@ use std::{
     collections::{HashMap, hash_map},
     ffi::c_void,
     marker::PhantomData,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use super::compile::{Compiler, Source, Variant};
-use super::driver::{Driver, Function, Grid, Pointer};
+use super::driver::{Driver, Function, Grid, Manner, Pointer};
 use super::{Activations, Tensor};
 use crate::{DType, DeviceError, Result};
 
@@ -24,9 +24,8 @@ pub(crate) struct Kernels {
 #[derive(Debug, Clone)]
 struct Kernel {
     function: Function,
-    parameters: Vec<Kind>,
-    /// Whether it may begin while the kernel before it ends.
-    overlaps: bool,
+    parameters: Arc<[Kind]>,
+    manner: Manner,
     /// Dynamic shared memory that its blocks were allowed, bytes.
     shared_bytes: u32,
 }
@@ -153,6 +152,34 @@ impl Kernels {
         if grid.blocks.contains(&0) {
             return Ok(());
         }
+        let (kernel, name) = self.find(driver, (source, format), entry, grid.shared_bytes)?;
+        let kinds: Vec<Kind> = arguments.iter().map(Argument::kind).collect();
+        assert_eq!(kinds, *kernel.parameters, "the arguments of {name}");
+        let mut addresses: Vec<*mut c_void> = arguments.iter_mut().map(Argument::address).collect();
+        // SAFETY: the kinds are those that the kernel's text declares; what they say is the caller's promise.
+        unsafe { driver.launch((kernel.function, &name), kernel.manner, grid, &mut addresses) }
+    }
+
+    /// How many clusters, each of the blocks that `grid` has in z, run at once.
+    pub(crate) fn clusters_at_once(
+        &self,
+        driver: &Driver,
+        source: (&'static Source, Option<DType>),
+        entry: &'static str,
+        grid: Grid,
+    ) -> Result<usize> {
+        let (kernel, _) = self.find(driver, source, entry, grid.shared_bytes)?;
+        driver.clusters_at_once(kernel.function, grid)
+    }
+
+    /// A kernel, whose blocks may have so much dynamic shared memory, and its name.
+    fn find(
+        &self,
+        driver: &Driver,
+        (source, format): (&'static Source, Option<DType>),
+        entry: &'static str,
+        shared_bytes: u32,
+    ) -> Result<(Kernel, String)> {
         let variant = Variant { source, format, activations: self.activations };
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         let kernels = match modules.entry(variant) {
@@ -161,15 +188,11 @@ impl Kernels {
         };
         let name = variant.name(entry);
         let kernel = kernels.get_mut(&name).unwrap_or_else(|| panic!("{} has no kernel {entry}", source.name));
-        let kinds: Vec<Kind> = arguments.iter().map(Argument::kind).collect();
-        assert_eq!(kinds, kernel.parameters, "the arguments of {name}");
-        if grid.shared_bytes > kernel.shared_bytes {
-            driver.allow_shared(kernel.function, grid.shared_bytes)?;
-            kernel.shared_bytes = grid.shared_bytes;
+        if shared_bytes > kernel.shared_bytes {
+            driver.allow_shared(kernel.function, shared_bytes)?;
+            kernel.shared_bytes = shared_bytes;
         }
-        let mut addresses: Vec<*mut c_void> = arguments.iter_mut().map(Argument::address).collect();
-        // SAFETY: the kinds are those that the kernel's text declares; what they say is the caller's promise.
-        unsafe { driver.launch((kernel.function, &name), kernel.overlaps, grid, &mut addresses) }
+        Ok((kernel.clone(), name))
     }
 
     fn load(&self, driver: &Driver, variant: &Variant) -> Result<HashMap<String, Kernel>> {
@@ -180,9 +203,9 @@ impl Kernels {
         })?;
         let names: Vec<String> = entries.iter().map(|entry| entry.name.clone()).collect();
         let functions = driver.load(&module.image, &names)?;
-        let kernels = entries.into_iter().zip(functions).map(|(Entry { name, parameters, waits }, function)| {
+        let kernels = entries.into_iter().zip(functions).map(|(Entry { name, parameters, manner }, function)| {
             let shared_bytes = driver.allowed_shared(function)?;
-            Ok((name, Kernel { function, parameters, overlaps: waits, shared_bytes }))
+            Ok((name, Kernel { function, parameters: parameters.into(), manner, shared_bytes }))
         });
         kernels.collect()
     }
@@ -193,19 +216,20 @@ impl Kernels {
 struct Entry {
     name: String,
     parameters: Vec<Kind>,
-    /// Whether it waits for the kernel before it, so that it need not be begun after that has ended.
-    waits: bool,
+    manner: Manner,
 }
 
-/// The entries of a module (PTX ISA, "Kernel Function Parameters" and "griddepcontrol").
+/// The entries of a module (PTX ISA, "Kernel Function Parameters", "griddepcontrol" and "barrier.cluster"). One that waits
+/// for the kernel before it need not be begun after that has ended; one that meets in a cluster has to be launched as such.
 fn entries(ptx: &str) -> Option<Vec<Entry>> {
     let mut found = Vec::new();
     for entry in ptx.split(".entry ").skip(1) {
         let (name, rest) = entry.split_once('(')?;
         let (parameters, body) = rest.split_once(')')?;
         let parameters = parameters.split(".param").skip(1).map(kind).collect::<Option<Vec<_>>>()?;
-        let waits = body.contains("griddepcontrol.wait");
-        found.push(Entry { name: name.trim().to_owned(), parameters, waits });
+        let manner =
+            Manner { early: body.contains("griddepcontrol.wait"), clustered: body.contains("barrier.cluster.wait") };
+        found.push(Entry { name: name.trim().to_owned(), parameters, manner });
     }
     (!found.is_empty()).then_some(found)
 }
@@ -244,12 +268,23 @@ mod tests {
 )
 {
     griddepcontrol.wait;
+}
+.visible .entry add_f32(
+    .param .u32 add_f32_param_0
+)
+{
+    barrier.cluster.arrive.release.aligned;
+    barrier.cluster.wait.acquire.aligned;
 }";
-        let entry =
-            |name: &str, parameters: &[Kind], waits| Entry { name: name.into(), parameters: parameters.into(), waits };
+        let entry = |name: &str, parameters: &[Kind], manner| Entry {
+            name: name.into(),
+            parameters: parameters.into(),
+            manner,
+        };
         let expected = vec![
-            entry("scale_f32", &[Kind::Long, Kind::Word, Kind::Float], false),
-            entry("gather_f32", &[Kind::Bytes(128)], true),
+            entry("scale_f32", &[Kind::Long, Kind::Word, Kind::Float], Manner { early: false, clustered: false }),
+            entry("gather_f32", &[Kind::Bytes(128)], Manner { early: true, clustered: false }),
+            entry("add_f32", &[Kind::Word], Manner { early: false, clustered: true }),
         ];
         assert_eq!(entries(ptx), Some(expected));
         assert_eq!(entries("nothing"), None);

@@ -55,6 +55,7 @@ const DRIVER: Needed = Needed {
         "cuFuncGetAttribute",
         "cuFuncSetAttribute",
         "cuLaunchKernelEx",
+        "cuOccupancyMaxActiveClusters",
         "cuTensorMapEncodeTiled",
         "cuDeviceCanAccessPeer",
         "cuIpcGetMemHandle",

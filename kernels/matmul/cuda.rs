@@ -198,16 +198,14 @@ impl Cuda {
                 }
             }
         }
-        Ok(Plan::Kernel(self.kernel(rows, weight.inputs, part)))
+        Ok(Plan::Kernel(self.kernel(rows, weight.inputs, part)?))
     }
 
     /// Which kernel multiplies a part.
-    fn kernel(&self, rows: usize, inputs: usize, part: &Part) -> Kernel {
+    fn kernel(&self, rows: usize, inputs: usize, part: &Part) -> Result<Kernel> {
         let multiprocessors = self.facts().multiprocessors as usize;
-        if self.has_warpgroups()
-            && let Some(middle) = Middle::plan(part.dtype, part.rows, inputs, rows, multiprocessors)
-        {
-            return Kernel::Middle(middle);
+        if let Some(middle) = self.middle(part, inputs, rows)? {
+            return Ok(Kernel::Middle(middle));
         }
         if rows <= SKINNY_ROWS_MAX {
             // Two blocks, or nearly, hide each other's latencies on a multiprocessor.
@@ -215,7 +213,7 @@ impl Cuda {
             let (entry, at_once) = if rows <= 8 { ("skinny_8", 8) } else { ("skinny_16", 16) };
             let blocks = [rows.div_ceil(at_once) as u32, skinny.blocks(part.rows) as u32, 1];
             let (threads, shared_bytes) = (skinny.threads() as u32, skinny.shared_bytes as u32);
-            return Kernel::Skinny(entry, Grid { blocks, threads, shared_bytes }, skinny.tiles);
+            return Ok(Kernel::Skinny(entry, Grid { blocks, threads, shared_bytes }, skinny.tiles));
         }
         let blocks = |shape: Shape| [rows.div_ceil(shape.rows) as u32, part.rows.div_ceil(shape.outputs) as u32, 1];
         let shared_bytes = |shape: Shape| shape.shared_bytes(part.dtype, self.act()) as u32;
@@ -224,7 +222,7 @@ impl Cuda {
         let fits = shared_bytes(Shape::LARGE) <= self.facts().shared_bytes_max;
         let (entry, shape) = if fills && fits { ("tiled_128", Shape::LARGE) } else { ("tiled_64", Shape::SMALL) };
         let (threads, shared_bytes) = (shape.threads as u32, shared_bytes(shape));
-        Kernel::Tiled(entry, Grid { blocks: blocks(shape), threads, shared_bytes })
+        Ok(Kernel::Tiled(entry, Grid { blocks: blocks(shape), threads, shared_bytes }))
     }
 }
 

@@ -4,8 +4,8 @@ use super::{Columns, DECODED_ROWS_MIN, Results};
 use crate::{
     DType, Result,
     cuda::{
-        Argument, Buffer, ByteMatrix, Cuda, Grid, MappedMatrix, Part, Pointer, Source, Tensor, TensorMap, staged_words,
-        step_columns,
+        Argument, ByteMatrix, ClustersAtOnce, Cuda, Grid, MappedMatrix, Part, Pointer, Source, Tensor, TensorMap,
+        staged_words, step_columns,
     },
 };
 
@@ -17,7 +17,6 @@ pub(super) const ROWS_MIN: usize = 17;
 // As in the source.
 const PAIRS: usize = 128;
 const THREADS: u32 = 640;
-const MERGE_THREADS: usize = 256;
 const ROOM: usize = 225 << 10;
 const X_STAGES_MOST: usize = 8;
 const X_ROW_BYTES: usize = 128;
@@ -51,33 +50,35 @@ pub(super) fn has_kernel(dtype: DType) -> bool {
 }
 
 impl Middle {
-    /// None where there is no such kernel, or it is not for so many rows.
-    pub(super) fn plan(
-        dtype: DType,
-        outputs: usize,
-        inputs: usize,
-        rows: usize,
-        multiprocessors: usize,
-    ) -> Option<Self> {
-        let is_for = has_kernel(dtype) && outputs.is_multiple_of(2);
-        if !is_for || !(ROWS_MIN..DECODED_ROWS_MIN).contains(&rows) {
-            return None;
-        }
+    /// One block for each tile. None where there is no such kernel, or it is not for so many rows.
+    fn new(dtype: DType, outputs: usize, inputs: usize, rows: usize) -> Option<Self> {
+        let is_for = has_kernel(dtype) && outputs.is_multiple_of(2) && (ROWS_MIN..DECODED_ROWS_MIN).contains(&rows);
         let block_rows = rows.next_power_of_two().clamp(32, 128);
         let (row_blocks, tiles) = (rows.div_ceil(block_rows), outputs.div_ceil(2 * PAIRS));
         let steps = inputs.div_ceil(step_columns(dtype)).max(1);
-        // In quarters of what a step takes: a block is as long as one more until it has begun and handed out its sums;
-        // for others to add them, that takes longer the more rows there are, and so does adding.
-        let cost = |shares: usize| {
-            let rounds = (row_blocks * tiles * shares).div_ceil(multiprocessors);
-            let for_others = if shares > 1 { block_rows / 16 } else { 0 };
-            rounds * (4 * steps.div_ceil(shares) + 4 + for_others) + 2 * for_others
-        };
-        let shares = (1..=steps.min(multiprocessors)).min_by_key(|shares| cost(*shares)).unwrap_or(1);
-        Some(Self { block_rows, row_blocks, tiles, steps, steps_each: steps.div_ceil(shares) })
+        is_for.then_some(Self { block_rows, row_blocks, tiles, steps, steps_each: steps })
     }
 
-    /// Blocks that share a tile.
+    /// As many blocks for each tile as take the shortest time together, where so many clusters run at once.
+    fn shared_out(self, clusters: &ClustersAtOnce) -> Self {
+        let Self { block_rows, row_blocks, tiles, steps, .. } = self;
+        // In quarters of what a step takes: a block is as long as one and a half more until it has begun and handed out its
+        // sums, and somewhat longer, the more rows there are, to add those of others.
+        let cost = |shares: usize, at_once: usize| {
+            let adding = if shares > 1 { 1 + block_rows / 64 } else { 0 };
+            (row_blocks * tiles).div_ceil(at_once) * (4 * steps.div_ceil(shares) + 6 + adding)
+        };
+        let possible = (1..=steps).zip(clusters).filter(|(_, at_once)| **at_once > 0);
+        let shares = possible.min_by_key(|(shares, at_once)| cost(*shares, **at_once)).map_or(1, |(shares, _)| shares);
+        Self { steps_each: steps.div_ceil(shares), ..self }
+    }
+
+    fn grid(&self, dtype: DType) -> Grid {
+        let blocks = [self.row_blocks, self.tiles, self.shares()].map(|count| count as u32);
+        Grid { blocks, threads: THREADS, shared_bytes: self.shared_bytes(dtype) as u32 }
+    }
+
+    /// Blocks that share a tile: a cluster.
     fn shares(&self) -> usize {
         self.steps.div_ceil(self.steps_each)
     }
@@ -105,6 +106,15 @@ fn pitch(dtype: DType) -> usize {
 }
 
 impl Cuda {
+    /// How blocks share out a product; none where other kernels are for it.
+    pub(super) fn middle(&self, part: &Part, inputs: usize, rows: usize) -> Result<Option<Middle>> {
+        let Some(alone) = Middle::new(part.dtype, part.rows, inputs, rows).filter(|_| self.has_warpgroups()) else {
+            return Ok(None);
+        };
+        let clusters = self.clusters_at_once((&SOURCE, part.dtype), alone.entry(), alone.grid(part.dtype))?;
+        Ok(Some(alone.shared_out(&clusters)))
+    }
+
     /// # Safety
     /// As for `product_of_part`.
     pub(super) unsafe fn product_by_warpgroups(
@@ -115,37 +125,20 @@ impl Cuda {
         middle: &Middle,
     ) -> Result<()> {
         let Columns { y, stride, bias, results } = columns;
-        let (rows, outputs, shares) = (x.rows(), part.rows, middle.shares());
-        let partials = match shares {
-            1 => None,
-            _ => Some(self.scratch(shares * rows * outputs * size_of::<f32>())?),
-        };
-        let sums = partials.as_ref().map(Buffer::pointer);
         let boxes = Boxes::new(x, part, &results, middle)?;
         let mut arguments: Vec<Argument> = vec![
             y.into(),
             bias.into(),
-            sums.into(),
-            rows.into(),
-            outputs.into(),
+            x.rows().into(),
+            part.rows.into(),
             middle.steps.into(),
             middle.steps_each.into(),
             stride.into(),
         ];
         arguments.extend(results.arguments());
         arguments.push(Argument::of(&boxes));
-        let blocks = [middle.row_blocks, middle.tiles, shares].map(|count| count as u32);
-        let grid = Grid { blocks, threads: THREADS, shared_bytes: middle.shared_bytes(part.dtype) as u32 };
-        // SAFETY: the caller's promise; boxes lie within `x` and the part, and there is room for each share's sums.
-        unsafe { self.launch_for((&SOURCE, part.dtype), middle.entry(), grid, &mut arguments) }?;
-        let Some(sums) = sums else { return Ok(()) };
-        let mut arguments: Vec<Argument> =
-            vec![y.into(), bias.into(), sums.into(), rows.into(), outputs.into(), shares.into(), stride.into()];
-        arguments.extend(results.arguments());
-        let blocks = [(outputs / 2).div_ceil(MERGE_THREADS) as u32, rows as u32, 1];
-        let grid = Grid { blocks, threads: MERGE_THREADS as u32, shared_bytes: 0 };
-        // SAFETY: the same.
-        unsafe { self.launch_for((&SOURCE, part.dtype), "middle_merge", grid, &mut arguments) }
+        // SAFETY: the caller's promise; boxes lie within `x` and the part.
+        unsafe { self.launch_for((&SOURCE, part.dtype), middle.entry(), middle.grid(part.dtype), &mut arguments) }
     }
 }
 
@@ -193,18 +186,27 @@ mod tests {
         }
     }
 
-    /// How many blocks share a tile, on 132 multiprocessors.
+    /// How many blocks share a tile, on the 132 multiprocessors of an H100.
     #[test]
     fn work_is_shared_out() {
         let shares = |rows: usize, inputs: usize, outputs: usize| {
-            let middle = Middle::plan(DType::WInt4, outputs, inputs, rows, 132)?;
+            let middle =
+                Middle::new(DType::WInt4, outputs, inputs, rows)?.shared_out(&[132, 66, 42, 30, 24, 20, 14, 14]);
             Some((middle.block_rows, middle.row_blocks, middle.tiles, middle.shares()))
         };
         assert_eq!(shares(17, 8192, 28_672), Some((32, 1, 112, 1)));
-        assert_eq!(shares(64, 4096, 4096), Some((64, 1, 16, 8)));
-        assert_eq!(shares(255, 14_336, 4096), Some((128, 2, 16, 4)));
+        assert_eq!(shares(64, 4096, 4096), Some((64, 1, 16, 6)));
+        assert_eq!(shares(255, 4096, 4096), Some((128, 2, 16, 3)));
+        assert_eq!(shares(32, 8192, 1280), Some((32, 1, 5, 8)));
         assert_eq!(shares(16, 4096, 4096), None, "few rows");
         assert_eq!(shares(256, 4096, 4096), None, "many");
         assert_eq!(shares(64, 4096, 4095), None, "outputs that are no pairs");
+    }
+
+    /// A GPU too small for any cluster.
+    #[test]
+    fn without_clusters_tiles_are_not_shared() {
+        let middle = Middle::new(DType::WInt4, 256, 4096, 17).expect("a kernel for it");
+        assert_eq!(middle.shared_out(&[4, 0, 0, 0, 0, 0, 0, 0]).shares(), 1);
     }
 }

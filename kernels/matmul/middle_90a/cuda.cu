@@ -14,8 +14,8 @@
 // part is rounded to 2⁻⁹ of 2⁻⁹. Where there is an offset, two roundings would show (weights of a small scale are all
 // alike, and their errors, too): there f32 multiplies.
 //
-// Few outputs make few blocks: then several share a tile's columns, and leave sums to `middle_merge`, which adds them in
-// order.
+// Few outputs make few blocks: then several share a tile's columns, as a cluster. Each adds up some of the tile's sums out of
+// the shared memory of all, in order.
 //
 // The floors, 8192 → 28672 on an H100: 125 MB of WINT4 are 43 µs at 2.9 TB/s, 242 MB of WINT8 or FP8 83 µs, 132 MB of
 // Q4_K 46 µs; 128 rows are 60 GFLOP, 75 µs at 800 TFLOP/s, so that below 74 rows of WINT4 memory decides. Of x each block
@@ -28,6 +28,7 @@
 // architectures: sm_90a
 
 #define BLOCKS_AT_LEAST 1
+#include "clusters.cuh"
 #include "device.cuh"
 #include "formats.cuh"
 #include "product.cuh"
@@ -42,12 +43,13 @@
 #define WARP_PAIRS 8
 #define PAIRS 128
 #define THREADS 640
-#define MERGE_THREADS 256
+#define COMPUTING_THREADS 512
 // Together no more than a block is given: 640 × 96.
 #define FETCHING_REGISTERS 32
 #define COMPUTING_REGISTERS 112
 
-static_assert(PAIRS == WARPS * WARP_PAIRS && THREADS == FETCHING_THREADS + 32 * WARPS, "warps of a block");
+static_assert(PAIRS == WARPS * WARP_PAIRS && COMPUTING_THREADS == 32 * WARPS &&
+                  THREADS == FETCHING_THREADS + COMPUTING_THREADS, "warps of a block");
 
 // Columns of a part of x, as far as swizzled rows reach.
 constexpr int X_COLUMNS = 64;
@@ -294,11 +296,26 @@ __device__ __forceinline__ void multiply_all(const Room& room, int begin, int en
     warpgroup_wait<0>(sums);
 }
 
-// The block's sums become results, or are left for others. They go by way of shared memory, so that neighbouring threads
-// have neighbouring outputs.
+// Of two neighbouring outputs the sums of all blocks that share the tile.
+__device__ __forceinline__ float2 add_shares(const float* own) {
+    float2 shares[CLUSTER_BLOCKS_MAX];
+#pragma unroll
+    for (int share = 0; share < CLUSTER_BLOCKS_MAX; share++) {
+        if (share < int(gridDim.z)) shares[share] = load_2_of_block(own, share);
+    }
+    float2 sum = shares[0];
+#pragma unroll
+    for (int share = 1; share < CLUSTER_BLOCKS_MAX; share++) {
+        if (share < int(gridDim.z)) sum.x += shares[share].x, sum.y += shares[share].y;
+    }
+    return sum;
+}
+
+// Sums become results. They go by way of shared memory, so that neighbouring threads have neighbouring outputs, and blocks
+// that share a tile have those of the others: each takes its part of the tile.
 template <int ROWS>
 __device__ __forceinline__ void hand_out(const float (&sums)[ROWS / 2], const Room& room, const OutputColumns& output,
-                                         float* partials, int rows) {
+                                         int rows) {
     constexpr int STRIDE = Inputs<ROWS>::SUMS_STRIDE;
     float* tile = reinterpret_cast<float*>(room.x);
     // All are done with the rings.
@@ -312,27 +329,23 @@ __device__ __forceinline__ void hand_out(const float (&sums)[ROWS / 2], const Ro
     }
     // Not before: blocks of the kernel behind this one would crowd where this one's happen to end first.
     let_next_begin();
-    warp_arrive(room.together);
-    barrier_wait(room.together, 1);
+    cluster_sync();
     int first_row = blockIdx.x * ROWS, first_output = blockIdx.y * 2 * PAIRS, own_rows = min(rows - first_row, ROWS);
-    if (partials != nullptr) partials += (int64_t(blockIdx.z) * rows + first_row) * output.outputs;
+    int first = int(blockIdx.z) * COMPUTING_THREADS + int(threadIdx.x) - FETCHING_THREADS;
 #pragma unroll 1
-    for (int index = threadIdx.x - FETCHING_THREADS; index < own_rows * PAIRS; index += 32 * WARPS) {
+    for (int index = first; index < own_rows * PAIRS; index += int(gridDim.z) * COMPUTING_THREADS) {
         int row = index / PAIRS, at = index % PAIRS * 2, column = first_output + at;
         if (column >= output.outputs) continue;
-        float2 pair = *reinterpret_cast<const float2*>(tile + row * STRIDE + at);
-        if (partials == nullptr) {
-            output(first_row + row, column, pair.x, pair.y);
-        } else {
-            store_2(partials + int64_t(row) * output.outputs + column, pair.x, pair.y);
-        }
+        float2 pair = add_shares(tile + row * STRIDE + at);
+        output(first_row + row, column, pair.x, pair.y);
     }
+    // Others may still read this block's.
+    cluster_sync();
 }
 
 // Blocks: rows in x, pairs of outputs in y, shares of `steps_each` of a tile's steps in z.
 template <int ROWS>
-__device__ __forceinline__ void middle(OutputColumns output, float* partials, int rows, int steps, int steps_each,
-                                       const Boxes& boxes) {
+__device__ __forceinline__ void middle(OutputColumns output, int rows, int steps, int steps_each, const Boxes& boxes) {
     using X = Inputs<ROWS>;
     DYNAMIC_SHARED(uint8_t, shared);
     __shared__ uint64_t x_ready[X_STAGES_MOST];
@@ -373,36 +386,20 @@ __device__ __forceinline__ void middle(OutputColumns output, float* partials, in
         if (threadIdx.x == 32) fetch_inputs<ROWS>(boxes, room, begin, end);
     } else {
         take_registers<COMPUTING_REGISTERS>();
-        // Results, and sums for others, lie where the kernel before this one may still read.
+        // Results lie where the kernel before this one may still read.
         wait_for_last();
         float sums[ROWS / 2];
         multiply_all<ROWS>(room, begin, end, sums);
-        hand_out<ROWS>(sums, room, output, partials, rows);
+        hand_out<ROWS>(sums, room, output, rows);
     }
 }
 
 // y [rows, …], rows `y_stride` apart, from x and a weight of `outputs` rows, an even number, as boxes have them; a bias per
-// output, or null. Results are as in matmul/cuda.cu. Where `partials` is not null, sums [shares, rows, outputs] are left
-// there instead.
+// output, or null. Results are as in matmul/cuda.cu.
 #define PARAMETERS                                                                                                     \
-    void *y, const float *bias, float *partials, int rows, int outputs, int steps, int steps_each, int y_stride,       \
+    void *y, const float *bias, int rows, int outputs, int steps, int steps_each, int y_stride,       \
         int results, int activation, float limit, float alpha, const __grid_constant__ Boxes boxes
 #define OUTPUT OutputColumns{y, bias, y_stride, 0, outputs, results, Gate{activation, limit, alpha}}
-KERNEL(middle_32, THREADS)(PARAMETERS) { middle<32>(OUTPUT, partials, rows, steps, steps_each, boxes); }
-KERNEL(middle_64, THREADS)(PARAMETERS) { middle<64>(OUTPUT, partials, rows, steps, steps_each, boxes); }
-KERNEL(middle_128, THREADS)(PARAMETERS) { middle<128>(OUTPUT, partials, rows, steps, steps_each, boxes); }
-
-// The results of what blocks left as `partials`: a thread for each pair of a row, rows in y.
-KERNEL(middle_merge, MERGE_THREADS)
-(void* y, const float* bias, const float* partials, int rows, int outputs, int shares, int y_stride, int results,
- int activation, float limit, float alpha) {
-    overlap_begin();
-    int column = 2 * (int(blockIdx.x) * MERGE_THREADS + int(threadIdx.x)), row = blockIdx.y;
-    if (column >= outputs) return;
-    float2 sum = make_float2(0.0f, 0.0f);
-    for (int share = 0; share < shares; share++) {
-        float2 part = *reinterpret_cast<const float2*>(partials + (int64_t(share) * rows + row) * outputs + column);
-        sum.x += part.x, sum.y += part.y;
-    }
-    OUTPUT(row, column, sum.x, sum.y);
-}
+KERNEL(middle_32, THREADS)(PARAMETERS) { middle<32>(OUTPUT, rows, steps, steps_each, boxes); }
+KERNEL(middle_64, THREADS)(PARAMETERS) { middle<64>(OUTPUT, rows, steps, steps_each, boxes); }
+KERNEL(middle_128, THREADS)(PARAMETERS) { middle<128>(OUTPUT, rows, steps, steps_each, boxes); }

@@ -248,6 +248,7 @@ fn driver() -> Vec<String> {
         fn cuFuncSetAttribute(CUfunction, CUfunction_attribute, c_int) -> CUresult;
         fn cuFuncGetAttribute(*mut c_int, CUfunction_attribute, CUfunction) -> CUresult;
         fn cuOccupancyMaxActiveBlocksPerMultiprocessor(*mut c_int, CUfunction, c_int, usize) -> CUresult;
+        fn cuOccupancyMaxActiveClusters(*mut c_int, CUfunction, *const CUlaunchConfig) -> CUresult;
         fn cuLaunchKernel(
             CUfunction, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, CUstream, *mut *mut c_void,
             *mut *mut c_void

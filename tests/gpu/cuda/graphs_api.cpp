@@ -183,16 +183,17 @@ CUresult cuGraphExecUpdate(CUgraphExec executable, CUgraph graph, CUgraphExecUpd
 
 CUresult cuGraphExecKernelNodeSetParams(CUgraphExec executable, CUgraphNode node, const CUDA_KERNEL_NODE_PARAMS* of) {
     CALL_IN_CONTEXT();
-    KernelNode kernel{of->func,
-                      {of->gridDimX, of->gridDimY, of->gridDimZ},
-                      {of->blockDimX, of->blockDimY, of->blockDimZ},
-                      of->sharedMemBytes,
-                      nullptr};
+    if (!node->operation.kernel) return REFUSE(CUDA_ERROR_INVALID_VALUE, "the node is no kernel");
+    KernelNode kernel = *node->operation.kernel;  // its attributes stay
+    kernel.function = of->func;
+    kernel.grid = {of->gridDimX, of->gridDimY, of->gridDimZ};
+    kernel.block = {of->blockDimX, of->blockDimY, of->blockDimZ};
+    kernel.shared_bytes = of->sharedMemBytes;
     Operation operation;
     if (CUresult refused = make_kernel_operation(kernel, of->kernelParams, operation, __func__)) return refused;
     auto program = std::make_shared<Program>(*executable->program);
     for (size_t at = 0; at < program->operations.size(); at++) {
-        if (program->operations[at].kernel != node->operation.kernel || !node->operation.kernel) continue;
+        if (program->operations[at].kernel != node->operation.kernel) continue;
         program->operations[at] = operation;
         executable->program = program;
         return CUDA_SUCCESS;

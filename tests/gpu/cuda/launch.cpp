@@ -55,6 +55,21 @@ CUresult check(const KernelNode& launch, const char* function) {
         return refuse(CUDA_ERROR_INVALID_VALUE, function, "%s: %u x %u x %u threads are more than its %u", kernel.name,
                       bx, by, bz, kernel.threads_max);
     }
+    auto [cx, cy, cz] = launch.cluster;
+    if (!cx || !cy || !cz || gx % cx || gy % cy || gz % cz) {
+        return refuse(CUDA_ERROR_INVALID_CLUSTER_SIZE, function,
+                      "%s: a grid of %u x %u x %u blocks is not made of clusters of %u x %u x %u", kernel.name, gx, gy,
+                      gz, cx, cy, cz);
+    }
+    if (1ull * cx * cy * cz > simt::CLUSTER_BLOCKS_MAX) {
+        return refuse(CUDA_ERROR_INVALID_CLUSTER_SIZE, function,
+                      "%s: clusters of %u x %u x %u blocks are larger than every GPU's", kernel.name, cx, cy, cz);
+    }
+    unsigned blocks = cx * cy * cz;
+    if (blocks > 1 && !clusters_at_once(launch.function, blocks, unsigned(threads), launch.shared_bytes)) {
+        return refuse(CUDA_ERROR_INVALID_CLUSTER_SIZE, function,
+                      "%s: this GPU has no room for a cluster of %u such blocks", kernel.name, blocks);
+    }
     if (launch.shared_bytes > launch.function->dynamic_shared_max) {
         return refuse(CUDA_ERROR_INVALID_VALUE, function,
                       "%s: %u bytes of dynamic shared memory, and only %zu were allowed", kernel.name,
@@ -78,6 +93,7 @@ CUresult make_kernel_operation(const KernelNode& of, void** values, Operation& o
     launch.static_shared = of.function->static_shared;
     launch.shared_max = simt::SHARED_MAX;  // checked above
     launch.seed = settings().seed;
+    launch.cluster = of.cluster;
     launch.may_begin_early = of.may_begin_early;
     launch.parameters = node->parameters.get();
     int device = of.function->module->context->device;
@@ -124,6 +140,7 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* of, CUfunction function, void** 
     CALL_IN_CONTEXT("<<<(%u, %u, %u), (%u, %u, %u), %u>>>, %u attributes", of->gridDimX, of->gridDimY, of->gridDimZ,
                     of->blockDimX, of->blockDimY, of->blockDimZ, of->sharedMemBytes, of->numAttrs);
     bool may_begin_early = false;
+    uint3 cluster = {1, 1, 1};
     for (unsigned at = 0; at < of->numAttrs; at++) {
         const CUlaunchAttribute& attribute = of->attrs[at];
         switch (attribute.id) {
@@ -135,9 +152,10 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* of, CUfunction function, void** 
                     return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "this GPU begins no kernel early");
                 break;
             case CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION:
-                if (attribute.value.clusterDim.x * attribute.value.clusterDim.y * attribute.value.clusterDim.z == 1)
-                    break;
-                return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "clusters are not modelled");
+                if (settings().capability_major < 9)
+                    return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "this GPU has no clusters");
+                cluster = {attribute.value.clusterDim.x, attribute.value.clusterDim.y, attribute.value.clusterDim.z};
+                break;
             default: return REFUSE(CUDA_ERROR_NOT_SUPPORTED, "launch attribute %d is not modelled", int(attribute.id));
         }
     }
@@ -146,7 +164,8 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* of, CUfunction function, void** 
                     {of->blockDimX, of->blockDimY, of->blockDimZ},
                     of->sharedMemBytes,
                     nullptr,
-                    may_begin_early};
+                    may_begin_early,
+                    cluster};
     return launch(node, of->hStream, values, extra, __func__);
 }
 

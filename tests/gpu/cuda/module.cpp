@@ -7,6 +7,7 @@
 
 #include "capture.hpp"
 #include "context.hpp"
+#include "launch.hpp"
 #include "settings.hpp"
 #include "stream.hpp"
 
@@ -115,6 +116,17 @@ int blocks_per_multiprocessor(CUfunction function, int threads, size_t dynamic_s
 }
 
 }  // namespace
+
+namespace stand_in {
+
+unsigned clusters_at_once(CUfunction function, unsigned blocks, unsigned threads, size_t dynamic_shared) {
+    constexpr unsigned PART = 16;
+    unsigned each = unsigned(blocks_per_multiprocessor(function, int(threads), dynamic_shared));
+    unsigned multiprocessors = unsigned(settings().multiprocessors);
+    return multiprocessors / PART * (PART * each / blocks) + multiprocessors % PART * each / blocks;
+}
+
+}  // namespace stand_in
 
 #define CHECK_FUNCTION(of) \
     if (CUresult refused = check_function(of, __func__)) return refused
@@ -286,6 +298,24 @@ CUresult cuOccupancyMaxPotentialBlockSizeWithFlags(int* grid, int* threads, CUfu
 CUresult cuOccupancyMaxPotentialBlockSize(int* grid, int* threads, CUfunction function, CUoccupancyB2DSize shared_of,
                                           size_t shared, int limit) {
     return cuOccupancyMaxPotentialBlockSizeWithFlags(grid, threads, function, shared_of, shared, limit, 0);
+}
+
+CUresult cuOccupancyMaxActiveClusters(int* clusters, CUfunction function, const CUlaunchConfig* of) {
+    CALL_IN_CONTEXT();
+    CHECK_FUNCTION(function);
+    unsigned blocks = 1;
+    for (unsigned at = 0; at < of->numAttrs; at++) {
+        const CUlaunchAttributeValue& value = of->attrs[at].value;
+        if (of->attrs[at].id != CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) continue;
+        blocks = value.clusterDim.x * value.clusterDim.y * value.clusterDim.z;
+    }
+    unsigned long long threads = 1ull * of->blockDimX * of->blockDimY * of->blockDimZ;
+    if (of->sharedMemBytes > function->dynamic_shared_max || threads > function->kernel->threads_max || !threads) {
+        return REFUSE(CUDA_ERROR_INVALID_VALUE, "%s: no block of %llu threads and %u bytes can be launched",
+                      function->kernel->name, threads, of->sharedMemBytes);
+    }
+    *clusters = int(clusters_at_once(function, blocks, unsigned(threads), of->sharedMemBytes));
+    return CUDA_SUCCESS;
 }
 
 CUresult cuOccupancyAvailableDynamicSMemPerBlock(size_t* bytes, CUfunction function, int blocks, int) {

@@ -19,6 +19,7 @@ struct KernelNode {
     unsigned shared_bytes;
     std::shared_ptr<void*[]> parameters;
     bool may_begin_early = false;
+    uint3 cluster = {1, 1, 1};
 };
 
 struct Operation {

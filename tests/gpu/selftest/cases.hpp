@@ -110,9 +110,42 @@ public:
                                nullptr));
     }
 
+    // As one cluster of so many blocks; the driver's answer.
+    template <class... Arguments>
+    CUresult launch_cluster(const std::string& name, unsigned blocks, Grid grid, Arguments... arguments) {
+        CUfunction function = load(name + "_f32", entry_text<Arguments...>(name + "_f32"));
+        void* values[] = {&arguments..., nullptr};
+        CUlaunchAttribute cluster;
+        CUlaunchConfig config = config_of(blocks, grid, cluster);
+        return cuLaunchKernelEx(&config, function, values, nullptr);
+    }
+
+    // Of how many such clusters the device has room at once.
+    template <class... Parameters>
+    int clusters_at_once(const std::string& name, unsigned blocks, Grid grid) {
+        CUfunction function = load(name + "_f32", entry_text<Parameters...>(name + "_f32"));
+        CUlaunchAttribute cluster;
+        CUlaunchConfig config = config_of(blocks, grid, cluster);
+        int clusters = -1;
+        require(cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, int(grid.shared_bytes)));
+        require(cuOccupancyMaxActiveClusters(&clusters, function, &config));
+        return clusters;
+    }
+
     void synchronize() { require(cuStreamSynchronize(stream)); }
 
 private:
+    CUlaunchConfig config_of(unsigned cluster_blocks, Grid grid, CUlaunchAttribute& cluster) {
+        cluster = {};
+        cluster.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+        cluster.value.clusterDim = {1, 1, cluster_blocks};
+        CUlaunchConfig config{};
+        config.gridDimX = config.gridDimY = config.blockDimY = config.blockDimZ = config.numAttrs = 1;
+        config.gridDimZ = grid.blocks, config.blockDimX = grid.threads, config.sharedMemBytes = grid.shared_bytes;
+        config.hStream = stream, config.attrs = &cluster;
+        return config;
+    }
+
     void require(CUresult result);
 };
 

@@ -73,6 +73,59 @@ TEST(an_exit_before_a_barrier, Dies, "__syncthreads") { through_shared("exit_ear
 TEST(two_places_of_a_barrier, Dies, "in another __syncthreads") { through_shared("two_barriers_wrong"); }
 TEST(a_barrier_of_some, Dies, "no thread can go on") { through_shared("half_a_barrier_wrong"); }
 
+// ---- clusters ----
+
+constexpr unsigned CLUSTER_COLUMNS = 2 * (THREADS - 32);
+
+void check_add_blocks(const char* kernel) {
+    Gpu gpu;
+    for (unsigned blocks : {1u, 3u, 8u}) {
+        std::vector<float> x = ramp(blocks * CLUSTER_COLUMNS);
+        CUdeviceptr from = gpu.put(x), y = gpu.room(x.size() * 4);
+        OK(gpu.launch_cluster(kernel, blocks, {blocks, THREADS, CLUSTER_COLUMNS * 4}, y, from));
+        std::vector<float> sums = gpu.get<float>(y, x.size());
+        for (unsigned at = 0; at < CLUSTER_COLUMNS; at++) {
+            float sum = 0.0f;
+            for (unsigned block = 0; block < blocks; block++) sum += float(block + 1) * x[block * CLUSTER_COLUMNS + at];
+            for (unsigned block = 0; block < blocks; block++) {
+                CHECK(sums[block * CLUSTER_COLUMNS + at] == sum / float(block + 1));
+            }
+        }
+    }
+}
+
+TEST(blocks_of_a_cluster, Passes) { check_add_blocks("add_blocks"); }
+TEST(a_block_that_may_not_have_begun, Dies, "may not have begun") { check_add_blocks("add_blocks_early_wrong"); }
+TEST(a_block_that_may_have_ended, Dies, "may have ended") { check_add_blocks("add_blocks_late_wrong"); }
+
+TEST(a_block_of_no_cluster, Dies, "its cluster does not have") {
+    Gpu gpu;
+    CUdeviceptr y = gpu.room(8);
+    OK(gpu.launch_cluster("ask_beyond_wrong", 2, {2, 32, 8}, y));
+    gpu.synchronize();
+}
+
+TEST(clusters_that_can_not_be, Passes) {
+    Gpu gpu;
+    CUdeviceptr y = gpu.room(8);
+    CHECK(gpu.launch_cluster("ask_beyond_wrong", 9, {9, 32, 8}, y) == CUDA_ERROR_INVALID_CLUSTER_SIZE);
+    CHECK(gpu.launch_cluster("ask_beyond_wrong", 2, {3, 32, 8}, y) == CUDA_ERROR_INVALID_CLUSTER_SIZE);
+}
+
+// On four multiprocessors.
+TEST(clusters_at_once, Passes) {
+    Gpu gpu;
+    auto of_blocks = [&](unsigned blocks, Grid grid) {
+        return gpu.clusters_at_once<CUdeviceptr, CUdeviceptr>("add_blocks", blocks, grid);
+    };
+    Grid whole = {8, 256, 200 * 1024};
+    CHECK(of_blocks(1, whole) == 4);
+    CHECK(of_blocks(2, whole) == 2);
+    CHECK(of_blocks(3, whole) == 1);
+    CHECK(of_blocks(8, whole) == 0);
+    CHECK(of_blocks(8, {8, 256, 100 * 1024}) == 1);
+}
+
 // ---- warps ----
 
 std::vector<unsigned> of_a_warp(const char* kernel, unsigned threads = 32, size_t results = 32) {

@@ -44,6 +44,7 @@ std::string state_of(const Warp& warp, int lane) {
     switch (fiber->waiting) {
         case Waiting::Nothing: return "runs";
         case Waiting::Block: return "waits for the block" + text_of(fiber->place);
+        case Waiting::Cluster: return "waits for the cluster" + text_of(fiber->place);
         case Waiting::Warp: break;
     }
     char mask[16];
@@ -123,7 +124,7 @@ void become(Fiber& fiber, Warp& warp, int lane) {
 }
 
 // Makes a lane's thread ready on a stack of its own.
-void begin(Warp& warp, int lane) {
+void begin_thread(Warp& warp, int lane) {
     Block& block = *warp.block;
     int stack = block.free_stacks[--block.free_stack_count];
     Fiber& fiber = block.stacks.prepare(stack, thread_main);
@@ -179,14 +180,14 @@ void thread_main() {
 void Block::resume(Warp& warp) {
     int position = next_position(warp, warp.turn, true);
     int lane = warp.lane_at[position];
-    if (!warp.fiber[lane]) begin(warp, lane);
+    if (!warp.fiber[lane]) begin_thread(warp, lane);
     switch_context(scheduler, warp.fiber[lane]->context);
 }
 
 void Block::go_on_with(Fiber& fiber, int position) {
     Warp& warp = *fiber.warp;
     int lane = warp.lane_at[position];
-    if (!warp.fiber[lane]) begin(warp, lane);
+    if (!warp.fiber[lane]) begin_thread(warp, lane);
     switch_context(fiber.context, warp.fiber[lane]->context);
 }
 
@@ -245,7 +246,7 @@ void Block::begin_warps() {
     }
     free_stack_count = 0;
     for (int stack = thread_count - 1; stack >= 0; stack--) free_stacks[free_stack_count++] = stack;
-    waiting = exited = spun = vote_count = 0;
+    waiting = exited = at_cluster_barrier = spun = vote_count = 0;
     warpgroups.begin(thread_count);
 }
 
@@ -300,14 +301,50 @@ void Block::fail(const char* what, Place place) const {
     stop(std::string("kernel ") + launch->kernel->name + ", block " + text_of(index) + ": " + what + text_of(place));
 }
 
-void Block::run(uint3 of_grid) {
+void Block::prepare(uint3 of_grid) {
     index = of_grid;
-    if (COUNTS) begin_block_traffic(*traffic);
+    phase = Phase::Before;
+    reserve_shared(launch->dynamic_shared);
+}
+
+void Block::advance() {
+    Block* outer = running;
+    running = this;
+    if (phase == Phase::Before) {
+        begin();
+    } else if (launch->has_clusters()) {
+        restore_static_shared(*launch->kernel, kept_static_shared);
+    }
+    if (COUNTS) traffic->block = number;
+    run();
+    if (exited == thread_count) {
+        end();
+    } else {
+        keep_static_shared(*launch->kernel, kept_static_shared);
+    }
+    running = outer;
+}
+
+void Block::release_from_cluster() {
+    for (int at = 0; at < warp_count; at++) {
+        Warp& warp = warps[at];
+        for (int lane = 0; lane < WARP_SIZE; lane++) {
+            const Fiber* fiber = warp.exited >> lane & 1 ? nullptr : warp.fiber[lane];
+            if (fiber && fiber->waiting == Waiting::Cluster) warp.ready |= 1u << warp.position_of[lane];
+        }
+    }
+    at_cluster_barrier = 0;
+}
+
+void Block::begin() {
+    phase = Phase::Running;
+    if (COUNTS) number = count_block();
     begin_warps();
     fill_shared();
     fill_static_shared(*launch->kernel);
-    Block* outer = running;
-    running = this;
+}
+
+void Block::run() {
     time_t spinning_since = 0;
     while (exited < thread_count) {
         bool progress = false;
@@ -321,7 +358,10 @@ void Block::run(uint3 of_grid) {
         }
         // Who spins may wait for what one brings who waits for a box.
         if ((!progress || spun) && let_box_arrive(*this)) continue;
-        if (!progress) report_deadlock();
+        if (!progress) {
+            if (at_cluster_barrier && at_cluster_barrier + exited == thread_count) return;
+            report_deadlock();
+        }
         if (!spun) {
             spinning_since = 0;
             continue;
@@ -335,7 +375,10 @@ void Block::run(uint3 of_grid) {
                  " s for what another block, stream or process should write");
         }
     }
-    running = outer;
+}
+
+void Block::end() {
+    phase = Phase::Ended;
     if (!warpgroups.agree(warp_count)) fail("warps of a warpgroup began different products", {nullptr, 0});
     if (!warpgroups.boxes.empty()) fail("ends while a box is on its way to it", warpgroups.boxes.front().place);
     check_shared();

@@ -58,6 +58,7 @@ struct Block : BlockView {
     int warp_count = 0;
     int waiting = 0;  // at the barrier
     int exited = 0;
+    int at_cluster_barrier = 0;
     int spun = 0;  // lanes that spun since the scheduler last looked
     Place barrier;
     int vote_count = 0;
@@ -71,10 +72,18 @@ struct Block : BlockView {
 
     char* shared_area = nullptr;
     size_t shared_area_bytes = 0;
+    std::vector<char> kept_static_shared;  // while another block of the cluster runs
+    uint32_t number = 0;  // of all blocks that were counted
+    enum class Phase : uint8_t { Before, Running, Ended } phase = Phase::Before;
 
     ~Block();
 
-    void run(uint3 index);
+    // A block of the launch that `launch` is, which nobody has run yet.
+    void prepare(uint3 index);
+    // Runs until all threads have ended, or those that have not wait for the cluster.
+    void advance();
+    // All blocks of the cluster are where they wait for each other: the threads go on with the next `advance`.
+    void release_from_cluster();
     void reserve_shared(size_t bytes);
     uint3 thread_index(int number) const;
 
@@ -88,6 +97,9 @@ struct Block : BlockView {
     void release_barrier();
 
 private:
+    void begin();
+    void run();
+    void end();
     void begin_warps();
     void order_lanes(Warp& warp);
     void order_warps();

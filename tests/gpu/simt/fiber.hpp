@@ -48,6 +48,7 @@ struct Context {
 
 struct Warp;
 struct Traffic;
+class Cluster;
 
 // What all threads of a block see of it.
 struct BlockView {
@@ -57,9 +58,11 @@ struct BlockView {
     char* dynamic_shared;
     Traffic* traffic;
     bool may_begin_early;
+    Cluster* cluster;
+    int rank;  // in its cluster
 };
 
-enum class Waiting : uint8_t { Nothing, Warp, Block };
+enum class Waiting : uint8_t { Nothing, Warp, Block, Cluster };
 
 struct PendingCopy {
     void* to;

@@ -27,6 +27,7 @@ struct Launch {
     const Kernel* kernel;
     uint3 grid;
     uint3 block;
+    uint3 cluster = {1, 1, 1};      // blocks that run at once
     size_t dynamic_shared = 0;
     size_t static_shared = 0;       // as the compiled module tells
     size_t shared_max = 48 * 1024;  // more has to be asked for
@@ -34,8 +35,11 @@ struct Launch {
     void** parameters = nullptr;
     Traffic* traffic = nullptr;  // where it is counted
     bool may_begin_early = false;  // before the kernel before it has ended
+
+    bool has_clusters() const { return cluster.x * cluster.y * cluster.z > 1; }
 };
 
+constexpr unsigned CLUSTER_BLOCKS_MAX = 8;  // that every GPU with clusters can run
 constexpr size_t SHARED_MAX = 227 * 1024;
 
 // Runs all blocks of a grid on this thread.

@@ -2,10 +2,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <numeric>
 
-#include "block.hpp"
+#include "cluster.hpp"
 
 namespace simt {
 
@@ -19,7 +18,8 @@ Kernel* kernels = nullptr;
     abort();
 }
 
-void check(const Launch& launch, unsigned long long threads) {
+void check(const Launch& launch) {
+    unsigned long long threads = 1ull * launch.block.x * launch.block.y * launch.block.z;
     size_t shared = launch.dynamic_shared + launch.static_shared;
     if (threads == 0 || threads > BLOCK_THREADS_MAX) refuse(launch, "a block has 1 to 1024 threads");
     if (threads > launch.kernel->threads_max) refuse(launch, "its block is larger than its launch bounds");
@@ -63,29 +63,15 @@ const Kernel* find_kernel(const char* name) {
 }
 
 void run(const Launch& launch) {
-    unsigned long long threads = 1ull * launch.block.x * launch.block.y * launch.block.z;
-    check(launch, threads);
-
-    static thread_local std::unique_ptr<Block> reused;
-    if (!reused) {
-        reused = std::make_unique<Block>();
-        reused->scheduler = own_context();
-    }
-    Block& block = *reused;
-    block.launch = &launch;
-    block.traffic = launch.traffic;
-    block.may_begin_early = launch.may_begin_early;
-    block.threads = launch.block;
-    block.grid = launch.grid;
-    block.thread_count = int(threads);
-    block.reserve_shared(launch.dynamic_shared);
-
-    uint64_t across = launch.grid.x, area = across * launch.grid.y;
-    BlockOrder order(area * launch.grid.z, launch.seed);
+    check(launch);
+    static thread_local Cluster cluster;
+    auto [wide, high, deep] = launch.cluster;
+    uint64_t across = launch.grid.x / wide, area = across * (launch.grid.y / high);
+    BlockOrder order(area * (launch.grid.z / deep), launch.seed);
     for (uint64_t turn = 0; turn < order.count; turn++) {
         uint64_t at = order.at(turn);
-        block.random.state = (at + 1) * 0x9e3779b97f4a7c15u ^ launch.seed * 0xda942042e4dd58b5u;
-        block.run({unsigned(at % across), unsigned(at % area / across), unsigned(at / area)});
+        unsigned x = unsigned(at % across), y = unsigned(at % area / across), z = unsigned(at / area);
+        cluster.run(launch, {x * wide, y * high, z * deep});
     }
 }
 

@@ -126,7 +126,11 @@ const std::vector<Piece>& pieces_of(Table& table, const Kernel& kernel) {
 
 }  // namespace
 
-void fill_static_shared(const Kernel& kernel) {
+namespace {
+
+// Calls `visit` with each piece of what `kernel` has, on this thread.
+template <class F>
+void visit_pieces(const Kernel& kernel, F visit) {
     static Table& table = *new Table;
     static thread_local const Kernel* last = nullptr;
     static thread_local const std::vector<Piece>* pieces = nullptr;
@@ -135,7 +139,26 @@ void fill_static_shared(const Kernel& kernel) {
         last = &kernel;
     }
     char* base = &simt_static_shared_mark - table.mark;
-    for (const Piece& piece : *pieces) memset(base + piece.offset, FILL, piece.bytes);
+    for (const Piece& piece : *pieces) visit(base + piece.offset, piece.bytes);
+}
+
+}  // namespace
+
+void fill_static_shared(const Kernel& kernel) {
+    visit_pieces(kernel, [](char* at, size_t bytes) { memset(at, FILL, bytes); });
+}
+
+void keep_static_shared(const Kernel& kernel, std::vector<char>& kept) {
+    kept.clear();
+    visit_pieces(kernel, [&](const char* at, size_t bytes) { kept.insert(kept.end(), at, at + bytes); });
+}
+
+void restore_static_shared(const Kernel& kernel, const std::vector<char>& kept) {
+    const char* from = kept.data();
+    visit_pieces(kernel, [&](char* at, size_t bytes) {
+        memcpy(at, from, bytes);
+        from += bytes;
+    });
 }
 
 }  // namespace simt

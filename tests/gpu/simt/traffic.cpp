@@ -111,9 +111,9 @@ void begin_traffic(Traffic& traffic, int device, size_t cache_bytes) {
     traffic.cache_sectors = cache_bytes >> SECTOR_BITS;
 }
 
-void begin_block_traffic(Traffic& traffic) {
+uint32_t count_block() {
     static std::atomic<uint32_t> blocks{0};
-    traffic.block = ++blocks;
+    return ++blocks;
 }
 
 void end_traffic(Traffic& traffic) {

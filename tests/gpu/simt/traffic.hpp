@@ -60,7 +60,8 @@ struct Traffic {
 
 // Begins a launch's count on this device, whose cache holds so many bytes: those that were touched last.
 void begin_traffic(Traffic& traffic, int device, size_t cache_bytes);
-void begin_block_traffic(Traffic& traffic);
+// Another block's number.
+uint32_t count_block();
 void end_traffic(Traffic& traffic);
 
 void note_read(const void* from, size_t bytes);
