@@ -44,7 +44,7 @@ pub(crate) use pinned::Pinned;
 pub(crate) use product::{Shape, Skinny, staged_words, step_columns};
 pub(crate) use region::Region;
 pub use tensor::Tensor;
-pub(crate) use tensor::{Element, TensorPlace};
+pub(crate) use tensor::{Element, RowsHere, TensorPlace};
 pub(crate) use tensor_map::{ByteMatrix, Matrix as MappedMatrix, TensorMap};
 pub(crate) use weight::Part;
 pub use weight::Weight;
@@ -313,6 +313,11 @@ impl Cuda {
     /// NVIDIA's library of matrix products; none where own kernels compute all of them.
     pub(crate) fn cublaslt(&self) -> Option<&CublasLt> {
         self.cublaslt.as_ref()
+    }
+
+    /// Whether blocks that run at once may read each other's shared memory.
+    pub(crate) fn has_clusters(&self) -> bool {
+        self.facts().capability >= (9, 0)
     }
 
     /// Whether products may be left to kernels of instructions that only GPUs of compute capability 9.0 have.

@@ -118,6 +118,11 @@ pub(crate) trait Tested: crate::Backend {
         ""
     }
 
+    /// Copies a tensor to the host, with what other ranks know of it: all come here.
+    fn whole_to_host(&self, tensor: &Self::Tensor) -> Vec<f32> {
+        self.to_host(tensor).expect("a copy")
+    }
+
     /// A tensor of the residual stream.
     fn residual(&self, rows: usize, columns: usize, values: &[f32]) -> Self::Tensor {
         self.tensor(rows, columns, values).expect("memory")
@@ -149,6 +154,11 @@ impl Tested for crate::cuda::Cuda {
             crate::cuda::Element::F32 => " in f32",
             crate::cuda::Element::BF16 => " in bf16",
         }
+    }
+
+    fn whole_to_host(&self, tensor: &Self::Tensor) -> Vec<f32> {
+        self.collect_rows(tensor).expect("all are there");
+        crate::memory::Memory::to_host(self, tensor).expect("a copy")
     }
 
     fn residual(&self, rows: usize, columns: usize, values: &[f32]) -> Self::Tensor {

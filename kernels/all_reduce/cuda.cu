@@ -1,83 +1,19 @@
-// All-reduce through memory that every GPU of the group has mapped (CUDA IPC), for messages so small that NCCL's own
+// All-reduce through memory that every GPU of the group has mapped (peers.cuh), for messages so small that NCCL's own
 // latency would be most of their time.
-//
-// Each rank has a region: flags, phases and staging areas, one set for each block of a launch, so that block b of one
-// rank meets the blocks b of the others and no other blocks.
 //
 //     direct (one shot):   stage my slice │ meet │ add everybody's slices, in the order of the ranks
 //     halved (two shots):  stage my slice │ meet │ add my part of the slice │ meet │ collect everybody's parts
 //
-// A meeting is a phase: every rank writes the phase's number into a flag at each of its peers, and waits until all have
-// written it at its own. Areas come in two halves, used in turn; no meeting is needed at the end: who writes half h again
-// has seen everybody in the phase after, which a rank enters only when it has read half h.
-//
 // Bytes that cross NVLink per rank, n of them in the message, w ranks: direct (w − 1) n, halved 2 (w − 1) n / w.
 
-#include "device.cuh"
-
-#define RANKS_MAX 8
-
-// As `Region` of kernels/cuda/peers.rs lays it out.
-#define BLOCKS 64
-#define AREA_BYTES 65536
-
-// Where the ranks' regions are mapped here.
-struct Peers {
-    uint64_t regions[RANKS_MAX];
-    int rank;
-    int ranks;
-};
-
-// A block's own part of a rank's region.
-__device__ __forceinline__ uint32_t* flags_of(const Peers& peers, int rank) {
-    return reinterpret_cast<uint32_t*>(peers.regions[rank]) + blockIdx.x * RANKS_MAX;
-}
-
-__device__ __forceinline__ uint32_t* phase_of(const Peers& peers) {
-    return reinterpret_cast<uint32_t*>(peers.regions[peers.rank]) + BLOCKS * RANKS_MAX + blockIdx.x;
-}
-
-template <class T>
-__device__ __forceinline__ T* area_of(const Peers& peers, int rank, uint32_t phase) {
-    uint64_t areas = peers.regions[rank] + 4 * (BLOCKS * RANKS_MAX + BLOCKS);
-    return reinterpret_cast<T*>(areas + (uint64_t(blockIdx.x) * 2 + phase % 2) * AREA_BYTES);
-}
-
-// Until every rank's block has come to this phase; what it wrote before is visible then.
-__device__ __forceinline__ void meet(const Peers& peers, uint32_t phase) {
-    __syncthreads();
-    int peer = threadIdx.x;
-    if (peer < peers.ranks) {
-        store_release_system(flags_of(peers, peer) + peers.rank, phase);
-        const uint32_t* flag = flags_of(peers, peers.rank) + peer;
-        while (int32_t(load_acquire_system(flag) - phase) < 0) spin_pause();
-    }
-    __syncthreads();
-}
-
-// The sum of all ranks' eight elements at `offset` of their areas.
-template <class T>
-__device__ __forceinline__ void sum_8(const Peers& peers, uint32_t phase, int offset, float sum[8]) {
-    load_8(area_of<T>(peers, 0, phase) + offset, sum);
-    for (int rank = 1; rank < peers.ranks; rank++) {
-        float own[8];
-        load_8(area_of<T>(peers, rank, phase) + offset, own);
-        for (int i = 0; i < 8; i++) sum[i] += own[i];
-    }
-}
-
-// Eight neighbouring elements.
-template <class T>
-struct alignas(16) Chunk {
-    T elements[8];
-};
+#include "peers.cuh"
 
 // `x`, of which this block has `count` elements from `first` on, to its staging area; beyond its end there are zeros.
 template <class T>
 __device__ void stage(T* area, const T* x, int first, int count, int total) {
     for (int i = threadIdx.x * 8; i < count; i += blockDim.x * 8) {
         if (first + i + 8 <= total) {
-            *reinterpret_cast<Chunk<T>*>(area + i) = *reinterpret_cast<const Chunk<T>*>(x + first + i);
+            copy_8(area + i, x + first + i);
         } else {
             for (int k = 0; k < 8; k++) area[i + k] = first + i + k < total ? x[first + i + k] : from_float<T>(0.0f);
         }

@@ -3,6 +3,9 @@
 //! Every rank ends with the same bits. Of small messages the order of the sum is that of the ranks; of large ones it is
 //! NCCL's.
 
+mod by_rows;
+
+use self::by_rows::ByRows;
 use super::{AllReduce, NormAfter};
 use crate::{
     Backend, Result,
@@ -36,46 +39,67 @@ impl AllReduce for Cuda {
         }
     }
 
-    fn all_reduce_add_rms_norm(
-        &self,
-        residual: &mut Tensor,
-        mut x: Tensor,
-        NormAfter { scale, weight, eps }: NormAfter<Tensor>,
-    ) -> Result<Tensor> {
-        let ranks = self.group().world_size();
-        let is_whole = x.columns().is_multiple_of(8) && x.rows() > 0;
-        // A row is normalised by one block.
-        let rows_per_block = x.rows().div_ceil(BLOCKS);
-        let fits = rows_per_block * x.columns() * x.element().bytes() <= AREA_BYTES;
-        let Some(peers) = self.peers().filter(|_| is_whole && fits) else {
-            self.all_reduce(&mut x)?;
-            return self.add_rms_norm(residual, &x, scale, weight, eps);
-        };
+    fn all_reduce_add_rms_norm(&self, residual: &mut Tensor, mut x: Tensor, norm: NormAfter<Tensor>) -> Result<Tensor> {
+        let (rows, columns) = (x.rows(), x.columns());
         assert_eq!((residual.element(), x.element()), (Element::F32, self.act()), "a residual and a branch");
-        assert_eq!((residual.rows(), residual.columns()), (x.rows(), x.columns()), "of the same shape");
-        assert_eq!((weight.elements(), weight.element()), (x.columns(), Element::F32), "a norm weight per element");
-        let y = self.activations(x.rows(), x.columns())?;
-        let (peers, blocks) = (peers.argument(), x.rows().min(BLOCKS) as u32);
-        let arguments = &mut [
-            (&y).into(),
-            (&*residual).into(),
-            (&x).into(),
-            weight.into(),
-            Argument::of(&peers),
-            x.rows().into(),
-            x.columns().into(),
-            scale.into(),
-            eps.into(),
-        ];
-        let grid = Grid { blocks: [blocks, 1, 1], threads: THREADS, shared_bytes: 0 };
-        let entry = if x.bytes() <= direct_bytes_max(ranks) { "direct_norm" } else { "by_parts_norm" };
-        // SAFETY: three tensors of one shape, and a block's rows fit into its area.
-        unsafe { self.launch(&SOURCE, entry, grid, arguments) }?;
+        assert_eq!((residual.rows(), residual.columns()), (rows, columns), "of the same shape");
+        assert_eq!((norm.weight.elements(), norm.weight.element()), (columns, Element::F32), "a weight per column");
+        let way = self.peers().zip(self.way_with_norm(&x));
+        let Some((peers, way)) = way else {
+            self.all_reduce(&mut x)?;
+            return self.add_rms_norm(residual, &x, norm.scale, norm.weight, norm.eps);
+        };
+        let y = self.activations(rows, columns)?;
+        match way {
+            // SAFETY: three tensors of one shape, for which the way was made.
+            Way::ByRows(plan) => unsafe { self.reduce_by_rows((peers, plan), &y, residual, &x, &norm) }?,
+            Way::AllOfARow(entry) => {
+                self.collect_rows(residual)?;
+                let peers = peers.argument();
+                let arguments = &mut [
+                    (&y).into(),
+                    (&*residual).into(),
+                    (&x).into(),
+                    norm.weight.into(),
+                    Argument::of(&peers),
+                    rows.into(),
+                    columns.into(),
+                    norm.scale.into(),
+                    norm.eps.into(),
+                ];
+                let grid = Grid { blocks: [rows.min(BLOCKS) as u32, 1, 1], threads: THREADS, shared_bytes: 0 };
+                // SAFETY: three tensors of one shape, and a block's rows fit into its area.
+                unsafe { self.launch(&SOURCE, entry, grid, arguments) }?;
+            }
+        }
         Ok(y)
     }
 }
 
+/// How an all-reduce is done with the norm behind it.
+enum Way {
+    /// Each rank adds up and normalises its own rows.
+    ByRows(ByRows),
+    /// All ranks normalise all rows, each by one block of the kernel of this name.
+    AllOfARow(&'static str),
+}
+
 impl Cuda {
+    /// None where the norm is a kernel of its own.
+    fn way_with_norm(&self, x: &Tensor) -> Option<Way> {
+        let (rows, columns, ranks) = (x.rows(), x.columns(), self.group().world_size());
+        if !columns.is_multiple_of(8) || x.elements() == 0 {
+            return None;
+        }
+        let is_direct = x.bytes() <= direct_bytes_max(ranks);
+        let by_rows = ByRows::new(rows, columns, ranks, x.element().bytes());
+        if let Some(plan) = by_rows.filter(|_| !is_direct && self.has_clusters()) {
+            return Some(Way::ByRows(plan));
+        }
+        let fits = rows.div_ceil(BLOCKS) * columns * x.element().bytes() <= AREA_BYTES;
+        fits.then_some(Way::AllOfARow(if is_direct { "direct_norm" } else { "by_parts_norm" }))
+    }
+
     fn reduce_by_nccl(&self, x: &mut Tensor) -> Result<()> {
         if x.elements() == 0 {
             return Ok(());

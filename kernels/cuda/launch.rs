@@ -10,7 +10,7 @@ use std::{
 
 use super::compile::{Compiler, Source, Variant};
 use super::driver::{Driver, Function, Grid, Manner, Pointer};
-use super::{Activations, Tensor};
+use super::{Activations, RowsHere, Tensor};
 use crate::{DType, DeviceError, Result};
 
 /// All kernels of a device.
@@ -85,9 +85,10 @@ impl From<Pointer> for Argument<'_> {
     }
 }
 
-/// The address of its elements.
+/// The address of its elements, all of which are there.
 impl From<&Tensor> for Argument<'_> {
     fn from(tensor: &Tensor) -> Self {
+        assert_eq!(tensor.rows_here(), RowsHere::All, "a kernel reads whole tensors");
         tensor.pointer().into()
     }
 }

@@ -1,5 +1,7 @@
 //! Activations, and what lives as long: tensors in runs of the arena.
 
+use std::cell::Cell;
+
 use half::bf16;
 
 use super::arena::{Arena, Buffer};
@@ -43,6 +45,15 @@ pub struct Tensor {
     columns: usize,
     element: Element,
     buffer: Buffer,
+    rows_here: Cell<RowsHere>,
+}
+
+/// Of which of its rows a tensor has what they should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowsHere {
+    All,
+    /// Those whose number has this rank as its remainder by the number of ranks: of the others somebody else knows more.
+    Own,
 }
 
 impl Tensor {
@@ -72,14 +83,23 @@ impl Tensor {
         self.buffer.pointer()
     }
 
+    pub(crate) fn rows_here(&self) -> RowsHere {
+        self.rows_here.get()
+    }
+
+    pub(crate) fn set_rows_here(&self, rows: RowsHere) {
+        self.rows_here.set(rows);
+    }
+
     /// With left-over contents.
     pub(crate) fn take(arena: &Arena, rows: usize, columns: usize, element: Element) -> Result<Self> {
         let buffer = arena.take(rows * columns * element.bytes())?;
-        Ok(Self { rows, columns, element, buffer })
+        Ok(Self { rows, columns, element, buffer, rows_here: Cell::new(RowsHere::All) })
     }
 
     /// Where it is.
     pub(crate) fn place(&self) -> TensorPlace {
+        assert_eq!(self.rows_here(), RowsHere::All, "a step's result");
         TensorPlace { rows: self.rows, columns: self.columns, element: self.element, pointer: self.pointer() }
     }
 }
@@ -98,6 +118,6 @@ impl TensorPlace {
     pub(crate) fn retake(&self, arena: &Arena) -> Tensor {
         let Self { rows, columns, element, pointer } = *self;
         let buffer = arena.retake(pointer, rows * columns * element.bytes());
-        Tensor { rows, columns, element, buffer }
+        Tensor { rows, columns, element, buffer, rows_here: Cell::new(RowsHere::All) }
     }
 }

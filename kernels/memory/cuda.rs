@@ -5,7 +5,7 @@ use std::{borrow::Cow, ops::Range};
 use super::Memory;
 use crate::{
     Batch, KvShape, Matrix, Result,
-    cuda::{Cuda, DeviceBatch, Element, KvCache, Region, Tensor, Weight},
+    cuda::{Cuda, DeviceBatch, Element, KvCache, Region, RowsHere, Tensor, Weight},
     rotary::{DeviceAngles, Turns},
 };
 
@@ -35,6 +35,7 @@ impl Memory for Cuda {
 
     fn rows_to_host<'a>(&self, tensor: &'a Tensor, rows: Range<usize>) -> Result<Cow<'a, [f32]>> {
         assert!(rows.end <= tensor.rows(), "rows that there are");
+        assert_eq!(tensor.rows_here(), RowsHere::All, "whole tensors");
         let row_bytes = tensor.columns() * tensor.element().bytes();
         let mut bytes = vec![0; rows.len() * row_bytes];
         self.finish()?;

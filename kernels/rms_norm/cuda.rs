@@ -12,6 +12,7 @@ impl RmsNorm for Cuda {
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
         let y = self.activations(x.rows(), x.columns())?;
         check_weight(weight, x.columns());
+        self.collect_rows(x)?;
         let entry = if x.element() == self.act() { "rms_norm" } else { "rms_norm_residual" };
         let arguments = &mut [(&y).into(), x.into(), weight.into(), x.columns().into(), eps.into()];
         // SAFETY: `y` has the shape of `x`, and the weight an element per column.
@@ -24,6 +25,7 @@ impl RmsNorm for Cuda {
         check_weight(weight, x.columns());
         assert_eq!((residual.element(), x.element()), (Element::F32, self.act()), "a residual and a branch");
         assert_eq!((residual.rows(), residual.columns()), (x.rows(), x.columns()), "of the same shape");
+        self.collect_rows(residual)?;
         let arguments = &mut [
             (&y).into(),
             (&*residual).into(),

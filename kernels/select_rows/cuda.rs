@@ -16,6 +16,7 @@ impl SelectRows for Cuda {
         if selected.elements() == 0 {
             return Ok(selected);
         }
+        self.collect_rows(x)?;
         match first_of_run(rows) {
             // In most steps each sequence computes one token, and all rows are wanted: no index goes to the GPU.
             Some(first) => {

@@ -202,7 +202,7 @@ bool shall_run(const simt::Kernel& kernel, int device) {
     if (!settings().sample) return true;
     auto is_of = [&](const char* operation) { return strstr(kernel.space, operation) != nullptr; };
     if (is_of("::choose::")) return true;
-    bool is_everywhere = is_of("::embed::") || is_of("::all_reduce::") || is_of("::all_gather::");
+    bool is_everywhere = is_of("::embed::") || is_of("::all_reduce") || is_of("::all_gather::");
     return counts().graphs_begun == 1 && (device == 0 || is_everywhere);
 }
 

@@ -18,7 +18,8 @@ size_t in_turn(unsigned seed, size_t turn, size_t offset, size_t count) {
 
 void Cluster::run(const Launch& launch, uint3 first) {
     prepare(launch, first);
-    Random& random = blocks_.front()->random;
+    // Not that of a block, which draws as often as it spins: where blocks of several GPUs meet, their turns are alike.
+    Random random = blocks_.front()->random;
     for (;;) {
         size_t offset = launch.seed >= 2 && count_ > 1 ? random.next() % count_ : 0;
         size_t left = 0;

@@ -1,0 +1,109 @@
+//! The all-reduce with the norm behind it in which each rank keeps the residual stream of its own rows, and what makes
+//! that stream whole again for whoever needs it.
+
+use super::THREADS;
+use crate::{
+    Backend, Result,
+    all_reduce::NormAfter,
+    cuda::{AREA_BYTES, Argument, BLOCKS, CLUSTER_BLOCKS_MAX, Cuda, Grid, Peers, RowsHere, Source, Tensor},
+};
+
+const SOURCE: Source = Source { name: "by_rows", text: include_str!("../by_rows/cuda.cu") };
+
+/// How rows are shared out among blocks: groups of as many as there are ranks, of which each rank has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ByRows {
+    groups: usize,
+    /// Blocks of a group.
+    pieces: usize,
+    /// Columns of a block, a multiple of 8.
+    piece: usize,
+}
+
+impl ByRows {
+    /// Of rows of `columns` elements, a multiple of 8, of so many bytes; none where areas are too small for them, or too
+    /// few.
+    pub(super) fn new(rows: usize, columns: usize, ranks: usize, element_bytes: usize) -> Option<Self> {
+        /// Below so many columns, more blocks of a row would only be more meetings.
+        const PIECE_LEAST: usize = 1024;
+        let groups = rows.div_ceil(ranks);
+        let suffices = |&pieces: &usize| groups * pieces <= BLOCKS && (pieces == 1 || columns >= pieces * PIECE_LEAST);
+        let sizes = std::iter::successors(Some(1), |pieces| Some(2 * pieces)).take_while(|&n| n <= CLUSTER_BLOCKS_MAX);
+        let pieces = sizes.filter(suffices).last()?;
+        let piece = columns.div_ceil(pieces).next_multiple_of(8);
+        (ranks * piece * element_bytes <= AREA_BYTES).then_some(Self { groups, pieces: columns.div_ceil(piece), piece })
+    }
+
+    fn grid(&self) -> Grid {
+        /// What blocks of a cluster read of each other: two floats.
+        const SHARED_BYTES: u32 = 8;
+        Grid { blocks: [self.groups as u32, 1, self.pieces as u32], threads: THREADS, shared_bytes: SHARED_BYTES }
+    }
+}
+
+impl Cuda {
+    /// # Safety
+    /// `residual`, `x` and `y` are of one shape, with a weight per column, and `plan` was made for it.
+    pub(super) unsafe fn reduce_by_rows(
+        &self,
+        (peers, plan): (&Peers, ByRows),
+        y: &Tensor,
+        residual: &mut Tensor,
+        x: &Tensor,
+        NormAfter { scale, weight, eps }: &NormAfter<Tensor>,
+    ) -> Result<()> {
+        let peers = peers.argument();
+        let arguments = &mut [
+            y.into(),
+            // Who has all rows has its own.
+            residual.pointer().into(),
+            x.into(),
+            (*weight).into(),
+            Argument::of(&peers),
+            x.rows().into(),
+            x.columns().into(),
+            plan.piece.into(),
+            (*scale).into(),
+            (*eps).into(),
+        ];
+        // SAFETY: the caller's promise, and a block's pieces of a group's rows fit into its area.
+        unsafe { self.launch(&SOURCE, "by_rows_norm", plan.grid(), arguments) }?;
+        residual.set_rows_here(RowsHere::Own);
+        Ok(())
+    }
+
+    /// Gets what others have of the residual stream, where each rank has its own rows: all ranks come here.
+    pub(crate) fn collect_rows(&self, residual: &Tensor) -> Result<()> {
+        if residual.rows_here() == RowsHere::All {
+            return Ok(());
+        }
+        let (rows, columns, ranks) = (residual.rows(), residual.columns(), self.group().world_size());
+        let plan = ByRows::new(rows, columns, ranks, self.act().bytes()).expect("rows that were shared out before");
+        let peers = self.peers().expect("those with whom they were").argument();
+        let pointer = residual.pointer();
+        let arguments = &mut [pointer.into(), Argument::of(&peers), rows.into(), columns.into(), plan.piece.into()];
+        // SAFETY: a tensor of f32, of whose own row a block's piece fits into its area: there was room for as many of
+        // activations as there are ranks, two at least.
+        unsafe { self.launch(&SOURCE, "collect_rows", plan.grid(), arguments) }?;
+        residual.set_rows_here(RowsHere::All);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_shared_out() {
+        let shared = |rows, columns, ranks| ByRows::new(rows, columns, ranks, 2);
+        let plan = |groups, pieces, piece| Some(ByRows { groups, pieces, piece });
+        assert_eq!(shared(128, 8192, 8), plan(16, 4, 2048));
+        assert_eq!(shared(17, 8192, 8), plan(3, 8, 1024));
+        assert_eq!(shared(256, 8192, 8), plan(32, 2, 4096));
+        assert_eq!(shared(41, 8200, 4), plan(11, 4, 2056));
+        assert_eq!(shared(200, 1000, 4), plan(50, 1, 1000));
+        assert_eq!(shared(257, 8192, 8), None, "an area has no room for eight rows");
+        assert_eq!(shared(300, 1000, 4), None, "more groups than areas");
+    }
+}
