@@ -11,7 +11,7 @@
 
 #include "device.cuh"
 
-constexpr int CLUSTER_BLOCKS_MAX = 8;
+[[maybe_unused]] constexpr int CLUSTER_BLOCKS_MAX = 8;
 
 #ifndef SIMT
 
