@@ -211,6 +211,22 @@ fn driver() -> Vec<String> {
         CUuuid { bytes }
         CUtensorMap { opaque }
     };
+    // In C a field of a structure without a name, which Rust has given one.
+    let cluster = {
+        use CUlaunchAttributeValue_union__bindgen_ty_1 as Dimensions;
+        let whole = size_of::<Dimensions>();
+        let offsets = [offset_of!(Dimensions, x), offset_of!(Dimensions, y), offset_of!(Dimensions, z)];
+        let start = offset_of!(CUlaunchAttributeValue, clusterDim);
+        let claim = |(field, offset): (char, usize)| {
+            let at = start + offset;
+            format!(
+                "static_assert(sizeof(CUlaunchAttributeValue::clusterDim) == {whole} && \
+                 offsetof(CUlaunchAttributeValue, clusterDim.{field}) == {at}, \
+                 \"CUlaunchAttributeValue_union__bindgen_ty_1 has {whole} bytes in Rust, its {field} at {at}\");"
+            )
+        };
+        ['x', 'y', 'z'].into_iter().zip(offsets).map(claim).collect()
+    };
     let functions = functions! {
         fn cuInit(c_uint) -> CUresult;
         fn cuDriverGetVersion(*mut c_int) -> CUresult;
@@ -280,7 +296,7 @@ fn driver() -> Vec<String> {
         fn cuEventElapsedTime(*mut f32, CUevent, CUevent) -> CUresult;
         fn cuEventDestroy_v2(CUevent) -> CUresult;
     };
-    [values, flags, sizes, fields, functions].concat()
+    [values, flags, sizes, fields, cluster, functions].concat()
 }
 
 /// `nccl.h`
