@@ -93,6 +93,14 @@ impl Cuda {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        all_reduce::AllReduce,
+        cuda::{Activations, CudaConfig},
+        memory::Memory,
+        rms_norm::{self, RmsNorm},
+        samples::{Samples, Tested, assert_close},
+        select_rows::SelectRows,
+    };
 
     #[test]
     fn rows_are_shared_out() {
@@ -105,5 +113,53 @@ mod tests {
         assert_eq!(shared(200, 1000, 4), plan(50, 1, 1000));
         assert_eq!(shared(257, 8192, 8), None, "an area has no room for eight rows");
         assert_eq!(shared(300, 1000, 4), None, "more groups than areas");
+    }
+
+    /// What others have of the stream comes to whoever reads it whole.
+    #[test]
+    fn whoever_reads_the_stream_has_all_rows() {
+        const EPS: f32 = 1e-5;
+        let (ranks, rows, columns) = (3, 70, 4096);
+        if crate::cuda::find(ranks).is_err() {
+            return;
+        }
+        let check = |gpu: &Cuda| {
+            if !gpu.has_clusters() {
+                return;
+            }
+            let values = Samples::new(1).floats(rows * columns);
+            let ones = vec![1.0; columns];
+            let weight = gpu.vector(&ones).expect("memory");
+            let branch = || gpu.tensor(rows, columns, &values).expect("memory");
+            let stream = || {
+                let mut residual = gpu.residual(rows, columns, &values);
+                for _ in 0..2 {
+                    let norm = NormAfter { scale: 0.5, weight: &weight, eps: EPS };
+                    gpu.all_reduce_add_rms_norm(&mut residual, branch(), norm).expect("all are there");
+                    assert_eq!(residual.rows_here(), RowsHere::Own);
+                }
+                residual
+            };
+            let to_host = |tensor: &Tensor| gpu.to_host(tensor).expect("a copy");
+            // Half of it from each of three ranks, twice.
+            let whole: Vec<f32> = values.iter().map(|value| 4.0 * value).collect();
+            let row = |values: &[f32], row: usize| values[row * columns..][..columns].to_vec();
+            let normed = |values: &[f32]| -> Vec<f32> {
+                values.chunks_exact(columns).flat_map(|row| rms_norm::reference(row, &ones, EPS)).collect()
+            };
+
+            let selected = gpu.select_rows(&stream(), &[69, 0, 34]).expect("memory");
+            let expected = [69, 0, 34].map(|at| row(&whole, at)).concat();
+            assert_close(&to_host(&selected), &expected, 1e-6, "rows of the stream");
+            let y = gpu.rms_norm(&stream(), &weight, EPS).expect("a norm");
+            assert_close(&to_host(&y), &normed(&whole), 1e-5, "the stream's norm");
+            let mut residual = stream();
+            let y = gpu.add_rms_norm(&mut residual, &branch(), 1.0, &weight, EPS).expect("a norm");
+            let sum: Vec<f32> = values.iter().map(|value| 5.0 * value).collect();
+            assert_close(&to_host(&residual), &sum, 1e-6, "what was added to the stream");
+            assert_close(&to_host(&y), &normed(&sum), 1e-5, "its norm");
+        };
+        let config = CudaConfig { activations: Activations::F32, ..CudaConfig::default() }.with_test_cache();
+        Cuda::each_of(&config, ranks, check).expect("GPUs");
     }
 }
