@@ -6,6 +6,7 @@
 //
 // Bytes that cross NVLink per rank, n of them in the message, w ranks: direct (w − 1) n, halved 2 (w − 1) n / w.
 
+#include "norm.cuh"
 #include "peers.cuh"
 
 // `x`, of which this block has `count` elements from `first` on, to its staging area; beyond its end there are zeros.
@@ -120,20 +121,14 @@ struct Normed {
             float* stream = residual + int64_t(row) * columns;
             float squares = 0.0f;
             for (int i = threadIdx.x * 8; i < columns; i += blockDim.x * 8) {
-                float values[8], old[8];
+                float values[8];
                 sum(at + i, values);
-                load_8(stream + i, old);
-                for (int k = 0; k < 8; k++) {
-                    old[k] = __fadd_rn(old[k], __fmul_rn(scale, values[k]));
-                    squares += old[k] * old[k];
-                }
-                store_8(stream + i, old);
+                squares = add_scaled_8(stream + i, scale, values, squares);
             }
-            float inverse = rsqrtf(block_sum(squares, room) / float(columns) + eps);
+            float inverse = inverse_rms(block_sum(squares, room), columns, eps);
             for (int i = threadIdx.x * 8; i < columns; i += blockDim.x * 8) {
                 float values[8];
-                load_8(stream + i, values);
-                for (int k = 0; k < 8; k++) values[k] *= inverse * weight[i + k];
+                normed_8(stream + i, weight + i, inverse, values);
                 store_8(y + int64_t(row) * columns + i, values);
             }
             __syncthreads();

@@ -16,9 +16,10 @@ use super::{Activations, libraries};
 use crate::{DType, DeviceError, Result};
 
 /// The headers that sources include.
-const HEADERS: [(&str, &str); 13] = [
+const HEADERS: [(&str, &str); 14] = [
     ("clusters.cuh", include_str!("clusters.cuh")),
     ("device.cuh", include_str!("device.cuh")),
+    ("norm.cuh", include_str!("norm.cuh")),
     ("peers.cuh", include_str!("peers.cuh")),
     ("kv_cache.cuh", include_str!("kv_cache.cuh")),
     ("attention.cuh", include_str!("attention.cuh")),

@@ -14,7 +14,7 @@
 
 #define RANKS_MAX 8
 
-// As `Region` of kernels/cuda/peers.rs lays it out.
+// As kernels/cuda/peers.rs lays a region out.
 #define BLOCKS 64
 #define AREA_BYTES 65536
 

@@ -1,9 +1,6 @@
 // Root-mean-square norms: one block per row. Sums are taken in f32.
 
-#include "device.cuh"
-
-// The row's elements times this are normalised.
-__device__ float inverse_rms(float squares, int columns, float eps) { return rsqrtf(squares / float(columns) + eps); }
+#include "norm.cuh"
 
 template <class T>
 __device__ void norm_row(act* y, const T* x, const float* weight, int columns, float eps) {
@@ -47,8 +44,7 @@ KERNEL(add_rms_norm, 1024)
     }
     wait_for_last();
     float squares = 0.0f;
-    // Two roundings, as on the CPU.
-    auto sum_at = [&](int i) { return __fadd_rn(residual[row + i], __fmul_rn(scale, to_float(x[row + i]))); };
+    auto sum_at = [&](int i) { return add_scaled(residual[row + i], scale, to_float(x[row + i])); };
 #pragma unroll
     for (int k = 0; k < HELD; k++) {
         int i = threadIdx.x + k * blockDim.x;

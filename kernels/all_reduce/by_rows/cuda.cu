@@ -12,6 +12,7 @@
 // architectures: sm_90a sm_100a sm_120
 
 #include "clusters.cuh"
+#include "norm.cuh"
 #include "peers.cuh"
 
 // Blocks: groups of rows in x, pieces of their columns in z.
@@ -68,21 +69,15 @@ KERNEL(by_rows_norm, 512)
     float* stream = residual + group.at(peers.rank, 0);
     float squares = 0.0f;
     for (int i = threadIdx.x * 8; has_own && i < group.count; i += blockDim.x * 8) {
-        float sum[8], values[8];
+        float sum[8];
         sum_8<act>(peers, phase, peers.rank * piece + i, sum);
-        load_8(stream + i, values);
-        for (int k = 0; k < 8; k++) {
-            values[k] = __fadd_rn(values[k], __fmul_rn(scale, sum[k]));
-            squares += values[k] * values[k];
-        }
-        store_8(stream + i, values);
+        squares = add_scaled_8(stream + i, scale, sum, squares);
     }
-    float inverse = rsqrtf(cluster_sum(squares) / float(columns) + eps);
+    float inverse = inverse_rms(cluster_sum(squares), columns, eps);
     act* normed = area_of<act>(peers, peers.rank, phase + 1);
     for (int i = threadIdx.x * 8; has_own && i < group.count; i += blockDim.x * 8) {
         float values[8];
-        load_8(stream + i, values);
-        for (int k = 0; k < 8; k++) values[k] *= inverse * weight[group.first + i + k];
+        normed_8(stream + i, weight + group.first + i, inverse, values);
         store_8(normed + i, values);
         store_8(y + group.at(peers.rank, i), values);
     }

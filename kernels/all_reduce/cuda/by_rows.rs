@@ -27,9 +27,8 @@ impl ByRows {
         /// Below so many columns, more blocks of a row would only be more meetings.
         const PIECE_LEAST: usize = 1024;
         let groups = rows.div_ceil(ranks);
-        let suffices = |&pieces: &usize| groups * pieces <= BLOCKS && (pieces == 1 || columns >= pieces * PIECE_LEAST);
-        let sizes = std::iter::successors(Some(1), |pieces| Some(2 * pieces)).take_while(|&n| n <= CLUSTER_BLOCKS_MAX);
-        let pieces = sizes.filter(suffices).last()?;
+        let suits = |&pieces: &usize| groups * pieces <= BLOCKS && (pieces == 1 || columns >= pieces * PIECE_LEAST);
+        let pieces = (0..=CLUSTER_BLOCKS_MAX.ilog2()).rev().map(|power| 1 << power).find(suits)?;
         let piece = columns.div_ceil(pieces).next_multiple_of(8);
         (ranks * piece * element_bytes <= AREA_BYTES).then_some(Self { groups, pieces: columns.div_ceil(piece), piece })
     }

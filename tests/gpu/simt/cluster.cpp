@@ -1,7 +1,5 @@
 #include "cluster.hpp"
 
-#include <algorithm>
-
 #include "clusters.hpp"
 
 namespace simt {

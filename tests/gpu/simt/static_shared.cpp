@@ -124,10 +124,6 @@ const std::vector<Piece>& pieces_of(Table& table, const Kernel& kernel) {
     return pieces;
 }
 
-}  // namespace
-
-namespace {
-
 // Calls `visit` with each piece of what `kernel` has, on this thread.
 template <class F>
 void visit_pieces(const Kernel& kernel, F visit) {
