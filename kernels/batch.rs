@@ -54,6 +54,23 @@ impl Batch {
             block_tables: vec![vec![0]; sequences],
         }
     }
+
+    /// The same queries, each as the only one of a sequence: those before it are in the cache when it looks for them, as a
+    /// layer stores all keys and values before any query reads.
+    pub fn apart(self) -> Self {
+        let queries = self.tokens.len();
+        if self.context_lengths.len() == queries {
+            return self;
+        }
+        let counts = self.query_starts.windows(2).map(|ends| (ends[1] - ends[0]) as usize);
+        let tables = self.block_tables.iter().zip(counts).flat_map(|(table, count)| vec![table.clone(); count]);
+        Self {
+            query_starts: (0..=queries as u32).collect(),
+            context_lengths: self.positions.iter().map(|position| position + 1).collect(),
+            block_tables: tables.collect(),
+            ..self
+        }
+    }
 }
 
 /// The heads of one rank. Query heads are a contiguous range of the model's; so are the KV heads they read.
@@ -118,5 +135,30 @@ impl KvShape {
     pub fn block_bytes(&self) -> usize {
         let rows = if self.values_from.is_none() { 2 } else { 1 };
         self.layers * rows * self.block_size * self.kv_heads * self.dtype.row_bytes(self.head_dim)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_apart_see_what_they_saw_together() {
+        let batch = Batch {
+            tokens: vec![7, 8, 9, 5],
+            positions: vec![3, 4, 5, 0],
+            slot_mapping: vec![11, 4, 5, 0],
+            query_starts: vec![0, 3, 4],
+            context_lengths: vec![6, 1],
+            block_tables: vec![vec![2, 1], vec![0]],
+        };
+        let apart = Batch {
+            query_starts: vec![0, 1, 2, 3, 4],
+            context_lengths: vec![4, 5, 6, 1],
+            block_tables: vec![vec![2, 1], vec![2, 1], vec![2, 1], vec![0]],
+            ..batch.clone()
+        };
+        assert_eq!(batch.apart(), apart);
+        assert_eq!(apart.clone().apart(), apart);
     }
 }

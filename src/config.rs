@@ -26,9 +26,10 @@ pub use self::commands::{
 };
 pub use self::loading::{LoadingFlags, PlainName};
 pub use self::traces::TraceFlags;
-use self::values::{byte_count, early_stop, fraction, parser_name};
+pub use self::values::Speculative;
+use self::values::{byte_count, early_stop, fraction, parser_name, speculative};
 use crate::api::cors;
-use crate::engine::request::EarlyStop;
+use crate::engine::{request::EarlyStop, speculation};
 use crate::text::{reasoning::reasoning_names, tool_calls::tool_format_names};
 
 /// The command line.
@@ -325,6 +326,10 @@ pub struct ServeFlags {
     /// Share of a GPU's memory to use (on the CPU: --kv-cache-memory).
     #[arg(long, value_name = "SHARE", default_value_t = 0.9, value_parser = fraction, help_heading = "Scheduling and memory")]
     pub gpu_memory_utilization: f64,
+    /// Draft next tokens where the same words stood before, e.g. '{"method": "ngram", "num_speculative_tokens": 5}': no
+    /// answer changes, those that repeat their prompt or themselves come sooner.
+    #[arg(long, value_name = "JSON", value_parser = speculative, help_heading = "Scheduling and memory")]
+    pub speculative_config: Option<Speculative>,
     /// Share the KV blocks of equal prompt beginnings (the default).
     #[arg(long, overrides_with = "no_enable_prefix_caching", help_heading = "Scheduling and memory")]
     enable_prefix_caching: bool,
@@ -345,6 +350,14 @@ impl ServeFlags {
     /// Whether equal prompt beginnings share their KV blocks.
     pub fn prefix_caching(&self) -> bool {
         !self.no_enable_prefix_caching
+    }
+
+    /// Whether tokens are drafted, and how.
+    pub fn speculation(&self) -> Option<speculation::Settings> {
+        match self.speculative_config {
+            Some(Speculative::Ngram(settings)) => Some(settings),
+            Some(Speculative::Mtp) | None => None,
+        }
     }
 
     /// Most tokens of prompts in a step while other sequences wait for their next token.

@@ -350,6 +350,33 @@ fn steps_that_overlap_change_nothing() {
     assert_eq!(answers(&[]), answers(&["--disable-overlap-schedule"]));
 }
 
+/// Ranks keep of drafts what they would have chosen without: greedy, drawn, and by the host.
+#[test]
+fn drafts_change_nothing() {
+    let Some(gpus) = Gpus::find() else { return };
+    let again: Vec<u32> = (0..30).map(|place| 3 + place % 5).collect();
+    let body =
+        json!({"prompt": again, "max_tokens": 40, "temperature": 0, "ignore_eos": true, "return_token_ids": true});
+    let fields = [json!({}), json!({"temperature": 0.5, "seed": 3}), json!({"logprobs": 1, "logit_bias": {"30": 100}})];
+    for model in ["models/qwen3", "models/gemma3_text", "models/deepseek_v3"] {
+        let flags = [&SMALL[..], &["-tp", gpus.ranks(2), "--dtype", "f32"]].concat();
+        let ids = |server: &Server| {
+            let of = |fields: &Value| {
+                let mut body = body.clone();
+                body.as_object_mut().expect("an object").extend(fields.as_object().expect("fields").clone());
+                server.ok("/v1/completions", &body)["choices"][0]["completion_token_ids"].clone()
+            };
+            fields.iter().map(of).collect::<Vec<_>>()
+        };
+        let plain = ids(&gpus.serve(model, &flags, &[]));
+        let drafts = [&flags[..], &["--speculative-config", r#"{"method": "ngram"}"#]].concat();
+        let server = gpus.serve(model, &drafts, &[]);
+        assert_eq!(ids(&server), plain, "{model}");
+        let accepted = server.metric("vllm:spec_decode_num_accepted_tokens_total");
+        assert!(accepted > 0.0, "{model}: nothing was drafted, or nothing was right");
+    }
+}
+
 /// Work that is late shows what does not wait for it.
 #[test]
 fn delays_change_nothing() {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use shardwire::engine::{Engine, EngineConfig, Masks, Ranks, RanksError, request::NewRequest};
+use shardwire::engine::{Engine, EngineConfig, Masks, Ranks, RanksError, request::NewRequest, speculation};
 use workers::{
     batch::Plan,
     link::{codec::decode, mask::TokenMask, report::StepReport, sampling::Sampling, step::Step},
@@ -24,6 +24,7 @@ pub fn read(input: &[u8]) {
         max_model_len: 64,
         batch_tokens_max: 64,
         sequences_max: 8,
+        draft_max: 4,
         block_size: 4,
         kv_blocks: 32,
     };
@@ -32,8 +33,12 @@ pub fn read(input: &[u8]) {
     for (kind, frame) in frames(input) {
         match kind {
             b's' => {
-                if let Ok(step) = decode::<Step>(frame, "steps") {
-                    let _ = Plan::of(&step, &mut sequences);
+                if let Ok(step) = decode::<Step>(frame, "steps")
+                    && let Ok(plan) = Plan::of(&step, &mut sequences)
+                {
+                    for place in plan.wanted.sampled {
+                        let _ = sequences.decide(place.id, &[1, 2]);
+                    }
                 }
             }
             b'm' => {
@@ -70,12 +75,13 @@ fn settle(reports: VecDeque<StepReport>) {
         waiting_max: 0,
         prefix_caching: true,
         steps_at_once: 1,
+        speculation: Some(speculation::Settings::default()),
         fault: None,
     };
     let (broken, told) = channel();
     let engine = Engine::start(config, Box::new(move |_| broken.send(()).unwrap_or_default()));
     let sampling = Sampling { logprobs: Some(1), ..Sampling::default() };
-    let prompt = vec![1, 2, 3];
+    let prompt = vec![1, 2, 3, 1, 2];
     let request = NewRequest { prompt, sampling, max_tokens: 8, prompt_logprobs: Some(1), ..NewRequest::default() };
     let _events = engine.submit(request).expect("room for one request");
     engine.group_up(Box::new(Liar { reports }), 32);

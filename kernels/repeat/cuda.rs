@@ -46,6 +46,8 @@ enum Recording {
 
 impl Repeat for Cuda {
     fn repeat(&self, batch: Batch, compute: &mut dyn FnMut(&DeviceBatch) -> Result<Tensor>) -> Result<Tensor> {
+        // One query each, or some of a draft: apart, they are all the same to a recording, and to the kernels for decoding.
+        let batch = if batch.tokens.len() <= SEQUENCES_MAX { batch.apart() } else { batch };
         let Some(size) = Size::of(&batch).filter(|_| self.records()) else {
             return compute(&self.upload_batch(batch)?);
         };

@@ -34,7 +34,6 @@ const IGNORED: &[(&str, Takes, &str)] = &[
     ("rdma-comm-ports", Value, "one machine is served"),
     ("router", Value, "one machine is served"),
     ("scheduler-name", Value, "there is one scheduler"),
-    ("speculative-config", Value, "speculative decoding isn't supported yet"),
     ("splitwise-role", Value, "prefill and decode aren't split here"),
     ("static-decode-blocks", Value, "blocks are handed out one by one"),
     ("swap-space", Value, "there is no second tier of the prefix cache"),

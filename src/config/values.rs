@@ -3,8 +3,12 @@
 use std::{path::PathBuf, str::FromStr};
 
 use serde_json::{Map, Value};
+use workers::link::step::DRAFT_MAX;
 
-use crate::engine::request::EarlyStop;
+use crate::engine::{
+    request::EarlyStop,
+    speculation::{self, NGRAM_MAX},
+};
 
 /// A number of bytes: `1048576`, `512M`, `1.5G`, `2GiB`. Suffixes are powers of 1024.
 pub fn byte_count(text: &str) -> Result<u64, String> {
@@ -91,6 +95,51 @@ pub fn early_stop(text: &str) -> Result<EarlyStop, String> {
         }
     }
     Ok(wanted)
+}
+
+/// What `--speculative-config` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Speculative {
+    /// Drafts by look-up.
+    Ngram(speculation::Settings),
+    /// FastDeploy's other method, which needs layers that no served model has.
+    Mtp,
+}
+
+/// FastDeploy's JSON object, with vLLM's names too; what it doesn't name is as by default.
+pub fn speculative(text: &str) -> Result<Speculative, String> {
+    let given = json_object(text)?;
+    let mut settings = speculation::Settings::default();
+    let mut method = None;
+    let count = |name: &str, value: &Value, most: usize| {
+        let found = value.as_u64().and_then(|number| usize::try_from(number).ok());
+        found
+            .filter(|number| (1..=most).contains(number))
+            .ok_or(format!("`{name}` must be an integer from 1 to {most}"))
+    };
+    for (name, value) in &given {
+        match name.as_str() {
+            "method" => method = value.as_str(),
+            "num_speculative_tokens" => settings.draft_max = count(name, value, DRAFT_MAX)?,
+            "min_ngram_size" | "prompt_lookup_min" => settings.ngram_min = count(name, value, NGRAM_MAX)?,
+            "max_ngram_size" | "prompt_lookup_max" => settings.ngram_max = count(name, value, NGRAM_MAX)?,
+            // Of FastDeploy's drafting model.
+            "model" | "quantization" | "mtp_strategy" | "num_model_steps"
+                if given.get("method") == Some(&"mtp".into()) => {}
+            other => {
+                let known = "method, num_speculative_tokens, min_ngram_size, max_ngram_size";
+                return Err(format!("there is no `{other}`; known are {known}"));
+            }
+        }
+    }
+    if settings.ngram_min > settings.ngram_max {
+        return Err("`min_ngram_size` must not be more than `max_ngram_size`".to_owned());
+    }
+    match method {
+        Some("ngram") => Ok(Speculative::Ngram(settings)),
+        Some("mtp") => Ok(Speculative::Mtp),
+        _ => Err("`method` must be \"ngram\"".to_owned()),
+    }
 }
 
 /// One of the names that `known` lists, written with `-` or `_`, in either case.

@@ -17,6 +17,7 @@ pub mod scheduler;
 pub mod sequence;
 #[cfg(test)]
 mod simulation;
+pub mod speculation;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,7 @@ use std::{
     ops::ControlFlow,
     sync::{Arc, atomic::Ordering::Relaxed},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crossbeam::{
@@ -80,6 +81,8 @@ pub struct EngineConfig {
     pub cache_outlives_ranks: bool,
     /// Most steps on their way to the ranks: two are worth while where ranks begin one before they have told of the last.
     pub steps_at_once: usize,
+    /// Whether tokens are drafted, and how. Then no step begins before the last was told: nobody knows how far it came.
+    pub speculation: Option<speculation::Settings>,
     /// What tests want to go wrong in the loop.
     pub fault: Option<Fault>,
 }
@@ -97,6 +100,8 @@ pub struct Engine {
     commands: Receiver<Command>,
     /// Whether there was nothing to schedule, the last time: only a command or a guide can change that.
     stuck: bool,
+    /// When a step was last published.
+    published_at: Instant,
     board: Arc<Board>,
     on_broken: OnBroken,
 }
@@ -109,7 +114,18 @@ impl Engine {
         let scheduler = Scheduler::new(Limits::of(&config));
         let clients = Clients::new(board.clone());
         let (ranks, guides, shared, own) = (None, Guides::start(), board.clone(), config.clone());
-        let engine = Self { config: own, scheduler, ranks, clients, guides, commands, stuck: false, board, on_broken };
+        let engine = Self {
+            config: own,
+            scheduler,
+            ranks,
+            clients,
+            guides,
+            commands,
+            stuck: false,
+            published_at: Instant::now(),
+            board,
+            on_broken,
+        };
         let (alive, running) = watch::channel(());
         let life = move || {
             let _alive = alive; // closed by whatever ends this thread
@@ -236,6 +252,7 @@ impl Engine {
             if let Some(step) = self.scheduler.last_step() {
                 self.config.fault.iter().for_each(|fault| fault.strike_at(step));
                 ranks.publish(step)?;
+                self.published_at = Instant::now();
             }
             self.board.note_progress();
         }
@@ -250,6 +267,7 @@ impl Engine {
         if self.scheduler.steps_in_flight() > 0
             && let Some(report) = ranks.collect(COLLECT_TIMEOUT)?
         {
+            self.scheduler.took(self.published_at.elapsed());
             self.scheduler.settle(report)?;
             self.scheduler.deferred().into_iter().for_each(|key| self.go_on_if_ready(key));
             self.board.note_progress();

@@ -1,13 +1,14 @@
 //! A rank without arithmetic.
 //!
 //! Its KV cache stores, in each slot, a digest of all tokens up to there. So a step that reads a block which somebody else
-//! wrote, or that was never written, is found out; and what it samples depends on every token before.
+//! wrote, or that was never written, is found out; and what it samples depends on every token before, but for sequences that
+//! repeat themselves.
 
 use std::collections::{HashMap, HashSet};
 
 use workers::link::{
     mask::Allowed,
-    report::{Embedding, Logprobs, Outcome, PromptLogprobs, SampledToken, StepReport},
+    report::{Embedding, Logprobs, Outcome, PromptLogprobs, SampledTokens, StepReport},
     sampling::Sampling,
     step::{Chunk, NewSequence, Pooling, SequenceId, Step},
 };
@@ -39,6 +40,8 @@ struct Known {
     pooling: Option<Pooling>,
     block_table: Vec<u32>,
     computed: usize,
+    /// The furthest that it was ever computed, drafts included.
+    furthest: usize,
     /// Of the digests of all tokens that it computed by this name.
     sum: u64,
 }
@@ -79,8 +82,17 @@ impl RankModel {
         self.last_id = id.0;
         let prompt_length = prompt_length as usize;
         assert!((1..=tokens.len()).contains(&prompt_length));
-        let (block_table, computed, sum) = (Vec::new(), 0, 0);
-        self.sequences.insert(id, Known { tokens, prompt_length, sampling, pooling, block_table, computed, sum });
+        let known = Known {
+            tokens,
+            prompt_length,
+            sampling,
+            pooling,
+            block_table: Vec::new(),
+            computed: 0,
+            furthest: 0,
+            sum: 0,
+        };
+        self.sequences.insert(id, known);
     }
 
     fn write(&mut self, chunk: &Chunk, written: &mut HashSet<usize>) {
@@ -92,15 +104,20 @@ impl RankModel {
             assert_eq!(start, known.computed, "a chunk begins where the last one ended");
         }
         assert!(chunk.count > 0 && end <= known.tokens.len());
+        assert!(chunk.draft.is_empty() || chunk.samples && !known.sampling.guided);
         known.block_table.extend(&chunk.new_blocks);
-        assert_eq!(known.block_table.len(), end.div_ceil(self.block_size), "blocks as needed");
         known.computed = end;
-        for (position, digest) in digests(&known.tokens[..end]).enumerate().skip(start) {
+        known.furthest = known.furthest.max(end + chunk.draft.len());
+        assert_eq!(known.block_table.len(), known.furthest.div_ceil(self.block_size), "blocks as needed");
+        let tokens = [&known.tokens[..end], &chunk.draft].concat();
+        for (position, digest) in digests(&tokens).enumerate().skip(start) {
             let slot =
                 known.block_table[position / self.block_size] as usize * self.block_size + position % self.block_size;
             assert!(written.insert(slot), "slot {slot} is written twice in a step");
             self.cache[slot] = Some(digest);
-            known.sum = known.sum.wrapping_add(digest);
+            if position < end {
+                known.sum = known.sum.wrapping_add(digest);
+            }
         }
     }
 
@@ -125,8 +142,15 @@ impl RankModel {
         }
         if chunk.samples {
             let mask = self.masks.get(&chunk.id).filter(|(position, _)| *position as usize == known.tokens.len());
-            let outcome = known.choose(mask.map(|(_, allowed)| allowed));
-            report.tokens.push(SampledToken { id: chunk.id, outcome });
+            let mut outcomes = vec![known.choose(mask.map(|(_, allowed)| allowed))];
+            for &drafted in &chunk.draft {
+                if known.tokens.last() != Some(&drafted) {
+                    break;
+                }
+                known.computed += 1;
+                outcomes.push(known.choose(None));
+            }
+            report.tokens.push(SampledTokens { id: chunk.id, outcomes });
         }
     }
 }
@@ -183,7 +207,9 @@ fn mix(value: u64) -> u64 {
 
 /// The next token, if any may come. A mask goes before the least number of tokens.
 fn sample(tokens: &[u32], prompt_length: usize, sampling: &Sampling, mask: Option<&Allowed>) -> Option<u32> {
-    let drawn = mix(digests(tokens).last().unwrap_or(0) ^ sampling.seed);
+    // Where the seed is 0, only the last token counts: what came once comes again.
+    let counts = if sampling.seed == 0 { &tokens[tokens.len() - 1..] } else { tokens };
+    let drawn = mix(digests(counts).last().unwrap_or(0) ^ sampling.seed);
     if let Some(mask) = mask {
         let allowed: Vec<_> = (0..VOCABULARY as u32).filter(|&token| mask.contains(token)).collect();
         return (!allowed.is_empty()).then(|| allowed[drawn as usize % allowed.len()]);

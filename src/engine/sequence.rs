@@ -11,6 +11,7 @@ use super::{
     block_pool::{BlockId, PrefixHash},
     guides::Guided,
     request::{EarlyStop, Event, Failure, Finish, NewRequest},
+    speculation::{self, Forecast, Lookup},
 };
 
 /// Names a request from its arrival to its end; grows with each arrival. The ranks know it under a [`SequenceId`], a fresh
@@ -62,6 +63,8 @@ pub struct Sequence {
     pub computed: usize,
     /// Published steps that will each report one more token.
     pub sampling_steps: usize,
+    /// How many tokens behind the scheduled ones are on their way as a draft, which that step may confirm.
+    pub drafted: usize,
     /// How many of its first blocks were offered to the prefix cache, or came from it.
     pub remembered: usize,
     /// Whether it was ever admitted.
@@ -80,6 +83,9 @@ pub struct Sequence {
     furthest: usize,
     /// `furthest` when a group last died while it computed this.
     suspected_at: Option<usize>,
+    /// What is reported next, if what came before comes again.
+    pub forecast: Forecast,
+    lookup: Lookup,
     early_stop: Option<EarlyStop>,
     /// How many of its last tokens, in a row, were almost certain.
     certain_tokens: u32,
@@ -116,6 +122,7 @@ impl Sequence {
             scheduled: 0,
             computed: 0,
             sampling_steps: 0,
+            drafted: 0,
             remembered: 0,
             started: false,
             ended: None,
@@ -125,6 +132,8 @@ impl Sequence {
             scored: request.prompt_logprobs.map(|_| 0),
             furthest: 0,
             suspected_at: None,
+            forecast: Forecast::default(),
+            lookup: Lookup::default(),
             early_stop: request.early_stop,
             certain_tokens: 0,
             salt: request.cache_salt.as_deref().map_or(PrefixHash::EMPTY, PrefixHash::salted),
@@ -163,9 +172,24 @@ impl Sequence {
     }
 
     /// Whether it can't be computed further before its next token is reported: a guide has to see that first, or there may
-    /// be none.
+    /// be none, or a draft is right, and there are more.
     pub fn waits_for_token(&self) -> bool {
-        self.sampling_steps > 0 && self.sampling.may_leave_nothing()
+        self.sampling_steps > 0 && (self.drafted > 0 || self.sampling.may_leave_nothing())
+    }
+
+    /// Makes the forecast of what follows its last token, which the step in the making computes: as much as it may grow by.
+    /// Nothing for who is guided, as masks are of one place at a time; answers whether there is any.
+    pub fn look_ahead(&mut self, settings: speculation::Settings) -> bool {
+        if self.guide.is_some() || self.scheduled != self.tokens.len() {
+            return false;
+        }
+        self.forecast = self.lookup.forecast(&self.tokens, settings);
+        // The step gives it one token in any case.
+        let growth_max = self.length_max.saturating_sub(self.tokens.len() + 1);
+        let tokens = &mut self.forecast.tokens;
+        let stop = tokens.iter().position(|token| self.sampling.stop_token_ids.contains(token));
+        tokens.truncate(stop.map_or(growth_max, |stop| growth_max.min(stop + 1)));
+        !self.forecast.tokens.is_empty()
     }
 
     /// Positions from `start` on, before `end`, that are to be scored and were not yet. The prompt's last has no next
@@ -253,6 +277,7 @@ impl Sequence {
     /// Forgets all that was computed and gives its blocks to the caller: it has to start from its tokens again.
     pub fn restart(&mut self) -> Vec<BlockId> {
         (self.scheduled, self.computed, self.sampling_steps, self.remembered) = (0, 0, 0, 0);
+        (self.drafted, self.forecast, self.lookup) = (0, Forecast::default(), Lookup::default());
         self.held = false;
         std::mem::take(&mut self.blocks)
     }

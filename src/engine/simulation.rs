@@ -6,7 +6,7 @@ use proptest::{collection::vec, option, prelude::*, sample::Index};
 use workers::link::{
     report::StepReport,
     sampling::Sampling,
-    step::{Pooling, Step},
+    step::{Chunk, Pooling, Step},
 };
 
 use super::{
@@ -15,6 +15,7 @@ use super::{
     request::{EarlyStop, Event, Failure, Finish, NewRequest},
     scheduler::{Counts, Limits, Scheduler},
     sequence::{RequestKey, Sequence, as_u32},
+    speculation,
 };
 
 #[derive(Debug, Clone)]
@@ -53,10 +54,17 @@ struct Asked {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    (1..5usize, (1..20usize, 1..20usize), 1..6usize, any::<[bool; 2]>(), 1..9usize, 1..3usize).prop_map(
-        |(block_size, tokens, sequences_max, [prefix_caching, cache_outlives_ranks], scored_max, embeddings_max)| {
+    let reports = (1..9usize, 1..3usize);
+    let speculation = option::of((1..6usize, 1..4usize).prop_map(|(draft_max, ngram_min)| {
+        let ngram_max = ngram_min + 3;
+        speculation::Settings { draft_max, ngram_min, ngram_max }
+    }));
+    (1..5usize, (1..20usize, 1..20usize), 1..6usize, any::<[bool; 2]>(), reports, speculation).prop_map(
+        |(block_size, tokens, sequences_max, [prefix_caching, cache_outlives_ranks], reports, speculation)| {
+            let (scored_max, embeddings_max) = reports;
             Limits {
                 cache_outlives_ranks,
+                speculation,
                 block_size,
                 batch_tokens_max: tokens.0,
                 prompt_tokens_beside: tokens.1,
@@ -309,7 +317,7 @@ impl Play {
 
     fn check_bounds(&self, step: &Step, preemptions_before: u64) {
         let limits = &self.world.limits;
-        let tokens: usize = step.batch.iter().map(|chunk| chunk.count as usize).sum();
+        let tokens: usize = step.batch.iter().map(Chunk::rows).sum();
         assert!((1..=limits.batch_tokens_max).contains(&tokens));
         assert!(step.batch.len() <= limits.sequences_max);
         assert!(step.batch.iter().map(|chunk| chunk.scored.len()).sum::<usize>() <= limits.scored_max);
@@ -403,6 +411,15 @@ fn request(prompt: &[u32], max_tokens: u32) -> NewRequest {
 
 /// Blocks of two tokens.
 fn play(blocks: usize, batch_tokens_max: usize, requests: &[NewRequest]) -> Play {
+    play_with(None, blocks, batch_tokens_max, requests)
+}
+
+fn play_with(
+    speculation: Option<speculation::Settings>,
+    blocks: usize,
+    batch_tokens_max: usize,
+    requests: &[NewRequest],
+) -> Play {
     let (introduced_tokens_max, prefix_caching) = (20, true);
     let (scored_max, embeddings_max) = (4, 1);
     let limits = Limits {
@@ -415,6 +432,7 @@ fn play(blocks: usize, batch_tokens_max: usize, requests: &[NewRequest]) -> Play
         embeddings_max,
         prefix_caching,
         cache_outlives_ranks: false,
+        speculation,
     };
     let mut play = Play::new(World { limits, blocks, model_len_max: 100, ahead: 1, late: Vec::new() });
     requests.iter().for_each(|request| arrive(&mut play, request.clone()));
@@ -533,6 +551,34 @@ fn a_choice_without_its_mask_is_put_off_and_made_again() {
     let step = play.scheduler.last_step().expect("a step");
     let chunks: Vec<_> = step.batch.iter().map(|chunk| (chunk.id.0, chunk.start, chunk.count)).collect();
     assert_eq!(chunks, [(1, 2, 1), (2, 4, 1)], "its last token again");
+}
+
+#[test]
+fn who_says_the_same_again_gets_several_tokens_in_a_step() {
+    let settings = speculation::Settings { draft_max: 3, ngram_min: 1, ngram_max: 4 };
+    let mut play = play_with(Some(settings), 50, 20, &[request(&[1], 40)]);
+    play.finish();
+    play.check_outcome(0);
+    let Counts { steps, generation_tokens, drafts, draft_tokens, accepted_tokens, .. } = play.scheduler.counts;
+    assert_eq!(generation_tokens, 40);
+    // A chain over 13 tokens is in its circle after 13 at the latest; from then on all drafts are right.
+    assert!(steps <= 13 + 2 + 27_u64.div_ceil(4), "{steps} steps");
+    assert!(draft_tokens <= 3 * drafts && accepted_tokens >= 3 * (27 / 4) && steps + accepted_tokens == 40);
+}
+
+#[test]
+fn nobody_loses_blocks_for_a_draft() {
+    let settings = speculation::Settings { draft_max: 3, ngram_min: 1, ngram_max: 4 };
+    let requests = [request(&[5, 5, 5, 5], 9), request(&[6, 6, 6, 6], 9)];
+    let mut play = play_with(Some(settings), 6, 10, &requests);
+    let drafts = |step: &Step| step.batch.iter().map(|chunk| chunk.draft.len()).collect::<Vec<_>>();
+    assert_eq!(next_chunks(&mut play), [(1, 0, 4), (2, 0, 4)]);
+    play.scheduler.find(RequestKey(0)).expect("it runs").tokens[4] = 5;
+    play.scheduler.find(RequestKey(1)).expect("it runs").tokens[4] = 6;
+    let step = next_step(&mut play);
+    // The last two blocks are for the next token of each, and have room for one more.
+    assert_eq!(drafts(&step), [1, 1]);
+    assert_eq!(play.scheduler.counts.preemptions, 0);
 }
 
 #[test]

@@ -57,6 +57,12 @@ pub struct EngineStats {
     pub failed_total: u64,
     /// Choices of guided sequences put off because their mask had not come.
     pub deferrals_total: u64,
+    /// Drafts that ranks decided on.
+    pub drafts_total: u64,
+    /// Tokens in them.
+    pub draft_tokens_total: u64,
+    /// Those of them that were right.
+    pub accepted_tokens_total: u64,
     /// Tokens in the batch of the last step.
     pub batch_tokens: u64,
     /// Tokens in the batches of all steps.
@@ -107,6 +113,9 @@ pub struct Board {
     generation_tokens_total: AtomicU64,
     finished_total: AtomicU64,
     deferrals_total: AtomicU64,
+    drafts_total: AtomicU64,
+    draft_tokens_total: AtomicU64,
+    accepted_tokens_total: AtomicU64,
     batch_tokens: AtomicU64,
     stepped_tokens_total: AtomicU64,
     step_sizes: [AtomicU64; STEP_SIZES.len() + 1],
@@ -143,6 +152,9 @@ impl Default for Board {
             generation_tokens_total: Default::default(),
             finished_total: Default::default(),
             deferrals_total: Default::default(),
+            drafts_total: Default::default(),
+            draft_tokens_total: Default::default(),
+            accepted_tokens_total: Default::default(),
             batch_tokens: Default::default(),
             stepped_tokens_total: Default::default(),
             step_sizes: Default::default(),
@@ -180,6 +192,9 @@ impl Board {
         self.generation_tokens_total.store(counts.generation_tokens, Relaxed);
         self.finished_total.store(counts.finished, Relaxed);
         self.deferrals_total.store(counts.deferrals, Relaxed);
+        self.drafts_total.store(counts.drafts, Relaxed);
+        self.draft_tokens_total.store(counts.draft_tokens, Relaxed);
+        self.accepted_tokens_total.store(counts.accepted_tokens, Relaxed);
         self.batch_tokens.store(counts.batch_tokens, Relaxed);
         self.stepped_tokens_total.store(counts.stepped_tokens, Relaxed);
         for (shown, count) in self.step_sizes.iter().zip(counts.step_sizes) {
@@ -215,6 +230,9 @@ impl Board {
             aborted_total: self.aborted_total.load(Relaxed),
             failed_total: self.failed_total.load(Relaxed),
             deferrals_total: self.deferrals_total.load(Relaxed),
+            drafts_total: self.drafts_total.load(Relaxed),
+            draft_tokens_total: self.draft_tokens_total.load(Relaxed),
+            accepted_tokens_total: self.accepted_tokens_total.load(Relaxed),
             batch_tokens: self.batch_tokens.load(Relaxed),
             stepped_tokens_total: self.stepped_tokens_total.load(Relaxed),
             step_sizes: self.step_sizes.each_ref().map(|count| count.load(Relaxed)),

@@ -42,6 +42,7 @@ fn config() -> EngineConfig {
         prefix_caching: true,
         cache_outlives_ranks: false,
         steps_at_once: 2,
+        speculation: None,
         fault: None,
     }
 }

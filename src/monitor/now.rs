@@ -80,6 +80,17 @@ const GAUGES: &[Gauge] = &[
         Now::hit_tokens,
     ),
     ("fastdeploy:cpu_hit_token_rate", "As there is no second tier of the prefix cache: 0", |_| 0.0),
+    ("fastdeploy:spec_decode_draft_acceptance_rate", "Share of drafted tokens that were right, 0 to 1", |now| {
+        share(now.stats.accepted_tokens_total, now.stats.draft_tokens_total)
+    }),
+    (
+        "fastdeploy:spec_decode_efficiency",
+        "Tokens that drafts and the places before them gave, of all they could, 0 to 1",
+        |now| {
+            let EngineStats { drafts_total, draft_tokens_total, accepted_tokens_total, .. } = now.stats;
+            share(drafts_total + accepted_tokens_total, drafts_total + draft_tokens_total)
+        },
+    ),
     ("shardwire:kv_blocks_cached", "KV blocks whose prefix can be found again", |now| now.stats.blocks_cached as f64),
     ("shardwire:num_requests_paused", "Sequences waiting for slow readers", |now| now.stats.paused as f64),
     ("shardwire:batch_tokens", "Tokens in the batch of the last step", |now| now.stats.batch_tokens as f64),
@@ -97,6 +108,9 @@ const TOTALS: &[Total] = &[
     ("fastdeploy:prefix_cpu_cache_token_num", "As there is no second tier of the prefix cache: 0", |_| 0),
     ("fastdeploy:prefix_ssd_cache_token_num", "As there is no third tier of the prefix cache: 0", |_| 0),
     ("fastdeploy:send_cache_failed_num", "As prefill and decode are never apart: 0", |_| 0),
+    ("vllm:spec_decode_num_drafts", "Drafts of a sequence's next tokens", |stats| stats.drafts_total),
+    ("vllm:spec_decode_num_draft_tokens", "Tokens in drafts", |stats| stats.draft_tokens_total),
+    ("vllm:spec_decode_num_accepted_tokens", "Tokens in drafts that were right", |stats| stats.accepted_tokens_total),
     ("shardwire:choices_deferred", "Choices put off because a guide was not ready", |stats| stats.deferrals_total),
     ("shardwire:sequences_paused", "Sequences paused because their readers were too far behind", |stats| {
         stats.pauses_total

@@ -20,7 +20,7 @@ use workers::{
 use super::memory::{Decision, Wish, allowed_on_gpus, available_bytes};
 use crate::{
     api::{ServedModel, Settings, now},
-    config::{Device, GuidedDecodingBackend, PlainName, PoolingKind, ServeFlags},
+    config::{Device, GuidedDecodingBackend, PlainName, PoolingKind, ServeFlags, Speculative},
     default_model,
     engine::EngineConfig,
     guides::{self, Guides, Whitespace},
@@ -63,6 +63,9 @@ impl Plan {
         let inventory = models::check(&checkpoint, flags.loading.world_size(), weights).map_err(one_line)?;
         warn_of_nothing_to_quantize(flags, &inventory, &mut warnings);
         warn_of_uneven_heads(checkpoint.config().heads, flags.loading.world_size(), &mut warnings);
+        if flags.speculative_config == Some(Speculative::Mtp) {
+            warnings.push("--speculative-config: there is no `mtp` here, so nothing is drafted; `ngram` can be".into());
+        }
         if checkpoint.encoding().quantizes_activations() {
             warnings
                 .push("the model asks for quantized activations: they stay as they are, which is more exact".into());
@@ -297,6 +300,7 @@ fn settings(flags: &ServeFlags) -> Settings {
 }
 
 fn engine(flags: &ServeFlags, decision: Decision, device: &DeviceChoice) -> EngineConfig {
+    let speculation = flags.speculation();
     let runs_ahead = matches!(device, DeviceChoice::Cuda(_)) && !flags.disable_overlap_schedule;
     EngineConfig {
         block_size: flags.block_size as usize,
@@ -309,7 +313,8 @@ fn engine(flags: &ServeFlags, decision: Decision, device: &DeviceChoice) -> Engi
             .unwrap_or_else(|_| (flags.max_concurrency as usize).max(1024) * 2),
         prefix_caching: flags.prefix_caching(),
         cache_outlives_ranks: matches!(device, DeviceChoice::Cpu),
-        steps_at_once: if runs_ahead { 2 } else { 1 },
+        steps_at_once: if runs_ahead && speculation.is_none() { 2 } else { 1 },
+        speculation,
         fault: None,
     }
 }
@@ -334,6 +339,7 @@ fn supervisor(
             max_model_len: decision.max_model_len as usize,
             batch_tokens_max: flags.max_num_batched_tokens as usize,
             sequences_max: flags.max_num_seqs as usize,
+            draft_max: flags.speculation().map_or(0, |settings| settings.draft_max),
             block_size: flags.block_size as usize,
             kv_cache_bytes: decision.bytes_per_rank,
             kv_blocks: flags.num_gpu_blocks_override.map(|blocks| blocks as usize),

@@ -58,18 +58,20 @@ const RECORD_BYTES_MAX: usize = 1024;
 fn step_bytes_max(worker: &WorkerConfig) -> usize {
     let tokens = worker.max_model_len.max(worker.batch_tokens_max).saturating_add(SAMPLING_NUMBERS_MAX);
     let blocks = tokens / worker.block_size.max(1) + worker.sequences_max;
-    let numbers = tokens.saturating_add(blocks).saturating_mul(NUMBER_BYTES_MAX);
+    let drafted = worker.choices_max();
+    let numbers = tokens.saturating_add(blocks).saturating_add(drafted).saturating_mul(NUMBER_BYTES_MAX);
     numbers.saturating_add(worker.sequences_max.saturating_mul(RECORD_BYTES_MAX))
 }
 
-/// The largest report: every sequence with all the log-probabilities it may ask for, id and value each; besides, as many
-/// scored positions and embeddings as a step may have.
+/// The largest report: every sequence, and at every place where a token is chosen all the log-probabilities it may ask for,
+/// id and value each; besides, as many scored positions and embeddings as a step may have.
 fn report_bytes_max(worker: &WorkerConfig, model: ModelSizes) -> usize {
     let logprobs = (LOGPROBS_MAX as usize + 1) * (NUMBER_BYTES_MAX + size_of::<f32>());
     let scored = worker.batch_tokens_max.min(SCORED_MAX) * (LOGPROBS_HEAD_BYTES_MAX + logprobs);
     let embeddings = worker.sequences_max.min(EMBEDDINGS_MAX).saturating_mul(model.hidden_size * size_of::<f32>());
-    let tokens = worker.sequences_max.saturating_mul(RECORD_BYTES_MAX + logprobs);
-    tokens.saturating_add(scored).saturating_add(embeddings)
+    let tokens = worker.sequences_max.saturating_mul(RECORD_BYTES_MAX);
+    let chosen = worker.choices_max().saturating_mul(LOGPROBS_HEAD_BYTES_MAX + logprobs);
+    tokens.saturating_add(chosen).saturating_add(scored).saturating_add(embeddings)
 }
 
 /// Room for one mask of each sequence; for two in any case, since a frame takes up half of a ring at most.
@@ -86,7 +88,7 @@ mod tests {
         KvDType,
         link::{
             mask::{Allowed, TokenMask},
-            report::{Embedding, Logprobs, Outcome, PromptLogprobs, SampledToken, StepReport},
+            report::{Embedding, Logprobs, Outcome, PromptLogprobs, SampledTokens, StepReport},
             sampling::{SEED_MAX, Sampling},
             server::ServerLink,
             step::{Chunk, NewSequence, SequenceId, Step},
@@ -97,7 +99,7 @@ mod tests {
 
     use super::*;
 
-    fn config(max_model_len: usize, batch_tokens_max: usize, sequences_max: usize) -> WorkerConfig {
+    fn config(max_model_len: usize, batch_tokens_max: usize, sequences_max: usize, draft_max: usize) -> WorkerConfig {
         WorkerConfig {
             kv_memory: None,
             rank: 0,
@@ -110,6 +112,7 @@ mod tests {
             max_model_len,
             batch_tokens_max,
             sequences_max,
+            draft_max,
             block_size: 1,
             kv_cache_bytes: 0,
             kv_blocks: None,
@@ -142,17 +145,17 @@ mod tests {
         };
         let batch = ids().map(|id| {
             let new_blocks = vec![u32::MAX; each + 1];
-            Chunk { id, start: u32::MAX, count: u32::MAX, new_blocks, samples: true, ..Chunk::default() }
+            let draft = vec![u32::MAX; worker.choices_max() / worker.sequences_max];
+            Chunk { id, start: u32::MAX, count: u32::MAX, new_blocks, samples: true, draft, ..Chunk::default() }
         });
         let step = Step { number: 1, finished: ids().collect(), started, batch: batch.collect() };
         link.steps.publish(&step, Duration::ZERO).unwrap();
 
         let top = vec![(u32::MAX, 0.5); LOGPROBS_MAX as usize];
         let entry = Logprobs { sampled: 0.5, rank: u32::MAX, top };
-        let tokens = ids().map(|id| SampledToken {
-            id,
-            outcome: Outcome::Chosen { token: u32::MAX, logprobs: Some(entry.clone()), confident: true },
-        });
+        let chosen = Outcome::Chosen { token: u32::MAX, logprobs: Some(entry.clone()), confident: true };
+        let places = worker.choices_max().div_ceil(worker.sequences_max);
+        let tokens = ids().map(|id| SampledTokens { id, outcomes: vec![chosen.clone(); places] });
         let scored = worker.batch_tokens_max.min(SCORED_MAX).div_ceil(worker.sequences_max);
         let scores = |id| PromptLogprobs { id, entries: vec![entry.clone(); scored] };
         let embedding = |id| Embedding { id, values: vec![0.5; MODEL.hidden_size] };
@@ -175,9 +178,11 @@ mod tests {
 
     #[test]
     fn the_largest_frames_fit_their_rings() {
-        check(config(1, 1, 1));
-        check(config(4096, 512, 1));
-        check(config(4096, 512, 64));
-        check(config(16, 8192, 256));
+        check(config(1, 1, 1, 0));
+        check(config(4096, 512, 1, 0));
+        check(config(4096, 512, 1, 16));
+        check(config(4096, 512, 64, 0));
+        check(config(4096, 512, 64, 16));
+        check(config(16, 8192, 256, 5));
     }
 }

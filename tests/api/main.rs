@@ -18,6 +18,7 @@ mod refusals;
 mod responses;
 mod scores;
 mod shortages;
+mod speculation;
 mod streams;
 mod structured;
 mod tls;

@@ -97,6 +97,7 @@ fn decode<'a>(numbers: [&str; 3], model: impl Fn(usize) -> (&'a str, Option<Quan
         max_model_len: context,
         batch_tokens_max: sequences,
         sequences_max: sequences,
+        draft_max: 0,
         block_size: BLOCK_SIZE,
         kv_cache_bytes: 0,
         kv_blocks: Some(sequences * context.div_ceil(BLOCK_SIZE)),

@@ -22,12 +22,24 @@ pub struct Plan {
 pub struct Wanted {
     /// Chunks in the step.
     pub chunks: usize,
-    /// The sequences that get a token, and the flat row of each that it comes from.
-    pub sampled: Vec<(SequenceId, u32)>,
+    /// Where tokens are chosen: a sequence's places one behind the other, the first after its last token, the others after
+    /// those of its draft.
+    pub sampled: Vec<Place>,
     /// Parts of prompts whose tokens are to be scored.
     pub scored: Vec<Scored>,
     /// Chunks of sequences that become one vector.
     pub pooled: Vec<Pooled>,
+}
+
+/// Where a token is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Whose token.
+    pub id: SequenceId,
+    /// The flat row that it comes from.
+    pub row: u32,
+    /// How many tokens come before it.
+    pub length: usize,
 }
 
 /// A part of a prompt whose tokens are to be scored.
@@ -70,13 +82,13 @@ impl Plan {
     }
 
     fn push(&mut self, chunk: &Chunk, sequence: &Sequence, block_size: usize) {
-        let (start, end) = (chunk.start as usize, (chunk.start + chunk.count) as usize);
+        let (start, end) = (chunk.start as usize, chunk.start as usize + chunk.rows());
         let slot =
             |position: usize| sequence.blocks[position / block_size] as usize * block_size + position % block_size;
         let Batch { tokens, positions, slot_mapping, query_starts, context_lengths, block_tables } = &mut self.batch;
         let first = tokens.len() as u32;
         tokens.extend_from_slice(&sequence.tokens[start..end]);
-        positions.extend(chunk.start..chunk.start + chunk.count);
+        positions.extend(start as u32..end as u32);
         slot_mapping.extend((start..end).map(|position| slot(position) as u32));
         query_starts.push(tokens.len() as u32);
         context_lengths.push(end as u32);
@@ -101,14 +113,15 @@ impl Wanted {
         let (id, after) = (chunk.id, first + chunk.count);
         self.chunks += 1;
         if chunk.samples {
-            self.sampled.push((id, after - 1));
+            let lengths = sequence.length()..=sequence.tokens.len();
+            self.sampled.extend((after - 1..).zip(lengths).map(|(row, length)| Place { id, row, length }));
         }
         if !chunk.scored.is_empty() {
             let row = |position| first + position - chunk.start;
             let rows = row(chunk.scored.start)..row(chunk.scored.end);
             self.scored.push(Scored { id, rows, position: chunk.scored.start });
         }
-        let ends = (chunk.start + chunk.count) as usize == sequence.tokens.len();
+        let ends = (chunk.start + chunk.count) as usize == sequence.length();
         match sequence.pool.as_ref().map(|pool| pool.pooling()) {
             Some(Pooling::Mean) => self.pooled.push(Pooled { id, rows: first..after, ends }),
             Some(Pooling::Last) if ends => self.pooled.push(Pooled { id, rows: after - 1..after, ends }),
@@ -118,11 +131,13 @@ impl Wanted {
 }
 
 fn check_size(step: &Step, sequences: &Sequences) -> Result<(), StepError> {
-    let tokens: usize = step.batch.iter().map(|chunk| chunk.count as usize).sum();
+    let tokens: usize = step.batch.iter().map(Chunk::rows).sum();
+    let drafted = step.batch.iter().map(|chunk| chunk.draft.len()).max().unwrap_or(0);
     let scored: usize = step.batch.iter().map(|chunk| chunk.scored.len()).sum();
     let limits = sequences.limits();
     check_most("tokens", tokens, limits.batch_tokens_max)?;
     check_most("sequences", step.batch.len(), limits.sequences_max)?;
+    check_most("tokens of a draft", drafted, limits.draft_max)?;
     check_most("scored positions", scored, SCORED_MAX)?;
     let mut met = HashSet::with_capacity(step.batch.len());
     match step.batch.iter().find(|chunk| !met.insert(chunk.id)) {
@@ -138,6 +153,7 @@ fn check_most(what: &'static str, found: usize, limit: usize) -> Result<(), Step
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::sampling::Sampling;
     use crate::link::step::NewSequence;
     use crate::sequences::Limits;
 
@@ -146,6 +162,7 @@ mod tests {
         max_model_len: 20,
         batch_tokens_max: 12,
         sequences_max: 3,
+        draft_max: 2,
         block_size: 4,
         kv_blocks: 8,
     };
@@ -177,7 +194,7 @@ mod tests {
             context_lengths: vec![5, 3],
             block_tables: vec![vec![7, 2], vec![0]],
         };
-        assert_eq!((plan.batch, plan.wanted.sampled), (expected, vec![(SequenceId(2), 7)]));
+        assert_eq!((plan.batch, plan.wanted.sampled), (expected, vec![Place { id: SequenceId(2), row: 7, length: 3 }]));
 
         sequences.append(SequenceId(2), 23).expect("known");
         let third = new(3, &[10, 11, 12, 13, 30]); // its first block is found in the cache
@@ -191,7 +208,8 @@ mod tests {
             context_lengths: vec![4, 6, 5],
             block_tables: vec![vec![0], vec![7, 2], vec![7, 5]],
         };
-        let sampled = [(2, 0), (1, 1), (3, 2)].map(|(id, row)| (SequenceId(id), row));
+        let sampled =
+            [(2, 0, 4), (1, 1, 6), (3, 2, 5)].map(|(id, row, length)| Place { id: SequenceId(id), row, length });
         assert_eq!((plan.batch, plan.wanted.sampled), (expected, sampled.to_vec()));
     }
 
@@ -240,6 +258,18 @@ mod tests {
         check(&[], &[scored(0, u32::MAX)], "a step with 4294967295 scored positions, at most 8192 were agreed");
         let whole = Chunk { scored: 3..6, ..chunk(1, 3, 3, &[1], false) };
         check(&[], &[whole], &unscorable("3..6"));
+        let drafted = |draft: &[u32], samples| Chunk { draft: draft.to_vec(), ..chunk(1, 3, 3, &[1], samples) };
+        check(&[], &[drafted(&[7, 8, 9], true)], "a step with 3 tokens of a draft, at most 2 were agreed");
+        check(&[], &[drafted(&[7, 100], true)], "sequence 1: has token 100, the model knows 100");
+        check(&[], &[drafted(&[7], false)], "sequence 1: has a draft, but is not sampled, or is guided");
+        let full = Chunk { draft: vec![7], ..chunk(2, 0, 4, &[1], true) };
+        check(&[new(2, &[1; 4])], &[full], "sequence 2: has 1 blocks of 4, too few for 5 tokens");
+        let long = Chunk { draft: vec![7], ..chunk(2, 19, 1, &[1, 2, 3, 4, 5], true) };
+        check(&[new(2, &[1; 20])], &[long], "sequence 2: has 21 tokens, the model is loaded for 20");
+        let guided = Sampling { guided: true, ..Sampling::default() };
+        let guided = NewSequence { sampling: guided, ..new(2, &[1]) };
+        let draft = Chunk { draft: vec![7], ..chunk(2, 0, 1, &[1], true) };
+        check(&[guided], &[draft], "sequence 2: has a draft, but is not sampled, or is guided");
         let pooled = |pooling| NewSequence { pooling: Some(pooling), ..new(2, &[1, 2, 3]) };
         let sampled = "sequence 2: is to be sampled, but was started to be pooled";
         check(&[pooled(Pooling::Last)], &[chunk(2, 0, 3, &[1], true)], sampled);
@@ -271,11 +301,44 @@ mod tests {
         let pooled = |id, row: u32| Pooled { id: SequenceId(id), rows: row..row + 1, ends: true };
         let expected = Wanted {
             chunks: 3,
-            sampled: vec![(SequenceId(1), 1)],
+            sampled: vec![Place { id: SequenceId(1), row: 1, length: 6 }],
             scored: vec![Scored { id: SequenceId(1), rows: 0..1, position: 4 }],
             pooled: vec![pooled(2, 2), pooled(3, 3)],
         };
         assert_eq!(plan.wanted, expected);
+    }
+
+    #[test]
+    fn of_a_draft_what_is_right_is_kept() {
+        let id = SequenceId(1);
+        let draft = |start, count, draft: &[u32]| Chunk { draft: draft.to_vec(), ..chunk(1, start, count, &[], true) };
+        let mut sequences = Sequences::new(LIMITS);
+        let first = Chunk { new_blocks: vec![7, 2], ..draft(0, 3, &[13, 14]) };
+        let plan = Plan::of(&step(vec![new(1, &[10, 11, 12])], vec![first]), &mut sequences).expect("a good step");
+        let expected = Batch {
+            tokens: vec![10, 11, 12, 13, 14],
+            positions: vec![0, 1, 2, 3, 4],
+            slot_mapping: vec![28, 29, 30, 31, 8],
+            query_starts: vec![0, 5],
+            context_lengths: vec![5],
+            block_tables: vec![vec![7, 2]],
+        };
+        let places = [(2, 3), (3, 4), (4, 5)].map(|(row, length)| Place { id, row, length });
+        assert_eq!((plan.batch, plan.wanted.sampled), (expected, places.to_vec()));
+        let error = Plan::of(&step(vec![], vec![chunk(1, 3, 2, &[], true)]), &mut sequences.clone());
+        let undecided = "sequence 1: is computed further, and its draft was not decided on";
+        assert_eq!(error.expect_err("half of it may be wrong").to_string(), undecided);
+
+        assert_eq!(sequences.decide(id, &[13, 99, 14]), Ok(1));
+        sequences.append(id, 99).expect("known");
+        let plan = Plan::of(&step(vec![], vec![draft(4, 1, &[15])]), &mut sequences).expect("behind what was right");
+        assert_eq!((plan.batch.tokens, plan.batch.positions), (vec![99, 15], vec![4, 5]));
+        assert_eq!(sequences.decide(id, &[16, 0]), Ok(0));
+        sequences.append(id, 16).expect("known");
+        let plan = Plan::of(&step(vec![], vec![draft(5, 1, &[17, 18])]), &mut sequences).expect("a good step");
+        assert_eq!((plan.batch.tokens, plan.batch.positions), (vec![16, 17, 18], vec![5, 6, 7]));
+        assert_eq!(sequences.decide(id, &[17, 18, 19]), Ok(2));
+        assert_eq!(sequences.get(id).expect("known").tokens, [10, 11, 12, 13, 99, 16, 17, 18]);
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct Rank<B: Backend> {
 /// A step of which everything is enqueued, and nothing known yet.
 struct Choosing<B: Backend> {
     step: u64,
-    /// Who gets a token, in the order of the choice.
+    /// Who gets tokens, in the order of the choice: once for each place where one is chosen.
     ids: Vec<SequenceId>,
     choice: B::Choice,
 }
@@ -115,6 +115,7 @@ impl<B: Backend> Rank<B> {
             max_model_len: config.max_model_len,
             batch_tokens_max: config.batch_tokens_max,
             sequences_max: config.sequences_max,
+            draft_max: config.draft_max,
             block_size: config.block_size,
             kv_blocks: cache_shape.blocks,
         };
@@ -198,7 +199,7 @@ impl<B: Backend> Rank<B> {
             Computed::Nothing => None,
             Computed::Logits(shard) => Some(shard),
             Computed::HiddenStates(hidden) => {
-                let rows: Vec<u32> = wanted.sampled.iter().map(|&(_, row)| row).collect();
+                let rows: Vec<u32> = wanted.sampled.iter().map(|place| place.row).collect();
                 let shard = if rows.is_empty() { None } else { Some(self.logits(&hidden, &rows)?) };
                 report.prompt_logprobs = self.score(&wanted.scored, &hidden)?;
                 report.embeddings = self.pool(&wanted.pooled, &hidden)?;
@@ -241,29 +242,29 @@ fn warm_up<B: Backend>(
     config: &WorkerConfig,
     memory_share: f64,
 ) -> Result<Option<u64>, LoadError> {
-    let WorkerConfig { rank, world_size, block_size, batch_tokens_max, sequences_max, .. } = *config;
+    let WorkerConfig { rank, world_size, block_size, batch_tokens_max, .. } = *config;
     let longest = batch_tokens_max.min(config.max_model_len);
     let batch = Batch::sample(batch_tokens_max, longest, block_size);
     let shard = Shard { rank, world_size };
     let blocks = batch.block_tables.iter().map(Vec::len).sum();
     let shape = models::kv_shape(checkpoint.config(), shard, block_size, blocks, config.kv_dtype);
-    let sequences_max = batch_tokens_max.min(sequences_max);
+    let choices_max = config.choices_max();
     let mut cache = device.kv_cache(shape)?;
     let mut compute = |batch: Batch, rows: usize| -> Result<B::Tensor, LoadError> {
         let rows: Vec<u32> = (0..rows as u32).collect();
         let hidden = model.forward(device, &device.batch(batch)?, &mut cache)?;
         Ok(model.logits(device, &model.normed(device, hidden.select(device, &rows)?)?)?)
     };
-    let logits = device.all_gather(compute(batch, sequences_max)?)?;
+    let logits = device.all_gather(compute(batch, choices_max)?)?;
     let draw = Draw { temperature: 1.0, top_k: 0, top_p: 0.5, min_p: 0.0, uniform: 0.5 };
-    let asks: Vec<Ask> = (0..sequences_max).map(|row| Ask { row, draw: Some(draw) }).collect();
+    let asks: Vec<Ask> = (0..choices_max).map(|row| Ask { row, draw: Some(draw) }).collect();
     device.choose(&logits, checkpoint.config().vocab_size, &asks)?;
     device.to_host(&logits)?;
     drop(logits);
     // Kernels differ by how many rows they take.
-    let further = [16, 1].into_iter().filter(|&sequences| sequences < sequences_max);
-    for sequences in iter::once(sequences_max).chain(further) {
-        compute(Batch::alike(sequences), sequences)?;
+    let further = [16, 1].into_iter().filter(|&rows| rows < choices_max);
+    for rows in iter::once(choices_max).chain(further) {
+        compute(Batch::alike(rows), rows)?;
     }
     drop(cache);
     Ok(device.room(memory_share)?)

@@ -24,6 +24,8 @@ pub struct Limits {
     pub batch_tokens_max: usize,
     /// Most sequences in a step.
     pub sequences_max: usize,
+    /// Most tokens of a draft.
+    pub draft_max: usize,
     /// Tokens in a KV block.
     pub block_size: usize,
     /// KV blocks.
@@ -117,6 +119,12 @@ pub enum Fault {
         /// The sequence's length.
         tokens: usize,
     },
+    /// A draft without a choice at its head, or of one whose choices wait for masks.
+    #[error("has a draft, but is not sampled, or is guided")]
+    Drafted,
+    /// It goes on though nobody knows how much of its draft is right.
+    #[error("is computed further, and its draft was not decided on")]
+    Undecided,
     /// Something is to be scored that is not in the chunk, or has no next token in the prompt.
     #[error("is to be scored at {start}..{end}, which is not in its chunk or not before the prompt's last token")]
     Scored {
@@ -158,7 +166,7 @@ pub enum Fault {
 #[derive(Debug, Clone)]
 pub struct Sequence {
     /// Prompt and generated tokens. The last one may still be a [place](CHOSEN) in the device's choice, whose token is
-    /// not known yet.
+    /// not known yet; and behind them may be a draft.
     pub tokens: Vec<u32>,
     /// How many of them are the prompt.
     pub prompt_length: usize,
@@ -168,14 +176,21 @@ pub struct Sequence {
     pub blocks: Vec<u32>,
     /// Where it is to become one vector, what it has come to.
     pub pool: Option<Pool>,
-    /// Tokens in the KV cache; none before its first chunk, which says how many were found there.
+    /// How many of its last tokens are a draft.
+    drafted: usize,
+    /// Tokens in the KV cache, without those of a draft; none before its first chunk, which says how many were found there.
     computed: Option<usize>,
 }
 
 impl Sequence {
-    /// What the sampler wants to know.
-    pub fn history(&self) -> History<'_> {
-        History { tokens: &self.tokens, prompt_length: self.prompt_length }
+    /// What the sampler wants to know to choose the token behind the first `length`.
+    pub fn history(&self, length: usize) -> History<'_> {
+        History { tokens: &self.tokens[..length], prompt_length: self.prompt_length }
+    }
+
+    /// How many tokens it has, its draft's not counted.
+    pub fn length(&self) -> usize {
+        self.tokens.len() - self.drafted
     }
 
     /// The mask that its next choice needs, if it is guided. `id` is its own.
@@ -185,7 +200,7 @@ impl Sequence {
 }
 
 /// The running sequences by id.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Sequences {
     known: HashMap<SequenceId, Sequence>,
     limits: Limits,
@@ -229,6 +244,7 @@ impl Sequences {
             sampling: new.sampling.clone(),
             blocks: Vec::new(),
             pool: new.pooling.map(Pool::new),
+            drafted: 0,
             computed: None,
         };
         match self.known.insert(new.id, sequence) {
@@ -237,7 +253,7 @@ impl Sequences {
         }
     }
 
-    /// Takes a chunk's blocks, and counts its tokens as computed.
+    /// Takes a chunk's blocks and its draft, and counts its tokens as computed.
     pub fn advance(&mut self, chunk: &Chunk) -> Result<&Sequence, StepError> {
         let Some(sequence) = self.known.get_mut(&chunk.id) else {
             return Err(StepError::Sequence { id: chunk.id, fault: Fault::Unknown });
@@ -281,6 +297,19 @@ impl Sequences {
         Ok(())
     }
 
+    /// Keeps of a sequence's draft as much as turns out to be right, now that it is known what was `sampled` behind each of
+    /// its places: how many tokens that is. They are computed.
+    pub fn decide(&mut self, id: SequenceId, sampled: &[u32]) -> Result<usize, StepError> {
+        let sequence = self.known.get_mut(&id).ok_or(StepError::Sequence { id, fault: Fault::Unknown })?;
+        let length = sequence.length();
+        let draft = sequence.tokens[length..].iter();
+        let right = draft.zip(sampled).take_while(|(drafted, sampled)| drafted == sampled).count();
+        sequence.tokens.truncate(length + right);
+        sequence.drafted = 0;
+        sequence.computed = sequence.computed.map(|computed| computed + right);
+        Ok(right)
+    }
+
     /// Counts its last token as not computed: nothing could be chosen after it yet, and a later step tries again.
     pub fn defer(&mut self, id: SequenceId) -> Result<(), StepError> {
         let Some(sequence) = self.known.get_mut(&id) else {
@@ -317,23 +346,38 @@ impl Sequence {
         if chunk.samples && end != tokens {
             return Err(Fault::SampledEarly { end, tokens });
         }
+        self.check_draft(chunk, limits)?;
         if let Some(pool) = &self.pool {
             check_pooled(pool.pooling(), chunk, self.computed)?;
         }
         self.check_scored(chunk)?;
-        if end > limits.max_model_len {
-            return Err(Fault::TooLong { tokens: end, limit: limits.max_model_len });
+        let reached = end + chunk.draft.len();
+        if reached > limits.max_model_len {
+            return Err(Fault::TooLong { tokens: reached, limit: limits.max_model_len });
         }
         if let Some(&block) = chunk.new_blocks.iter().find(|&&block| block as usize >= limits.kv_blocks) {
             return Err(Fault::Block { block, kv_blocks: limits.kv_blocks });
         }
         self.blocks.extend_from_slice(&chunk.new_blocks);
-        if self.blocks.len() * limits.block_size < end {
+        if self.blocks.len() * limits.block_size < reached {
             let (blocks, block_size) = (self.blocks.len(), limits.block_size);
-            return Err(Fault::TooFewBlocks { blocks, block_size, tokens: end });
+            return Err(Fault::TooFewBlocks { blocks, block_size, tokens: reached });
         }
+        self.tokens.extend_from_slice(&chunk.draft);
+        self.drafted = chunk.draft.len();
         self.computed = Some(end);
         Ok(())
+    }
+
+    fn check_draft(&self, chunk: &Chunk, limits: &Limits) -> Result<(), Fault> {
+        let Limits { vocab_size, .. } = *limits;
+        let unknown = chunk.draft.iter().find(|&&token| token as usize >= vocab_size);
+        match unknown {
+            _ if self.drafted > 0 => Err(Fault::Undecided),
+            Some(&token) => Err(Fault::Token { token, vocab_size }),
+            None if !chunk.draft.is_empty() && (!chunk.samples || self.sampling.guided) => Err(Fault::Drafted),
+            None => Ok(()),
+        }
     }
 
     /// What is scored lies in the chunk, and the token after it in the prompt.

@@ -12,7 +12,7 @@ use nix::{
 };
 use workers::link::{
     LinkConfig, LinkError, Seat, ServerLink, WorkerLink,
-    report::{Outcome, SampledToken, StepReport},
+    report::{Outcome, SampledTokens, StepReport},
     step::{NewSequence, SequenceId, Step},
     vitals::RankState,
 };
@@ -172,7 +172,7 @@ fn step(number: u64) -> Step {
 fn answer(step: &Step) -> StepReport {
     let sum = step.started[0].tokens.iter().fold(7u32, |sum, token| sum.wrapping_mul(31).wrapping_add(*token));
     let chosen = |token| Outcome::Chosen { token, logprobs: None, confident: false };
-    let token = |at: u64| SampledToken { id: SequenceId(at), outcome: chosen(sum ^ at as u32) };
+    let token = |at: u64| SampledTokens { id: SequenceId(at), outcomes: vec![chosen(sum ^ at as u32)] };
     StepReport { step: step.number, tokens: (0..1 + step.number % 60).map(token).collect(), ..StepReport::default() }
 }
 

@@ -157,7 +157,7 @@ impl Server {
             self.link.steps.publish(step, LIMIT).expect("the ranks take");
             let report = self.link.reports.take(LIMIT).expect("a good report").expect("in time");
             assert_eq!(report.step, step.number);
-            tokens.extend(report.tokens.iter().filter_map(|sampled| sampled.outcome.token()));
+            tokens.extend(report.tokens.iter().flat_map(|sampled| &sampled.outcomes).filter_map(Outcome::token));
         }
         tokens
     }
@@ -167,7 +167,7 @@ impl Server {
         self.link.steps.publish(step, LIMIT).expect("the ranks take");
         let mut report = self.link.reports.take(LIMIT).expect("a good report").expect("in time");
         assert_eq!((report.step, report.tokens.len()), (step.number, 1));
-        report.tokens.remove(0).outcome
+        report.tokens.remove(0).outcomes.remove(0)
     }
 
     /// Lets the workers go, as an orderly stop does.
@@ -192,6 +192,7 @@ fn config(model: &Path, link: String, rank: usize, world_size: usize) -> WorkerC
         max_model_len: 128,
         batch_tokens_max: 128,
         sequences_max: 4,
+        draft_max: 0,
         block_size: BLOCK_SIZE,
         kv_cache_bytes: 1 << 20,
         kv_blocks: None,

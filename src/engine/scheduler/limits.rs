@@ -2,7 +2,7 @@
 
 use workers::link::step::{EMBEDDINGS_MAX, SCORED_MAX};
 
-use crate::engine::{EngineConfig, request::Failure};
+use crate::engine::{EngineConfig, request::Failure, speculation};
 
 /// The bounds of a step and of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Limits {
     pub prefix_caching: bool,
     /// Whether they are in the cache of the next group still, where somebody killed the last one from outside.
     pub cache_outlives_ranks: bool,
+    /// Whether tokens are drafted, and how.
+    pub speculation: Option<speculation::Settings>,
 }
 
 impl Limits {
@@ -41,6 +43,7 @@ impl Limits {
             embeddings_max: EMBEDDINGS_MAX,
             prefix_caching: config.prefix_caching,
             cache_outlives_ranks: config.cache_outlives_ranks,
+            speculation: config.speculation,
         }
     }
 }
@@ -77,6 +80,12 @@ pub struct Counts {
     pub finished: u64,
     /// Choices put off because their mask had not come.
     pub deferrals: u64,
+    /// Drafts that ranks decided on.
+    pub drafts: u64,
+    /// Tokens in them.
+    pub draft_tokens: u64,
+    /// Those of them that were right.
+    pub accepted_tokens: u64,
     /// Tokens in the last step's batch.
     pub batch_tokens: u64,
     /// Tokens in the batches of all steps reported.

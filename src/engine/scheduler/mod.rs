@@ -29,19 +29,23 @@
 //! came before it: among equals, the running are at all times older than the waiting, those excepted that were paused. These
 //! come between as often as they were paused, and generate some hundreds of tokens each time: that, too, is finite.
 
-mod draft;
 mod limits;
+mod making;
 mod settle;
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
 
 use workers::link::step::{Chunk, SequenceId, Step};
 
-use self::draft::{Draft, InFlight, Part};
+use self::making::{InFlight, Making, Part};
 use super::{
     block_pool::{BlockId, BlockPool},
     request::{Event, Finish},
     sequence::{RequestKey, Sequence, Urgency, as_u32},
+    speculation::Speculation,
 };
 
 pub use self::limits::{Counts, Limits, STEP_SIZES, check_fits_cache};
@@ -64,6 +68,8 @@ pub struct Scheduler {
     /// Held since the last call of `deferred`.
     deferred: Vec<RequestKey>,
     events: Vec<(RequestKey, Event)>,
+    /// What drafts are worth, where there are any.
+    speculation: Option<Speculation>,
     last_id: u64,
     last_step: u64,
     /// What was done since the start.
@@ -83,6 +89,7 @@ impl Scheduler {
             forgotten: Vec::new(),
             deferred: Vec::new(),
             events: Vec::new(),
+            speculation: limits.speculation.map(Speculation::new),
             last_id: 0,
             last_step: 0,
             counts: Counts::default(),
@@ -270,21 +277,30 @@ impl Scheduler {
     /// will sample.
     pub fn schedule(&mut self) -> bool {
         let others_wait = self.running.iter().any(Sequence::is_decoding);
-        let mut draft = Draft::new(&self.limits, others_wait);
-        self.continue_running(&mut draft);
+        let mut making = Making::new(&self.limits, others_wait);
+        self.continue_running(&mut making);
         // Who has just given way would come back at once. Yet if nobody else has anything to compute, somebody shall.
-        if !draft.closed || draft.step.batch.is_empty() {
-            self.admit_waiting(&mut draft);
+        if !making.closed || making.step.batch.is_empty() {
+            self.admit_waiting(&mut making);
         }
-        if draft.step.batch.is_empty() {
+        if making.step.batch.is_empty() {
             return false;
         }
+        self.speculate(&mut making);
         self.last_step += 1;
-        draft.step.number = self.last_step;
-        draft.step.finished = std::mem::take(&mut self.forgotten);
-        self.counts.batch_tokens = (self.limits.batch_tokens_max - draft.budget) as u64;
-        self.in_flight.push_back(InFlight { step: draft.step, parts: draft.parts });
+        making.step.number = self.last_step;
+        making.step.finished = std::mem::take(&mut self.forgotten);
+        self.counts.batch_tokens = (self.limits.batch_tokens_max - making.budget) as u64;
+        self.in_flight.push_back(InFlight { step: making.step, parts: making.parts });
         true
+    }
+
+    /// The oldest step on its way took so long. What drafts are worth is judged by that.
+    pub fn took(&mut self, time: Duration) {
+        let (Some(speculation), Some(published)) = (&mut self.speculation, self.in_flight.front()) else { return };
+        if published.only_decodes() {
+            speculation.took(published.step.batch.iter().map(Chunk::rows).sum(), time.as_secs_f64());
+        }
     }
 
     /// Whether a step could be made while others are on their way that no running sequence would miss.
@@ -328,23 +344,23 @@ impl Scheduler {
     }
 
     /// Adds a chunk of each running sequence that has tokens to compute, the most urgent first.
-    fn continue_running(&mut self, draft: &mut Draft) {
+    fn continue_running(&mut self, making: &mut Making) {
         let mut index = 0;
-        while index < self.running.len() && draft.budget > 0 {
-            let count = draft.bears(&self.running[index]);
-            draft.closed |= count < self.running[index].uncomputed();
-            if count > 0 && self.make_room(index, draft) {
+        while index < self.running.len() && making.budget > 0 {
+            let count = making.bears(&self.running[index]);
+            making.closed |= count < self.running[index].uncomputed();
+            if count > 0 && self.make_room(index, making) {
                 let count = count.min(self.room(index));
-                self.take_chunk(index, count, Vec::new(), draft);
+                self.take_chunk(index, count, Vec::new(), making);
             }
             index += 1;
         }
     }
 
     /// Preempts from the end until there is room for a token of this running sequence, or until it has itself gone.
-    fn make_room(&mut self, index: usize, draft: &mut Draft) -> bool {
+    fn make_room(&mut self, index: usize, making: &mut Making) -> bool {
         while index < self.running.len() && self.room(index) == 0 {
-            self.preempt_last(draft);
+            self.preempt_last(making);
         }
         index < self.running.len()
     }
@@ -358,9 +374,9 @@ impl Scheduler {
 
     /// Adds the next `count` tokens of a sequence for which there is room, with the blocks they need. The ranks get to know
     /// of the blocks in `cached` with it.
-    fn take_chunk(&mut self, index: usize, count: usize, cached: Vec<BlockId>, draft: &mut Draft) {
+    fn take_chunk(&mut self, index: usize, count: usize, cached: Vec<BlockId>, making: &mut Making) {
         let sequence = &mut self.running[index];
-        let reads_prompt = draft::is_prompt(sequence);
+        let reads_prompt = making::is_prompt(sequence);
         let (start, end) = (sequence.scheduled, sequence.scheduled + count);
         let missing = self.blocks.blocks_for(end).saturating_sub(sequence.blocks.len());
         let mut new_blocks = cached;
@@ -377,35 +393,67 @@ impl Scheduler {
         let unscored = sequence.unscored(start, end);
         let scored = as_u32(unscored.start)..as_u32(unscored.end);
         let scored = if scored.is_empty() { 0..0 } else { scored };
-        let chunk = Chunk { id: sequence.id, start: as_u32(start), count: as_u32(count), new_blocks, samples, scored };
-        draft.add(chunk, Part { urgency: sequence.urgency(), pools }, reads_prompt);
+        let (id, draft) = (sequence.id, Vec::new());
+        let chunk = Chunk { id, start: as_u32(start), count: as_u32(count), new_blocks, samples, draft, scored };
+        making.add(chunk, Part { urgency: sequence.urgency(), pools }, reads_prompt);
+    }
+
+    /// Gives drafts to those who decode, as far as they are worth it and the step has room: nobody loses blocks for them.
+    fn speculate(&mut self, making: &mut Making) {
+        let Some(speculation) = &mut self.speculation else { return };
+        let settings = speculation.settings();
+        let rows = making.step.batch.iter().map(|chunk| chunk.count as usize).sum();
+        let tokens = making.step.batch.iter().filter(|chunk| chunk.samples).count();
+        let mut drafting = speculation.draft(rows, tokens);
+        for (chunk, part) in making.step.batch.iter_mut().zip(&making.parts) {
+            if !chunk.samples || chunk.count > 1 {
+                continue;
+            }
+            let Ok(index) = self.running.binary_search_by_key(&part.urgency, Sequence::urgency) else { continue };
+            let sequence = &mut self.running[index];
+            if !sequence.look_ahead(settings) {
+                continue;
+            }
+            let block_room = (sequence.blocks.len() + self.blocks.available()) * self.blocks.block_size();
+            let room = making.budget.min(block_room - sequence.scheduled);
+            let count = drafting.worth(&sequence.forecast, room);
+            chunk.draft = sequence.forecast.tokens[..count].to_vec();
+            let missing = self.blocks.blocks_for(sequence.scheduled + count).saturating_sub(sequence.blocks.len());
+            for _ in 0..missing {
+                let block = self.blocks.take().expect("there was room");
+                sequence.blocks.push(block);
+                chunk.new_blocks.push(block);
+            }
+            sequence.drafted = count;
+            making.budget -= count;
+        }
     }
 
     /// Takes the blocks of the least urgent sequence, which has no part in this step yet; it waits. What it computed may
     /// still be found by prefix when it comes back.
-    fn preempt_last(&mut self, draft: &mut Draft) {
+    fn preempt_last(&mut self, making: &mut Making) {
         let Some(last) = self.running.len().checked_sub(1) else { return };
-        draft.closed = true;
+        making.closed = true;
         let sequence = self.withdraw(last);
         self.wait(sequence);
         self.counts.preemptions += 1;
     }
 
     /// Admits waiting sequences, the most urgent first, until one finds no place, no budget or no blocks.
-    fn admit_waiting(&mut self, draft: &mut Draft) {
-        while draft.budget > 0 && self.running.len() < self.limits.sequences_max && self.blocks.available() > 0 {
+    fn admit_waiting(&mut self, making: &mut Making) {
+        while making.budget > 0 && self.running.len() < self.limits.sequences_max && self.blocks.available() > 0 {
             let running = &self.running;
-            let may_enter = |first: &mut Sequence| draft.may_introduce(first) && !meets_suspect(first, running);
+            let may_enter = |first: &mut Sequence| making.may_introduce(first) && !meets_suspect(first, running);
             let Some(mut sequence) = self.waiting.pop_front_if(may_enter) else { return };
             let cached = self.cached_prefix(&mut sequence);
             sequence.start_behind(&cached, self.blocks.block_size());
-            let count = draft.bears(&sequence);
+            let count = making.bears(&sequence);
             if count == 0 || !self.has_blocks_for(&sequence, &cached) {
                 sequence.restart();
                 return self.waiting.push_front(sequence);
             }
             let cut = count < sequence.uncomputed();
-            self.admit(sequence, cached, count, draft);
+            self.admit(sequence, cached, count, making);
             if cut {
                 return;
             }
@@ -429,7 +477,7 @@ impl Scheduler {
         missing + self.blocks.unheld(cached) <= self.blocks.available()
     }
 
-    fn admit(&mut self, mut sequence: Sequence, cached: Vec<BlockId>, count: usize, draft: &mut Draft) {
+    fn admit(&mut self, mut sequence: Sequence, cached: Vec<BlockId>, count: usize, making: &mut Making) {
         self.last_id += 1;
         sequence.id = SequenceId(self.last_id);
         self.blocks.hold(&cached);
@@ -438,10 +486,10 @@ impl Scheduler {
             self.count_prefix(&sequence);
             self.events.push((sequence.key, Event::Started { cached_tokens: as_u32(sequence.computed) }));
         }
-        draft.introduce(&sequence);
+        making.introduce(&sequence);
         let index = self.running.partition_point(|other| other.urgency() < sequence.urgency());
         self.running.insert(index, sequence);
-        self.take_chunk(index, count, cached, draft);
+        self.take_chunk(index, count, cached, making);
     }
 
     fn count_prefix(&mut self, sequence: &Sequence) {
@@ -476,9 +524,10 @@ impl Scheduler {
         assert!(in_prefill.count() <= 1, "one after the other is in prefill");
         for sequence in &self.running {
             assert!(sequence.computed <= sequence.scheduled && sequence.scheduled <= sequence.expected_length());
-            // The token that will be computed again has its place still.
+            // The token that will be computed again has its place still, and so has a draft that was wrong.
             let put_off = usize::from(sequence.guide.is_some());
-            let (least, most) = (sequence.scheduled, sequence.scheduled + put_off);
+            let drafted = self.limits.speculation.map_or(0, |settings| settings.draft_max);
+            let (least, most) = (sequence.scheduled + sequence.drafted, sequence.scheduled + put_off.max(drafted));
             let blocks = self.blocks.blocks_for(least)..=self.blocks.blocks_for(most);
             assert!(blocks.contains(&sequence.blocks.len()));
         }

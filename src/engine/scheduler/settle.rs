@@ -5,7 +5,7 @@ use workers::link::{
     step::Chunk,
 };
 
-use super::{Scheduler, draft::InFlight};
+use super::{Scheduler, making::InFlight};
 use crate::engine::{
     RanksError,
     block_pool::BlockPool,
@@ -16,7 +16,8 @@ use crate::engine::{
 /// What a report says of one chunk.
 #[derive(Default)]
 struct Answer {
-    outcome: Option<Outcome>,
+    /// In order; none where no token was to be chosen.
+    outcomes: Vec<Outcome>,
     scores: Option<Vec<Logprobs>>,
     embedding: Option<Vec<f32>>,
 }
@@ -35,7 +36,8 @@ impl Scheduler {
         let mut embeddings = report.embeddings.into_iter();
         for (chunk, part) in step.batch.iter().zip(parts) {
             let answer = Answer {
-                outcome: if chunk.samples { tokens.next().map(|sampled| sampled.outcome) } else { None },
+                outcomes: if chunk.samples { tokens.next().map(|sampled| sampled.outcomes) } else { None }
+                    .unwrap_or_default(),
                 scores: if chunk.scored.is_empty() { None } else { scores.next().map(|scored| scored.entries) },
                 embedding: if part.pools { embeddings.next().map(|embedding| embedding.values) } else { None },
             };
@@ -45,7 +47,7 @@ impl Scheduler {
             }
         }
         self.remove_ended();
-        self.counts.add_step(step.batch.iter().map(|chunk| u64::from(chunk.count)).sum());
+        self.counts.add_step(step.batch.iter().map(|chunk| chunk.rows() as u64).sum());
         Ok(())
     }
 
@@ -54,12 +56,9 @@ impl Scheduler {
         let (start, end) = (chunk.start as usize, (chunk.start + chunk.count) as usize);
         let prompt_length = sequence.prompt_length;
         self.counts.prompt_tokens += (end.min(prompt_length) - start.min(prompt_length)) as u64;
-        let put_off = matches!(answer.outcome, Some(Outcome::Deferred));
+        let put_off = matches!(answer.outcomes[..], [Outcome::Deferred]);
         sequence.computed = end - usize::from(put_off);
         sequence.settled(end);
-        if self.limits.prefix_caching {
-            remember_full_blocks(&mut self.blocks, sequence);
-        }
         if let Some(entries) = answer.scores {
             sequence.scored = sequence.scored.map(|before| before + entries.len());
             self.events.push((sequence.key, Event::PromptLogprobs(entries)));
@@ -68,14 +67,41 @@ impl Scheduler {
             self.events.push((sequence.key, Event::Embedding(values)));
             sequence.ended = Some(Event::Finished(Finish::Pooled));
         }
-        if let Some(outcome) = answer.outcome {
+        self.settle_draft(index, chunk, &answer.outcomes);
+        for outcome in answer.outcomes {
             self.settle_choice(index, outcome);
+        }
+        let sequence = &mut self.running[index];
+        sequence.sampling_steps -= usize::from(chunk.samples);
+        if self.limits.prefix_caching {
+            remember_full_blocks(&mut self.blocks, sequence);
         }
     }
 
+    /// Takes in how much of a draft was right, and what came of a forecast.
+    fn settle_draft(&mut self, index: usize, chunk: &Chunk, outcomes: &[Outcome]) {
+        let sequence = &mut self.running[index];
+        let forecast = std::mem::take(&mut sequence.forecast);
+        if let Some(speculation) = &mut self.speculation {
+            let tokens: Vec<u32> = outcomes.iter().filter_map(Outcome::token).collect();
+            speculation.came(&forecast, &tokens);
+        }
+        if !chunk.draft.is_empty() {
+            let right = outcomes.len() - 1;
+            sequence.computed += right;
+            (sequence.scheduled, sequence.drafted) = (sequence.computed, 0);
+            self.counts.drafts += 1;
+            self.counts.draft_tokens += chunk.draft.len() as u64;
+            self.counts.accepted_tokens += right as u64;
+        }
+    }
+
+    /// Whatever comes after a sequence's end is of no interest.
     fn settle_choice(&mut self, index: usize, outcome: Outcome) {
         let sequence = &mut self.running[index];
-        sequence.sampling_steps -= 1;
+        if sequence.ended.is_some() {
+            return;
+        }
         match outcome {
             Outcome::Chosen { token, logprobs, confident } => {
                 sequence.push(token, confident);
@@ -106,17 +132,26 @@ impl Scheduler {
 
 /// Whether a report is about this step, and says as much as was asked for.
 fn is_answer(report: &StepReport, InFlight { step, parts }: &InFlight) -> bool {
-    let sampled = step.batch.iter().filter(|chunk| chunk.samples).map(|chunk| chunk.id);
+    let sampled = step.batch.iter().filter(|chunk| chunk.samples);
     let scored = step.batch.iter().filter(|chunk| !chunk.scored.is_empty()).map(|chunk| (chunk.id, chunk.scored.len()));
     let pooled = step.batch.iter().zip(parts).filter(|(_, part)| part.pools).map(|(chunk, _)| chunk.id);
     report.step == step.number
-        && sampled.eq(report.tokens.iter().map(|sampled| sampled.id))
+        && sampled.clone().count() == report.tokens.len()
+        && sampled.zip(&report.tokens).all(|(chunk, sampled)| chunk.id == sampled.id && fits(chunk, &sampled.outcomes))
         && scored.eq(report.prompt_logprobs.iter().map(|scored| (scored.id, scored.entries.len())))
         && pooled.eq(report.embeddings.iter().map(|embedding| embedding.id))
 }
 
+/// Whether so much may come of a chunk: a token, or none, and before it what of its draft is right.
+fn fits(chunk: &Chunk, outcomes: &[Outcome]) -> bool {
+    let Some((_, before)) = outcomes.split_last() else { return false };
+    before.len() <= chunk.draft.len()
+        && before.iter().map(Outcome::token).eq(chunk.draft.iter().take(before.len()).map(|&token| Some(token)))
+}
+
 fn remember_full_blocks(blocks: &mut BlockPool, sequence: &mut Sequence) {
-    let full = sequence.computed / blocks.block_size();
+    // One that has come to its end may have more computed than it has tokens.
+    let full = sequence.computed.min(sequence.tokens.len()) / blocks.block_size();
     while sequence.remembered < full {
         let index = sequence.remembered;
         let prefix = sequence.prefixes(index + 1, blocks.block_size())[index];

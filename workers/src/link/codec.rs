@@ -36,7 +36,7 @@ mod tests {
     use super::*;
     use crate::link::{
         mask::{Allowed, TokenMask},
-        report::{Embedding, Logprobs, Outcome, PromptLogprobs, SampledToken, StepReport},
+        report::{Embedding, Logprobs, Outcome, PromptLogprobs, SampledTokens, StepReport},
         sampling::Sampling,
         step::{Chunk, NewSequence, Pooling, SequenceId, Step},
     };
@@ -90,13 +90,15 @@ mod tests {
     }
 
     fn chunk() -> impl Strategy<Value = Chunk> {
-        let parts = (id(), any::<u32>(), any::<u32>(), list(any::<u32>()), any::<bool>(), any::<(u32, u32)>());
-        parts.prop_map(|(id, start, count, new_blocks, samples, scored)| Chunk {
+        let lists = (list(any::<u32>()), list(any::<u32>()));
+        let parts = (id(), any::<u32>(), any::<u32>(), lists, any::<bool>(), any::<(u32, u32)>());
+        parts.prop_map(|(id, start, count, (new_blocks, draft), samples, scored)| Chunk {
             id,
             start,
             count,
             new_blocks,
             samples,
+            draft,
             scored: scored.0..scored.1,
         })
     }
@@ -115,7 +117,7 @@ mod tests {
         let chosen = (any::<u32>(), prop::option::of(logprobs()), any::<bool>());
         let chosen = chosen.prop_map(|(token, logprobs, confident)| Outcome::Chosen { token, logprobs, confident });
         let outcome = prop_oneof![chosen, Just(Outcome::Deferred), Just(Outcome::NothingLeft)];
-        let token = (id(), outcome).prop_map(|(id, outcome)| SampledToken { id, outcome });
+        let token = (id(), list(outcome)).prop_map(|(id, outcomes)| SampledTokens { id, outcomes });
         let scored = (id(), list(logprobs())).prop_map(|(id, entries)| PromptLogprobs { id, entries });
         let embedding = (id(), list(any::<f32>())).prop_map(|(id, values)| Embedding { id, values });
         let parts = (any::<u64>(), list(token), list(scored), list(embedding));

@@ -10,7 +10,7 @@ pub struct StepReport {
     /// The step's number.
     pub step: u64,
     /// One entry per sampling chunk, in the order of the batch.
-    pub tokens: Vec<SampledToken>,
+    pub tokens: Vec<SampledTokens>,
     /// One entry per chunk with scored positions, in the order of the batch.
     pub prompt_logprobs: Vec<PromptLogprobs>,
     /// One entry per pooled sequence whose last token was computed, in the order of the batch.
@@ -19,11 +19,12 @@ pub struct StepReport {
 
 /// What became of one sampling chunk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SampledToken {
+pub struct SampledTokens {
     /// The sequence that was to be continued.
     pub id: SequenceId,
-    /// Its next token, or why there is none.
-    pub outcome: Outcome,
+    /// Its next token, or why there is none; and behind each token of the [draft](super::step::Chunk::draft) that turned out
+    /// to be right, what comes after it. So at least one, and all but the last are the draft's.
+    pub outcomes: Vec<Outcome>,
 }
 
 /// A choice, or none.

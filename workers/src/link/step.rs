@@ -19,6 +19,9 @@ pub const SCORED_MAX: usize = 8192;
 /// The most pooled sequences whose last token one step computes: likewise, however many sequences there may be.
 pub const EMBEDDINGS_MAX: usize = 64;
 
+/// The most tokens of a draft: a report has a bound.
+pub const DRAFT_MAX: usize = 16;
+
 /// One forward pass of one batch on all ranks. Ranks apply the fields in this order.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Step {
@@ -58,7 +61,7 @@ pub enum Pooling {
     Last,
 }
 
-/// The part of one sequence that a step computes: tokens `start .. start + count`.
+/// The part of one sequence that a step computes: tokens `start .. start + count`, and a draft of those behind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
     /// Which sequence.
@@ -72,8 +75,19 @@ pub struct Chunk {
     /// Whether the last token's logits are sampled: true once the chunk reaches the sequence's end. The ranks append
     /// the sampled token to the sequence.
     pub samples: bool,
+    /// Tokens that may come next, for the ranks to find out: computed behind the chunk, and kept as far as each is what is
+    /// sampled in its place. Empty unless the chunk samples, and for sequences that are guided, whose masks are of one
+    /// place at a time.
+    pub draft: Vec<u32>,
     /// Token positions, within the chunk, whose logits are compared with the prompt's next token: their log-probabilities
     /// are reported. Empty where nobody asked; never the prompt's last position, which has no next token in the prompt. At
     /// most [`SCORED_MAX`] in all chunks of a step.
     pub scored: Range<u32>,
+}
+
+impl Chunk {
+    /// Rows that it has in the batch.
+    pub fn rows(&self) -> usize {
+        self.count as usize + self.draft.len()
+    }
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     mask::{Allowed, TokenMask},
-    report::{Logprobs, Outcome, SampledToken, StepReport},
+    report::{Logprobs, Outcome, SampledTokens, StepReport},
     sampling::Sampling,
     step::{Chunk, NewSequence, SequenceId, Step},
     vitals::RankState,
@@ -56,7 +56,11 @@ fn step(number: u64) -> Step {
 fn report(step: u64) -> StepReport {
     let logprobs = Some(Logprobs { sampled: -0.25, rank: 0, top: vec![(9, -0.25), (8, f32::NEG_INFINITY)] });
     let outcome = Outcome::Chosen { token: 9, logprobs, confident: false };
-    StepReport { step, tokens: vec![SampledToken { id: SequenceId(1), outcome }], ..StepReport::default() }
+    StepReport {
+        step,
+        tokens: vec![SampledTokens { id: SequenceId(1), outcomes: vec![outcome] }],
+        ..StepReport::default()
+    }
 }
 
 #[test]

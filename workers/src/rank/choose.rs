@@ -8,9 +8,9 @@ use kernels::choose::{Ask, Chosen};
 use kernels::{Backend, DeviceError};
 
 use super::{Choosing, Rank, RankError};
-use crate::batch::Wanted;
+use crate::batch::{Place, Wanted};
 use crate::link::mask::Allowed;
-use crate::link::report::{Outcome, SampledToken, StepReport};
+use crate::link::report::{Outcome, SampledTokens, StepReport};
 use crate::link::step::SequenceId;
 use crate::masks::{Awaited, Grace, Masks};
 use crate::sampler::{self, SamplerError};
@@ -32,9 +32,14 @@ impl<B: Backend> Rank<B> {
         let Some(choice) = self.device.begin_choice(shard, self.sequences.limits().vocab_size, &asks)? else {
             return Ok(false);
         };
-        let ids: Vec<SequenceId> = wanted.sampled.iter().map(|&(id, _)| id).collect();
-        for (&id, place) in ids.iter().zip(0..) {
-            self.sequences.append_chosen(id, place)?;
+        let ids: Vec<SequenceId> = wanted.sampled.iter().map(|place| place.id).collect();
+        let mut chosen = 0;
+        for places in ids.chunk_by(PartialEq::eq) {
+            // How much of a draft is right, the host has to find out.
+            if let &[id] = places {
+                self.sequences.append_chosen(id, chosen)?;
+            }
+            chosen += places.len() as u32;
         }
         self.choosing = Some(Choosing { step, ids, choice });
         Ok(true)
@@ -52,10 +57,17 @@ impl<B: Backend> Rank<B> {
         }
         self.compare(&ids, &tokens)?;
         let mut report = StepReport { step, ..StepReport::default() };
-        for (&id, &token) in ids.iter().zip(&tokens) {
-            self.sequences.learn(id, token)?;
-            let outcome = Outcome::Chosen { token, logprobs: None, confident: false };
-            report.tokens.push(SampledToken { id, outcome });
+        let mut tokens = tokens.as_slice();
+        for places in ids.chunk_by(PartialEq::eq) {
+            let (id, own) = (places[0], tokens.split_off(..places.len()).unwrap_or_default());
+            let outcomes = match own {
+                &[token] => {
+                    self.sequences.learn(id, token)?;
+                    vec![Outcome::Chosen { token, logprobs: None, confident: false }]
+                }
+                own => self.learn(id, own)?,
+            };
+            report.tokens.push(SampledTokens { id, outcomes });
         }
         Ok(report)
     }
@@ -75,20 +87,30 @@ impl<B: Backend> Rank<B> {
         logits: &B::Tensor,
         masks: &mut Masks,
         began: Instant,
-    ) -> Result<Vec<SampledToken>, RankError> {
+    ) -> Result<Vec<SampledTokens>, RankError> {
         let chosen = if self.reports { self.choose(wanted, logits, masks, began)? } else { Vec::new() };
-        let mut words: Vec<u32> = chosen.iter().map(|sampled| word(&sampled.outcome)).collect();
+        let mut words: Vec<u32> = chosen.iter().map(word).collect();
         words.resize(wanted.sampled.len(), NOTHING_LEFT);
         self.device.broadcast(&mut words)?;
-        let mut learned = Vec::with_capacity(words.len());
-        for (&(id, _), &word) in wanted.sampled.iter().zip(&words) {
-            learned.push(SampledToken { id, outcome: self.learn_outcome(id, word)? });
+        let (mut words, mut chosen) = (words.as_slice(), chosen.into_iter());
+        let mut told = Vec::with_capacity(wanted.chunks);
+        for places in wanted.sampled.chunk_by(|one, other| one.id == other.id) {
+            let (id, own) = (places[0].id, words.split_off(..places.len()).unwrap_or_default());
+            let mut outcomes = self.learn(id, own)?;
+            // Rank 0 knows more of them than their tokens.
+            let known = chosen.by_ref().take(places.len());
+            outcomes.iter_mut().zip(known.collect::<Vec<_>>()).for_each(|(outcome, known)| *outcome = known);
+            told.push(SampledTokens { id, outcomes });
         }
-        Ok(if self.reports { chosen } else { learned })
+        Ok(told)
     }
 
-    fn learn_outcome(&mut self, id: SequenceId, word: u32) -> Result<Outcome, RankError> {
-        Ok(match word {
+    /// Takes in what was chosen at each of a sequence's places, by their words, as far as its draft was right.
+    fn learn(&mut self, id: SequenceId, words: &[u32]) -> Result<Vec<Outcome>, RankError> {
+        let right = self.sequences.decide(id, words)?;
+        let chosen = |&token| Outcome::Chosen { token, logprobs: None, confident: false };
+        let mut outcomes: Vec<Outcome> = words[..right].iter().map(chosen).collect();
+        outcomes.push(match words[right] {
             NOTHING_LEFT => Outcome::NothingLeft,
             DEFERRED => {
                 self.sequences.defer(id)?;
@@ -96,9 +118,10 @@ impl<B: Backend> Rank<B> {
             }
             token => {
                 self.sequences.append(id, token)?;
-                Outcome::Chosen { token, logprobs: None, confident: false }
+                chosen(&token)
             }
-        })
+        });
+        Ok(outcomes)
     }
 
     fn choose(
@@ -107,7 +130,7 @@ impl<B: Backend> Rank<B> {
         logits: &B::Tensor,
         masks: &mut Masks,
         began: Instant,
-    ) -> Result<Vec<SampledToken>, RankError> {
+    ) -> Result<Vec<Outcome>, RankError> {
         let mut outcomes = self.chosen_by_device(wanted, logits)?;
         // The host waits for masks only when the logits are there.
         let copy = |rows: Range<usize>| Ok((rows.start, rows.len(), self.device.rows_to_host(logits, rows)?));
@@ -115,11 +138,23 @@ impl<B: Backend> Rank<B> {
         self.await_masks(wanted, masks, began)?;
         for (first, count, logits) in copied {
             for (row, logits) in (first..).zip(logits.chunks_exact(logits.len() / count)) {
-                outcomes[row] = Some(self.outcome(wanted.sampled[row].0, logits, masks)?);
+                outcomes[row] = Some(match self.is_in_vain(wanted, row, &outcomes)? {
+                    true => Outcome::NothingLeft,
+                    false => self.outcome(wanted.sampled[row], logits, masks)?,
+                });
             }
         }
-        let ids = wanted.sampled.iter().map(|&(id, _)| id);
-        Ok(ids.zip(outcomes).filter_map(|(id, outcome)| Some(SampledToken { id, outcome: outcome? })).collect())
+        Ok(outcomes.into_iter().flatten().collect())
+    }
+
+    /// Whether nobody will ask what is chosen here: something else was chosen where the draft has its token before it.
+    fn is_in_vain(&self, wanted: &Wanted, row: usize, outcomes: &[Option<Outcome>]) -> Result<bool, RankError> {
+        let Place { id, length, .. } = wanted.sampled[row];
+        let Some(before) = row.checked_sub(1).filter(|&before| wanted.sampled[before].id == id) else {
+            return Ok(false);
+        };
+        let drafted = self.sequences.get(id)?.tokens[length - 1];
+        Ok(outcomes[before].as_ref().and_then(Outcome::token) != Some(drafted))
     }
 
     /// What the device chooses, so that only the other rows of the logits need to go to the host.
@@ -128,7 +163,7 @@ impl<B: Backend> Rank<B> {
         let asks = self.asks(wanted)?;
         let chosen = self.device.choose(logits, self.sequences.limits().vocab_size, &asks)?;
         for (ask, chosen) in asks.iter().zip(chosen.into_iter().flatten()) {
-            let token = token(wanted.sampled[ask.row].0, chosen)?;
+            let token = token(wanted.sampled[ask.row].id, chosen)?;
             outcomes[ask.row] = Some(Outcome::Chosen { token, logprobs: None, confident: false });
         }
         Ok(outcomes)
@@ -137,14 +172,15 @@ impl<B: Backend> Rank<B> {
     /// What a device can choose of what is wanted.
     fn asks(&self, wanted: &Wanted) -> Result<Vec<Ask>, RankError> {
         let mut asks = Vec::new();
-        for (row, &(id, _)) in wanted.sampled.iter().enumerate() {
+        for (row, &Place { id, length, .. }) in wanted.sampled.iter().enumerate() {
             let sequence = self.sequences.get(id)?;
-            asks.extend(sampler::ask(row, &sequence.sampling, sequence.history()));
+            asks.extend(sampler::ask(row, &sequence.sampling, sequence.history(length)));
         }
         Ok(asks)
     }
 
-    fn outcome(&mut self, id: SequenceId, row: &[f32], masks: &mut Masks) -> Result<Outcome, RankError> {
+    fn outcome(&mut self, place: Place, row: &[f32], masks: &mut Masks) -> Result<Outcome, RankError> {
+        let Place { id, length, .. } = place;
         let sequence = self.sequences.get(id)?;
         let allowed = match sequence.awaited(id).map(|awaited| masks.find(awaited)) {
             None => Allowed::All,
@@ -152,7 +188,7 @@ impl<B: Backend> Rank<B> {
             Some(Some(allowed)) => allowed,
         };
         let logits = &row[..self.sequences.limits().vocab_size];
-        let choice = self.sampler.sample(logits, &sequence.sampling, sequence.history(), &allowed);
+        let choice = self.sampler.sample(logits, &sequence.sampling, sequence.history(length), &allowed);
         Ok(match choice.map_err(|source| RankError::Sampler { id, source })? {
             None => Outcome::NothingLeft,
             Some(choice) => {
@@ -162,7 +198,7 @@ impl<B: Backend> Rank<B> {
     }
 
     fn await_masks(&self, wanted: &Wanted, masks: &mut Masks, began: Instant) -> Result<(), RankError> {
-        let sampled = wanted.sampled.iter().filter_map(|&(id, _)| self.sequences.get(id).ok()?.awaited(id));
+        let sampled = wanted.sampled.iter().filter_map(|place| self.sequences.get(place.id).ok()?.awaited(place.id));
         let awaited: Vec<Awaited> = sampled.collect();
         let grace = |missing| match missing == wanted.chunks {
             true => Grace::Alone,

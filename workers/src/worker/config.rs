@@ -59,6 +59,8 @@ pub struct WorkerConfig {
     pub batch_tokens_max: usize,
     /// Most sequences in a step.
     pub sequences_max: usize,
+    /// Most tokens of a sequence's draft in a step.
+    pub draft_max: usize,
     /// Tokens in a KV block.
     pub block_size: usize,
     /// KV cache: memory for it on this rank, bytes; on a GPU at most, for there may be less …
@@ -75,4 +77,11 @@ pub struct WorkerConfig {
     pub cores: Vec<usize>,
     /// Whether every rank's threads have a core of their own, so that waiting within a step may spin.
     pub spin: bool,
+}
+
+impl WorkerConfig {
+    /// Most places in a step where a token is chosen: behind each sequence, and behind each token of its draft.
+    pub fn choices_max(&self) -> usize {
+        self.sequences_max.saturating_mul(1 + self.draft_max).min(self.batch_tokens_max)
+    }
 }

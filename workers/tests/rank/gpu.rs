@@ -46,7 +46,7 @@ struct Outcomes(HashMap<u64, Vec<Outcome>>);
 impl Outcomes {
     fn add(&mut self, report: StepReport) {
         for sampled in report.tokens {
-            self.0.entry(sampled.id.0).or_default().push(sampled.outcome);
+            self.0.entry(sampled.id.0).or_default().extend(sampled.outcomes);
         }
     }
 

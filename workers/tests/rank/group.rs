@@ -95,7 +95,9 @@ impl Ranks {
             self.reports.iter().map(|from| from.recv().expect("the rank lives")).collect();
         let first = reports.swap_remove(0);
         for other in &reports {
-            let learned = |report: &StepReport| report.tokens.iter().map(|t| (t.id, word(&t.outcome))).collect();
+            let learned = |report: &StepReport| {
+                report.tokens.iter().map(|t| (t.id, t.outcomes.iter().map(word).collect::<Vec<_>>())).collect()
+            };
             let (ours, theirs): (Vec<_>, Vec<_>) = (learned(&first), learned(other));
             assert_eq!(ours, theirs, "ranks learned different tokens");
         }

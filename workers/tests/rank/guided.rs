@@ -20,7 +20,7 @@ fn guided(sampling: Sampling) -> Sampling {
 }
 
 fn outcome(report: &StepReport, id: u64) -> &Outcome {
-    &report.tokens.iter().find(|sampled| sampled.id.0 == id).expect("sampled").outcome
+    &report.tokens.iter().find(|sampled| sampled.id.0 == id).expect("sampled").outcomes[0]
 }
 
 /// Every third token, by bits.

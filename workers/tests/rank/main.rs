@@ -1,5 +1,6 @@
 //! Ranks as threads of this process follow scripts of steps on the golden models.
 
+mod drafts;
 #[path = "../../../tests/fixtures/mod.rs"]
 mod fixtures;
 mod gpu;
@@ -17,7 +18,7 @@ use kernels::KvDType;
 use kernels::cpu::{Cpu, CpuConfig};
 use kernels::group::{Group, GroupMemory, Membership, Waiting};
 use serde_json::Value;
-use workers::link::report::{Outcome, SampledToken, StepReport};
+use workers::link::report::{Outcome, SampledTokens, StepReport};
 use workers::link::{sampling::Sampling, step::Step};
 use workers::masks::Masks;
 use workers::models::WeightOptions;
@@ -50,6 +51,7 @@ fn config(model: &str, rank: usize, world_size: usize) -> WorkerConfig {
         max_model_len: 256,
         batch_tokens_max: 256,
         sequences_max: 8,
+        draft_max: 4,
         block_size: BLOCK_SIZE,
         kv_cache_bytes: 0,
         kv_blocks: Some(64),
@@ -61,7 +63,7 @@ fn config(model: &str, rank: usize, world_size: usize) -> WorkerConfig {
 }
 
 /// Runs the steps on all ranks; every rank's tokens are the same, rank 0's come back.
-fn follow(model: &str, world_size: usize, steps: &[Step]) -> Vec<SampledToken> {
+fn follow(model: &str, world_size: usize, steps: &[Step]) -> Vec<SampledTokens> {
     let memory = GroupMemory::heap(world_size);
     let rank = |rank: usize| {
         let membership =
@@ -72,12 +74,15 @@ fn follow(model: &str, world_size: usize, steps: &[Step]) -> Vec<SampledToken> {
         let mut masks = Masks::default();
         steps.iter().flat_map(|step| rank.compute(step, &mut masks).expect("a good step").tokens).collect::<Vec<_>>()
     };
-    let mut sampled: Vec<Vec<SampledToken>> = std::thread::scope(|scope| {
+    let mut sampled: Vec<Vec<SampledTokens>> = std::thread::scope(|scope| {
         let ranks: Vec<_> = (0..world_size).map(|index| scope.spawn(move || rank(index))).collect();
         ranks.into_iter().map(|rank| rank.join().expect("the rank did not panic")).collect()
     });
-    let ids = |tokens: &[SampledToken]| {
-        tokens.iter().map(|sampled| (sampled.id, sampled.outcome.token())).collect::<Vec<_>>()
+    let ids = |tokens: &[SampledTokens]| {
+        tokens
+            .iter()
+            .map(|sampled| (sampled.id, sampled.outcomes.iter().map(Outcome::token).collect::<Vec<_>>()))
+            .collect::<Vec<_>>()
     };
     assert!(sampled.iter().all(|tokens| ids(tokens) == ids(&sampled[0])), "ranks learned different tokens");
     sampled.swap_remove(0)
@@ -87,7 +92,7 @@ fn follow(model: &str, world_size: usize, steps: &[Step]) -> Vec<SampledToken> {
 fn tokens(model: &str, world_size: usize, script: Script) -> HashMap<u64, Vec<u32>> {
     let mut tokens: HashMap<u64, Vec<u32>> = HashMap::new();
     for sampled in follow(model, world_size, &script.steps()) {
-        tokens.entry(sampled.id.0).or_default().extend(sampled.outcome.token());
+        tokens.entry(sampled.id.0).or_default().extend(sampled.outcomes.iter().filter_map(Outcome::token));
     }
     tokens
 }
@@ -197,10 +202,12 @@ fn logprobs_come_where_they_were_asked_for() {
     script.start(2, &prompt(5), greedy());
     script.run_all(64, &|_| 1);
     for sampled in follow("llama3_rope", 1, &script.steps()) {
-        let Outcome::Chosen { token: chosen, logprobs, .. } = sampled.outcome else { panic!("no mask, no ban") };
-        let best = logprobs.map(|logprobs| (logprobs.top.len(), logprobs.top[0], logprobs.sampled));
+        let [Outcome::Chosen { token: chosen, logprobs, .. }] = &sampled.outcomes[..] else {
+            panic!("no mask, no ban")
+        };
+        let best = logprobs.as_ref().map(|logprobs| (logprobs.top.len(), logprobs.top[0], logprobs.sampled));
         match sampled.id.0 {
-            1 => assert!(matches!(best, Some((2, (token, p), own)) if token == chosen && p == own), "{best:?}"),
+            1 => assert!(matches!(best, Some((2, (token, p), own)) if token == *chosen && p == own), "{best:?}"),
             _ => assert_eq!(best, None),
         }
     }

@@ -6,7 +6,7 @@ use super::Limits;
 use crate::engine::sequence::{Sequence, Urgency};
 
 /// A step in the making.
-pub(super) struct Draft {
+pub(super) struct Making {
     pub step: Step,
     pub parts: Vec<Part>,
     /// Tokens that may still be computed.
@@ -31,6 +31,13 @@ pub(super) struct InFlight {
     pub parts: Vec<Part>,
 }
 
+impl InFlight {
+    /// Whether every sequence in it gets its next tokens, and no prompt is read.
+    pub fn only_decodes(&self) -> bool {
+        self.step.batch.iter().all(|chunk| chunk.samples && chunk.count == 1)
+    }
+}
+
 /// What of a chunk does not travel.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part {
@@ -40,7 +47,7 @@ pub(super) struct Part {
     pub pools: bool,
 }
 
-impl Draft {
+impl Making {
     /// An empty one; `others_wait` says whether sequences past their prompts wait for their next token.
     pub fn new(limits: &Limits, others_wait: bool) -> Self {
         Self {
