@@ -4,7 +4,7 @@
 //! Of a server: a [`session`] reaches or starts the server; [`probing`] finds out how it counts tokens; a [`workload`] makes requests of
 //! wanted lengths ([`prompts`], [`lengths`], or questions out of a file, [`sharegpt`]). [`load`] sends them on one thread
 //! ([`client`], [`framing`], [`sse`]) and times each [`answer`]; [`levels`] repeats that, and [`figures`] are what it comes
-//! down to. [`recover`] kills the server's ranks meanwhile. They are told with their [`conditions`] as a [`table`], a file ([`results`]) and a picture ([`mod@plot`]).
+//! down to. [`recover`] kills the server's ranks meanwhile; [`overhead`] has none that compute. They are told with their [`conditions`] as a [`table`], a file ([`results`]) and a picture ([`mod@plot`]).
 
 mod answer;
 mod arrivals;
@@ -20,6 +20,7 @@ mod levels;
 mod link;
 mod load;
 mod memory;
+mod overhead;
 mod plot;
 mod probing;
 mod progress;
@@ -78,9 +79,11 @@ pub fn run(flags: &BenchFlags) -> ExitCode {
         BenchCommand::Throughput(flags) => throughput::measure(flags),
         BenchCommand::Latency(flags) => latency::measure(flags),
         BenchCommand::Recover(flags) => recover::measure(flags),
+        BenchCommand::Overhead(flags) => overhead::measure(flags),
         BenchCommand::Kernels(flags) => return kernels::run(flags),
         BenchCommand::Link(flags) => return link::run(flags),
         BenchCommand::LinkEcho => return workers::bench::link::run_echo(),
+        BenchCommand::EventLoop => return overhead::run_event_loop(),
     };
     let (code, why) = match outcome {
         Ok(code) => return ExitCode::from(code),

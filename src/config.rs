@@ -18,7 +18,7 @@ use workers::link::sampling::LOGPROBS_MAX;
 
 pub use self::bench::{
     AskingFlags, BenchCommand, BenchEndpoint, BenchFlags, BenchKernelsFlags, BenchLatencyFlags, BenchLinkFlags,
-    BenchRecoverFlags, BenchServeFlags, BenchThroughputFlags, Dataset, PromptFlags,
+    BenchOverheadFlags, BenchRecoverFlags, BenchServeFlags, BenchThroughputFlags, Dataset, PromptFlags,
 };
 pub use self::commands::{
     ChatFlags, CollectEnvFlags, FetchFlags, HubFlags, InspectFlags, RunBatchFlags, SamplingFlags, SelftestFlags,
@@ -124,6 +124,9 @@ pub enum Device {
     Cpu,
     /// NVIDIA GPUs, one per rank.
     Cuda,
+    /// None: prompts are answered by themselves, at once (for `bench overhead`).
+    #[value(hide = true)]
+    Null,
 }
 
 /// How the hidden states of a text become one vector.

@@ -69,8 +69,10 @@ pub fn run(flags: &SelftestFlags) -> ExitCode {
 
 /// How many GPUs are to be checked: all that are visible.
 fn devices(device: Device) -> Result<usize, String> {
-    if device == Device::Cpu {
-        return Ok(0);
+    match device {
+        Device::Cpu => return Ok(0),
+        Device::Null => return Err("on no device there is nothing to check".into()),
+        Device::Auto | Device::Cuda => {}
     }
     match gpus::count() {
         Ok(count) if count > 0 => with_libraries().map(|()| count),

@@ -121,8 +121,13 @@ async fn planned(flags: Arc<ServeFlags>) -> Result<Plan, String> {
 }
 
 fn http_threads(flags: &ServeFlags) -> usize {
+    flags.workers.map_or_else(http_threads_default, usize::from)
+}
+
+/// Threads that speak HTTP, where nothing is said: the ranks have most of the cores.
+pub fn http_threads_default() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    flags.workers.map_or((cores / 4).max(1), usize::from)
+    (cores / 4).max(1)
 }
 
 /// Starts engine and supervisor; what HTTP needs of them, and what becomes of the ranks.

@@ -197,6 +197,30 @@ fn latency_is_measured_batch_by_batch() {
 }
 
 #[test]
+fn what_a_token_costs_is_told_beside_a_bare_loop() {
+    let (results, model) = (Results::new(), model());
+    let words =
+        ["overhead", "--model", &model, "--streams", "3", "--rounds", "2", "--input-len", "5", "--output-len", "9"];
+    let (code, out, error) = results.bench(&words);
+    assert_eq!(code, 0, "{out}{error}");
+    assert!(out.contains("3 streams") && out.contains("bare loop") && out.contains("rank 0's, a step"), "{out}");
+    let all = results.json("out.json");
+    assert_eq!((&all["streams"], &all["rounds"]), (&json!(3), &json!(2)));
+    assert_eq!(all["conditions"]["server"]["devices"], json!(["null"]), "{all}");
+    for part in ["server", "bare_loop"] {
+        let cost = &all[part];
+        assert!(cost["tokens_per_s"].as_f64().is_some_and(|rate| rate > 0.0), "{all}");
+        // Tokens that are parts of a letter make no piece.
+        assert!(
+            cost["itl_ms"]["count"].as_u64().is_some_and(|count| (1..=2 * 3 * 8).contains(&count)),
+            "{part}: {all}"
+        );
+        assert!(cost["process_us_per_token"].as_f64().is_some_and(|cost| cost > 0.0), "{all}");
+    }
+    assert!(all["server"]["engine_us_per_step"].as_f64().is_some_and(|cost| cost > 0.0), "{all}");
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused_in_one_line() {
     let server = Server::of_golden(MODEL, &["--served-model-name", "tiny", "--api-key", "k"]);
     let url = server.url("");

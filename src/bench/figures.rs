@@ -72,7 +72,7 @@ impl Spread {
     }
 
     /// The medians of each number.
-    fn median(spreads: &[Self]) -> Option<Self> {
+    pub fn median(spreads: &[Self]) -> Option<Self> {
         let of = |part: fn(&Self) -> f64| median(spreads.iter().map(part).collect());
         Some(Self {
             mean: of(|spread| spread.mean)?,

@@ -9,6 +9,7 @@ use tokio::{
 
 use super::{
     Halt,
+    client::Client,
     figures::Figures,
     load::{Ended, Load, Pacing, Request, Run},
     progress::Progress,
@@ -40,14 +41,14 @@ impl Session {
 
     /// One round.
     pub fn run(&mut self, requests: &[Request], pacing: Pacing, label: String) -> Run {
+        let (client, path) = (self.target.client.clone(), self.target.path());
+        self.run_at(&client, path, requests, pacing, label)
+    }
+
+    /// The same, of another server.
+    pub fn run_at(&mut self, client: &Client, path: &str, requests: &[Request], pacing: Pacing, label: String) -> Run {
         let progress = Progress::new(label, requests.len());
-        let load = Load {
-            client: &self.target.client,
-            path: self.target.path(),
-            requests,
-            pacing,
-            answer_within: self.answer_within,
-        };
+        let load = Load { client, path, requests, pacing, answer_within: self.answer_within };
         let run = self.runtime.block_on(load.run(&mut self.stop, &progress));
         progress.finish(&Figures::of(&run));
         run

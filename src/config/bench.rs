@@ -32,6 +32,8 @@ pub enum BenchCommand {
     Latency(Box<BenchLatencyFlags>),
     /// Kill ranks of a server under load, and measure what becomes of its answers.
     Recover(Box<BenchRecoverFlags>),
+    /// Stream from a server that computes nothing, and measure what a token costs it.
+    Overhead(Box<BenchOverheadFlags>),
     /// Measure the CPU's operations, each beside what this machine could do at best.
     Kernels(BenchKernelsFlags),
     /// Measure how fast two processes talk through the link's rings.
@@ -39,11 +41,14 @@ pub enum BenchCommand {
     /// The second of them; started by `bench link`, told what to do on its standard input.
     #[command(hide = true)]
     LinkEcho,
+    /// What `bench overhead` compares with; started by it.
+    #[command(hide = true)]
+    EventLoop,
 }
 
 impl BenchCommand {
     /// Those that start a server where none is named.
-    pub const WITH_SERVER: &[&str] = &["serve", "throughput", "latency", "recover"];
+    pub const WITH_SERVER: &[&str] = &["serve", "throughput", "latency", "recover", "overhead"];
 
     /// The server of those.
     pub fn server_mut(&mut self) -> Option<&mut ServerFlags> {
@@ -52,7 +57,8 @@ impl BenchCommand {
             Self::Throughput(flags) => Some(&mut flags.asking.server),
             Self::Latency(flags) => Some(&mut flags.asking.server),
             Self::Recover(flags) => Some(&mut flags.asking.server),
-            Self::Kernels(_) | Self::Link(_) | Self::LinkEcho => None,
+            Self::Overhead(flags) => Some(&mut flags.asking.server),
+            Self::Kernels(_) | Self::Link(_) | Self::LinkEcho | Self::EventLoop => None,
         }
     }
 }
@@ -149,6 +155,20 @@ pub struct BenchRecoverFlags {
     /// For how long all ranks are ready before the next one is killed. Below 3 s, the server pauses before it restarts them.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     pub every: Duration,
+}
+
+/// Flags of `shardwire bench overhead`.
+#[derive(Debug, Args)]
+pub struct BenchOverheadFlags {
+    /// How it is asked.
+    #[command(flatten)]
+    pub asking: AskingFlags,
+    /// Answers that are streamed at once.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub streams: u32,
+    /// How often it is measured, in turns with the bare loop; of every figure the median over the rounds is told.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
 }
 
 /// Who is asked, how, and where the results go.

@@ -107,7 +107,7 @@ impl Plan {
 fn find_gpus(flags: &ServeFlags, notes: &mut Vec<String>) -> Result<Option<Vec<Gpu>>, String> {
     let found = || gpus::find(flags.loading.world_size());
     match flags.device {
-        Device::Cpu => Ok(None),
+        Device::Cpu | Device::Null => Ok(None),
         Device::Cuda => found().map(Some).map_err(|error| format!("--device cuda: {error}")),
         Device::Auto => match found() {
             Ok(gpus) => Ok(Some(gpus)),
@@ -137,7 +137,8 @@ impl Hardware {
         notes: &mut Vec<String>,
     ) -> Result<Self, String> {
         let Some(gpus) = gpus else {
-            return Ok(Self { kv_dtype, device: DeviceChoice::Cpu, bus_ids: Vec::new(), library_path: Vec::new() });
+            let device = if flags.device == Device::Null { DeviceChoice::Null } else { DeviceChoice::Cpu };
+            return Ok(Self { kv_dtype, device, bus_ids: Vec::new(), library_path: Vec::new() });
         };
         let cache = default_model::cache_folder().map_err(one_line)?;
         let links = cache.join("libraries");

@@ -106,19 +106,11 @@ impl<B: Backend> Rank<B> {
             LoadOptions { max_model_len: config.max_model_len, threads: config.threads, weights: config.weights };
         let model = models::load(&device, &checkpoint, shard, options, progress)?;
         let room = match &config.device {
-            DeviceChoice::Cpu => None,
+            DeviceChoice::Null | DeviceChoice::Cpu => None,
             DeviceChoice::Cuda(choice) => warm_up(&device, &*model, &checkpoint, config, choice.memory_share)?,
         };
         let cache_shape = cache_shape(&checkpoint, shard, config, room)?;
-        let limits = Limits {
-            vocab_size: checkpoint.config().vocab_size,
-            max_model_len: config.max_model_len,
-            batch_tokens_max: config.batch_tokens_max,
-            sequences_max: config.sequences_max,
-            draft_max: config.draft_max,
-            block_size: config.block_size,
-            kv_blocks: cache_shape.blocks,
-        };
+        let limits = limits(config, &checkpoint, cache_shape.blocks);
         Ok(Self {
             cache: device.kv_cache(cache_shape)?,
             device,
@@ -270,8 +262,21 @@ fn warm_up<B: Backend>(
     Ok(device.room(memory_share)?)
 }
 
+/// What steps must keep to.
+pub(crate) fn limits(config: &WorkerConfig, checkpoint: &Checkpoint, kv_blocks: usize) -> Limits {
+    Limits {
+        vocab_size: checkpoint.config().vocab_size,
+        max_model_len: config.max_model_len,
+        batch_tokens_max: config.batch_tokens_max,
+        sequences_max: config.sequences_max,
+        draft_max: config.draft_max,
+        block_size: config.block_size,
+        kv_blocks,
+    }
+}
+
 /// As many blocks as were asked for, or as fit.
-fn cache_shape(
+pub(crate) fn cache_shape(
     checkpoint: &Checkpoint,
     shard: Shard,
     config: &WorkerConfig,

@@ -2,6 +2,8 @@
 
 use std::panic;
 use std::path::PathBuf;
+use std::sync::mpsc::channel;
+use std::thread;
 
 use kernels::{DeviceError, conformance, cuda::CudaConfig, speed};
 
@@ -28,13 +30,25 @@ impl GpuKernels {
     }
 }
 
-/// Checks every operation on each of so many GPUs, and with several what they do together; an error says why one can't be
-/// used.
+/// Checks every operation on each of so many GPUs, on all at once, and with several what they do together; an error says why
+/// one can't be used.
 pub fn on_gpus(count: usize, kernels: &GpuKernels, tell: &mut dyn FnMut(Finding)) -> Result<(), DeviceError> {
     quietly(|| {
-        for ordinal in 0..count {
-            conformance::check_gpu(&kernels.config(ordinal), tell)?;
-        }
+        thread::scope(|scope| {
+            let (found, findings) = channel();
+            let check = |ordinal| {
+                let found = found.clone();
+                scope.spawn(move || {
+                    // Heard until the last check has ended.
+                    let mut tell = |finding| found.send(finding).unwrap_or_default();
+                    conformance::check_gpu(&kernels.config(ordinal), &mut tell)
+                })
+            };
+            let checks: Vec<_> = (0..count).map(check).collect();
+            drop(found);
+            findings.into_iter().for_each(&mut *tell);
+            checks.into_iter().try_for_each(|check| check.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
+        })?;
         if count > 1 { conformance::check_gpus(&kernels.config(0), count, tell) } else { Ok(()) }
     })
 }

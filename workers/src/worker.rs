@@ -2,6 +2,7 @@
 
 pub(crate) mod config;
 mod error;
+mod null;
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -99,6 +100,7 @@ fn live(config: &WorkerConfig, ends: Ends<'_>, meeting: Arc<Segment>) -> Result<
     vitals.phase(Phase::Load);
     let group = join(config, meeting)?;
     match &config.device {
+        DeviceChoice::Null => null::answer(config, ends, &group),
         DeviceChoice::Cpu => compute(cpu(config, group)?, config, ends),
         DeviceChoice::Cuda(choice) => {
             child::keep_to(&config.cores); // before there are other threads: they do as this one

@@ -10,6 +10,8 @@ use crate::models::WeightOptions;
 /// Where a rank computes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum DeviceChoice {
+    /// Nowhere: it answers at once, whatever it is asked.
+    Null,
     /// On the processor.
     Cpu,
     /// On the GPU of its own number.
