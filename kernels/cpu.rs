@@ -27,7 +27,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crate::{Backend, group::Group, matmul::Shorts};
+use crate::{Backend, group::Group, matmul::Rounded};
 use simd::{Isa, Portable};
 use team::Team;
 use tensor::Buffers;
@@ -43,11 +43,23 @@ pub struct CpuConfig {
     pub spin: bool,
     /// Which vector instructions to use.
     pub instructions: Instructions,
-    /// Whether activations stay f32 where they are multiplied with quantized weights; else they are rounded to 16 bits
-    /// there, for which machines have faster products.
-    pub exact: bool,
+    /// What activations are rounded to where they are multiplied with quantized weights.
+    pub rounding: Rounding,
     /// A file that the KV cache is to lie in, as long as it has to be; none: in the process's own memory.
     pub kv_memory: Option<Arc<File>>,
+}
+
+/// What activations are rounded to where they are multiplied with quantized weights, 32 of them with a scale of their own:
+/// machines have faster products of integers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Rounding {
+    /// Nothing: they stay f32.
+    Nothing,
+    /// Integers of 16 bits.
+    #[default]
+    Shorts,
+    /// Integers of 8 bits, as llama.cpp and CTranslate2 do: half the operations, where products are of bytes.
+    Bytes,
 }
 
 /// The vector instructions that a device may use.
@@ -67,12 +79,12 @@ pub struct Cpu {
     pub(crate) team: Team,
     pub(crate) isa: Isa,
     pub(crate) group: Group,
-    pub(crate) exact: bool,
+    pub(crate) rounding: Rounding,
     pub(crate) kv_memory: Option<Arc<File>>,
     buffers: Buffers,
     /// What the last product with packed weights read: kept for its memory. Nobody waits for the lock, for a device
     /// computes one operation after the other.
-    pub(crate) shorts: Mutex<Shorts>,
+    pub(crate) rounded: Mutex<Rounded>,
 }
 
 impl Cpu {
@@ -83,10 +95,10 @@ impl Cpu {
             team: Team::new(&config),
             isa,
             group,
-            exact: config.exact,
+            rounding: config.rounding,
             kv_memory: config.kv_memory,
             buffers: Buffers::default(),
-            shorts: Mutex::default(),
+            rounded: Mutex::default(),
         }
     }
 
@@ -126,12 +138,17 @@ impl Backend for Cpu {
 impl Cpu {
     /// A lone device.
     pub(crate) fn solo(threads: usize, instructions: Instructions) -> Self {
-        Self::new(CpuConfig { threads, instructions, ..CpuConfig::default() }, Group::solo())
+        Self::that_rounds(threads, instructions, Rounding::default())
+    }
+
+    /// The same, with this rounding.
+    pub(crate) fn that_rounds(threads: usize, instructions: Instructions, rounding: Rounding) -> Self {
+        Self::new(CpuConfig { threads, instructions, rounding, ..CpuConfig::default() }, Group::solo())
     }
 
     /// The devices that every operation's check runs on: instruction sets and team sizes, and one that is exact.
     pub(crate) fn kinds() -> [Self; 5] {
-        let exact = Self { exact: true, ..Self::solo(2, Instructions::Best) };
+        let exact = Self::that_rounds(2, Instructions::Best, Rounding::Nothing);
         [
             Self::solo(1, Instructions::Best),
             Self::solo(3, Instructions::Best),
@@ -139,5 +156,10 @@ impl Cpu {
             Self::solo(2, Instructions::Portable),
             exact,
         ]
+    }
+
+    /// Those that round to 8 bits, for operations that have products.
+    pub(crate) fn kinds_of_bytes() -> [Self; 2] {
+        [Instructions::Best, Instructions::Portable].map(|kind| Self::that_rounds(2, kind, Rounding::Bytes))
     }
 }

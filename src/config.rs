@@ -13,7 +13,10 @@ mod values;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use workers::link::sampling::LOGPROBS_MAX;
 
 pub use self::bench::{
@@ -192,6 +195,10 @@ pub struct ServeFlags {
     /// Most alternatives that a request may ask log-probabilities of.
     #[arg(long, value_name = "N", default_value_t = LOGPROBS_MAX, value_parser = clap::value_parser!(u32).range(..=i64::from(LOGPROBS_MAX)), help_heading = "Model")]
     pub max_logprobs: u32,
+    /// On the CPU: bits of an activation where it is multiplied with quantized weights. 8, as llama.cpp has it, is faster with
+    /// many tokens at once, and less exact.
+    #[arg(long, value_name = "8|16", default_value_t = 16, value_parser = PossibleValuesParser::new(["8", "16"]).try_map(|bits| bits.parse::<u8>()), help_heading = "Model")]
+    pub activation_bits: u8,
     /// End a text that repeats itself (--early-stop-config says when).
     #[arg(long, help_heading = "Model")]
     pub enable_early_stop: bool,

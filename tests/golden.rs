@@ -90,6 +90,26 @@ fn gguf_files() {
     }
 }
 
+/// Activations as integers of 8 bits: as near as those of other servers, on any number of ranks, and not as near as 16.
+#[test]
+fn activations_of_eight_bits() {
+    const EIGHT: Tolerance = Tolerance { logprob: 0.3, margin: 0.4 };
+    let model = "gguf/llama_q8_0";
+    let serve = |flags: &[&str]| {
+        let flags = [&["--enable-logprob", "--kv-cache-dtype", "f32"], flags].concat();
+        Server::of_golden(&format!("{model}/model.gguf"), &flags)
+    };
+    for ranks in ["1", "2"] {
+        check_all(&serve(&["--activation-bits", "8", "-tp", ranks]), &cases(model), EIGHT, ranks);
+    }
+    let body = json!({"prompt": [5, 6, 7], "max_tokens": 1, "temperature": 0, "logprobs": 1});
+    let logprobs = |bits| {
+        serve(&["--activation-bits", bits]).ok("/v1/completions", &body)["choices"][0]["logprobs"]["token_logprobs"]
+            .clone()
+    };
+    assert_ne!(logprobs("8"), logprobs("16"));
+}
+
 #[test]
 fn chunked_prefill_without_prefix_cache() {
     for model in WAYS_TO_ATTEND {

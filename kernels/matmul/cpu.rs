@@ -22,7 +22,7 @@ use std::{
 
 pub(crate) use self::{
     decode::decode,
-    packed::{SIDE as PACKED_SIDE, Shorts},
+    packed::{Rounded, SIDE as PACKED_SIDE},
 };
 use self::{
     direct::Direct,
@@ -35,7 +35,7 @@ use super::MatMul;
 use crate::{
     DType, Matrix, Result,
     cpu::{
-        Cpu, Piece, Split, Tensor, Weight,
+        Cpu, Piece, Rounding, Split, Tensor, Weight,
         simd::{Isa, LANES, Simd},
         team::Team,
     },
@@ -75,13 +75,13 @@ impl MatMul for Cpu {
         let bias = bias.map(Tensor::data);
         assert!(bias.is_none_or(|bias| bias.len() == weight.outputs()), "a bias per output");
         let mut output = self.scratch(x.rows(), weight.outputs());
-        let shorts = self.shorts(x, weight);
+        let rounded = self.rounded(x, weight);
         let items: Vec<_> = weight.pieces(0..weight.outputs(), self.grain(x.rows(), weight)).collect();
         let (split, isa) = (Split::new(output.data_mut()), self.isa);
         self.team.run(items.len(), |item| {
             let Piece { part, packed, rows, first } = items[item].clone();
             let place = Place { output: &split, stride: weight.outputs(), first_row: 0, first_column: first, bias };
-            Product { x: Rows::of(x), shorts: shorts.as_deref(), part, packed, rows, place }.run(isa);
+            Product { x: Rows::of(x), rounded: rounded.as_deref(), part, packed, rows, place }.run(isa);
         });
         Ok(output)
     }
@@ -89,12 +89,12 @@ impl MatMul for Cpu {
 
 impl Cpu {
     /// What packed parts of `weight` are multiplied with: `x` in integers, if there are any.
-    pub(crate) fn shorts(&self, x: &Tensor, weight: &Weight) -> Option<MutexGuard<'_, Shorts>> {
+    pub(crate) fn rounded(&self, x: &Tensor, weight: &Weight) -> Option<MutexGuard<'_, Rounded>> {
         self.prepare(weight);
         weight.has_integers().then(|| {
-            let mut shorts = self.shorts.lock().unwrap_or_else(PoisonError::into_inner);
-            shorts.convert(x, self.isa, &self.team);
-            shorts
+            let mut rounded = self.rounded.lock().unwrap_or_else(PoisonError::into_inner);
+            rounded.convert(x, self.rounding == Rounding::Bytes, self.isa, &self.team);
+            rounded
         })
     }
 
@@ -224,7 +224,7 @@ impl Place<'_> {
 pub(crate) struct Product<'a> {
     pub(crate) x: Rows<'a>,
     /// All rows of the tensor of `x`, in integers; there where the part is packed as integers.
-    pub(crate) shorts: Option<&'a Shorts>,
+    pub(crate) rounded: Option<&'a Rounded>,
     pub(crate) part: &'a Matrix,
     /// The part rearranged; `rows` begin with a multiple of [`PACKED_SIDE`] then, and `x` has all columns.
     pub(crate) packed: Option<&'a Packed>,
@@ -236,7 +236,7 @@ impl Product<'_> {
     /// Each path, format and instruction set is compiled on its own: together they would be one vast function.
     pub(crate) fn run(&self, isa: Isa) {
         let (outputs, place) = (self.rows.clone(), self.place);
-        match (self.packed, self.shorts) {
+        match (self.packed, self.rounded) {
             (Some(Packed::Integers(weight)), Some(x)) => {
                 return PackedProduct { x, picked: self.x.picked, weight, outputs, place }.run(isa);
             }
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn conforms() {
-        for cpu in Cpu::kinds() {
+        for cpu in Cpu::kinds().into_iter().chain(Cpu::kinds_of_bytes()) {
             crate::matmul::check(&cpu);
         }
     }
@@ -291,22 +291,26 @@ mod tests {
     fn a_row_has_the_same_bits_in_any_company() {
         for instructions in [Instructions::Best, Instructions::Portable] {
             for dtype in DType::ALL {
-                check_company(instructions, dtype);
+                check_company(instructions, Rounding::Shorts, dtype);
+            }
+            for dtype in DType::ALL.into_iter().filter(|&dtype| Packed::are_integers(dtype)) {
+                check_company(instructions, Rounding::Bytes, dtype);
             }
         }
     }
 
-    fn check_company(instructions: Instructions, dtype: DType) {
+    fn check_company(instructions: Instructions, rounding: Rounding, dtype: DType) {
         // Floats of an even row are rearranged.
         let columns: &[usize] = if dtype.block_elements() == 1 { &[587, 586] } else { &[512] };
-        columns.iter().for_each(|&columns| check_company_of(instructions, dtype, columns));
+        columns.iter().for_each(|&columns| check_company_of(instructions, rounding, dtype, columns));
     }
 
-    fn check_company_of(instructions: Instructions, dtype: DType, columns: usize) {
+    fn check_company_of(instructions: Instructions, rounding: Rounding, dtype: DType, columns: usize) {
         let mut samples = Samples::new(7);
         let parts = vec![samples.matrix(dtype, 203, columns), samples.matrix(dtype, 2, columns)];
         let x = samples.floats(40 * columns);
-        let alone = Cpu::solo(1, instructions);
+        let solo = |threads| Cpu::that_rounds(threads, instructions, rounding);
+        let alone = solo(1);
         let weight = alone.weight(parts).unwrap();
         let mut expected = Vec::new();
         for row in x.chunks_exact(columns) {
@@ -314,12 +318,12 @@ mod tests {
             expected.extend(alone.to_host(&alone.matmul(&row, &weight, None).unwrap()).unwrap());
         }
         for threads in [1, 2, 5] {
-            let cpu = Cpu::solo(threads, instructions);
+            let cpu = solo(threads);
             for rows in (1..=13).chain([40]) {
                 let x = cpu.tensor(rows, columns, &x[..rows * columns]).unwrap();
                 let product = cpu.matmul(&x, &weight, None).unwrap();
                 let equal = product.data().iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(equal, "{dtype:?}, {rows} rows, {threads} threads, {instructions:?}");
+                assert!(equal, "{dtype:?}, {rows} rows, {threads} threads, {instructions:?}, {rounding:?}");
             }
         }
     }

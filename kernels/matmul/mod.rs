@@ -2,7 +2,7 @@
 //!
 //! On the CPU the arithmetic is f32, and a quantized weight stands for its dequantized value; those of the formats that
 //! are integers, a scale and perhaps an offset are multiplied as integers, with activations rounded to 16 bits of the
-//! largest of 32 (2⁻¹⁶ of it at most). Every output is reduced over its inputs in one fixed order that depends on nothing
+//! largest of 32 (2⁻¹⁶ of it at most), or to 8 where that is wanted. Every output is reduced over its inputs in one fixed order that depends on nothing
 //! else in the batch, so a row's result has the same bits alone, in a batch or in a chunk.
 //!
 //! On a GPU with bf16 activations sums are f32. Of up to 16 rows (32 where the GPU has no kernel for some rows) each has
@@ -17,7 +17,7 @@ mod e4m3;
 mod formats;
 mod quantize;
 
-pub(crate) use cpu::{PACKED_SIDE, Packed, Place, Product, Rows, Shorts, decode};
+pub(crate) use cpu::{PACKED_SIDE, Packed, Place, Product, Rounded, Rows, decode};
 pub use dequantize::dequantize;
 pub use e4m3::{E4M3_MAX, decode_e4m3, encode_e4m3};
 pub use quantize::{f8_scale, is_quantizable, quantize, quantize_f8, store_f8, store_wint4, store_wint8};

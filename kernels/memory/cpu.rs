@@ -5,7 +5,7 @@ use std::{borrow::Cow, ops::Range};
 use super::Memory;
 use crate::{
     Batch, KvShape, Matrix, Result,
-    cpu::{Cpu, KvCache, Tensor, Weight, lasting::Source},
+    cpu::{Cpu, KvCache, Rounding, Tensor, Weight, lasting::Source},
     rotary::{Angles, Turns},
 };
 
@@ -44,7 +44,7 @@ impl Memory for Cpu {
     }
 
     fn prepare(&self, weight: &Weight) -> bool {
-        if !self.exact {
+        if self.rounding != Rounding::Nothing {
             weight.pack(&self.team);
         }
         weight.is_packed()

@@ -79,7 +79,7 @@ impl Cpu {
         self.team.run(items.len(), |item| {
             let (head, Piece { part, rows, first, .. }) = items[item].clone();
             let place = Place { output: &split, stride, first_row: 0, first_column: to(head) + first, bias: None };
-            Product { x: Rows::of(x).columns(from(head)), shorts: None, part, packed: None, rows, place }.run(isa);
+            Product { x: Rows::of(x).columns(from(head)), rounded: None, part, packed: None, rows, place }.run(isa);
         });
     }
 }

@@ -108,7 +108,7 @@ impl Cpu {
         let mut output = self.scratch(visits.tokens.len(), width);
         // Else some expert would begin within what is packed together.
         let fits = width.is_multiple_of(PACKED_SIDE);
-        let shorts = if fits { self.shorts(x, weight) } else { None };
+        let rounded = if fits { self.rounded(x, weight) } else { None };
         let experts = visits.starts.len() - 1;
         let visited = (0..experts).filter(|&expert| visits.starts[expert] < visits.starts[expert + 1]);
         let items: Vec<(usize, Piece)> = visited
@@ -123,7 +123,7 @@ impl Cpu {
             let bias = bias.as_ref().map(|bias| &bias.data()[expert * width..(expert + 1) * width]);
             let place = Place { output: &split, stride: width, first_row: own.start, first_column: first, bias };
             let packed = packed.filter(|_| fits);
-            Product { x: picked(own), shorts: shorts.as_deref(), part, packed, rows, place }.run(isa);
+            Product { x: picked(own), rounded: rounded.as_deref(), part, packed, rows, place }.run(isa);
         });
         output
     }
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn conforms() {
-        for cpu in Cpu::kinds() {
+        for cpu in Cpu::kinds().into_iter().chain(Cpu::kinds_of_bytes()) {
             crate::moe::check(&cpu);
         }
     }

@@ -75,6 +75,12 @@ impl Plan {
             chat_template: flags.chat_template.as_deref(),
             no_special_tokens_in_content: flags.no_special_tokens_in_content,
         };
+        if flags.activation_bits == 8 && (gpus.is_some() || flags.loading.dtype == PlainName::F32) {
+            warnings.push(
+                "--activation-bits 8 changes nothing: activations are rounded so on the CPU, and not with --dtype f32"
+                    .into(),
+            );
+        }
         let text = TextModel::load(&path, overrides).map_err(one_line)?;
         warn_of_strange_tokens(&text, &checkpoint, &mut warnings);
         let allowed_bytes = allowed_bytes(flags, gpus.as_deref(), &inventory);
@@ -344,6 +350,7 @@ fn supervisor(
             block_size: flags.block_size as usize,
             kv_cache_bytes: decision.bytes_per_rank,
             kv_blocks: flags.num_gpu_blocks_override.map(|blocks| blocks as usize),
+            activation_bytes: flags.activation_bits == 8,
             kv_dtype,
             threads: 1,
             cores: Vec::new(),

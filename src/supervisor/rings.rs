@@ -116,6 +116,7 @@ mod tests {
             block_size: 1,
             kv_cache_bytes: 0,
             kv_blocks: None,
+            activation_bytes: false,
             kv_dtype: KvDType::F32,
             threads: 1,
             cores: Vec::new(),

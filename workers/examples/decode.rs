@@ -101,6 +101,7 @@ fn decode<'a>(numbers: [&str; 3], model: impl Fn(usize) -> (&'a str, Option<Quan
         block_size: BLOCK_SIZE,
         kv_cache_bytes: 0,
         kv_blocks: Some(sequences * context.div_ceil(BLOCK_SIZE)),
+        activation_bytes: false,
         kv_dtype: KvDType::BF16,
         threads: 1,
         cores: Vec::new(),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kernels::cpu::{Cpu, CpuConfig};
+use kernels::cpu::{Cpu, CpuConfig, Rounding};
 use kernels::cuda::{Activations, Cuda, CudaConfig};
 use kernels::group::{Group, Membership, Waiting};
 use kernels::{Backend, DeviceError};
@@ -238,14 +238,18 @@ impl Steps<'_> {
 
 fn cpu(config: &WorkerConfig, group: Group) -> Result<Cpu, WorkerError> {
     let WorkerConfig { threads, spin, .. } = *config;
-    let exact = config.weights.plain == Some(PlainType::F32);
+    let rounding = match config.weights.plain {
+        Some(PlainType::F32) => Rounding::Nothing,
+        _ if config.activation_bytes => Rounding::Bytes,
+        _ => Rounding::Shorts,
+    };
     let open = |path: &PathBuf| match File::options().read(true).write(true).open(path) {
         Ok(file) => Ok(Arc::new(file)),
         Err(source) => Err(WorkerError::KvMemory { path: path.clone(), source }),
     };
     let kv_memory = config.kv_memory.as_ref().map(open).transpose()?;
     let cores = config.cores.clone();
-    Ok(Cpu::new(CpuConfig { threads, cores, spin, exact, kv_memory, ..CpuConfig::default() }, group))
+    Ok(Cpu::new(CpuConfig { threads, cores, spin, rounding, kv_memory, ..CpuConfig::default() }, group))
 }
 
 fn cuda(config: &WorkerConfig, choice: &CudaChoice, group: Group) -> Result<Cuda, DeviceError> {

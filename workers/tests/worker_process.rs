@@ -196,6 +196,7 @@ fn config(model: &Path, link: String, rank: usize, world_size: usize) -> WorkerC
         block_size: BLOCK_SIZE,
         kv_cache_bytes: 1 << 20,
         kv_blocks: None,
+        activation_bytes: false,
         kv_dtype: KvDType::F32,
         kv_memory: None,
         threads: 1,

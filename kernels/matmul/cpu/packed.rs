@@ -1,7 +1,7 @@
 //! Quantized weights as integers: the products that decide how fast a model is.
 //!
 //! A stored weight is `scale · quant + offset`, scale and offset being those of at least 32 inputs. So are activations
-//! here: 32 of them are 16-bit integers and a scale ([`Shorts`]). What remains of a product over 32 inputs is a sum of
+//! here: 32 of them are 16-bit integers and a scale ([`Rounded`]). What remains of a product over 32 inputs is a sum of
 //! integers, which is exact in whatever order it is computed, and its place in the sum of all 32s:
 //!
 //! ```text
@@ -10,7 +10,9 @@
 //!
 //! The machine multiplies and adds sixteen such numbers where it has eight f32, and a quant is an integer as it is
 //! stored. To be rounded to 16 bits costs an activation 2⁻¹⁶ of the largest of its 32 at most: that is closer to f32
-//! than to bf16 (2⁻⁹), and far from the 8 bits that others round to.
+//! than to bf16 (2⁻⁹), and far from the 8 bits that others round to. Who wants these all the same
+//! ([`Rounding`](crate::cpu::Rounding)) has half the operations where products are of bytes, by the same kernels: of an
+//! integer of 8 bits the upper byte is none.
 //!
 //! Sixteen outputs lie in sixteen lanes ([`Integers`]), in memory as they are read, so that no sum goes across lanes and each
 //! output has one chain of sums, in the order of its inputs, whatever else is computed: a row's result has the same bits in
@@ -18,11 +20,11 @@
 
 mod layout;
 mod multiply;
-mod shorts;
+mod rounded;
 
 use std::ops::Range;
 
-pub(crate) use self::shorts::Shorts;
+pub(crate) use self::rounded::Rounded;
 use self::{
     layout::{Layout, with_layout},
     multiply::Multiply,
@@ -94,7 +96,7 @@ impl Integers {
 
 /// Rows of activations times outputs `outputs` of a weight, the first of which is a multiple of [`SIDE`].
 pub(crate) struct PackedProduct<'a> {
-    pub(crate) x: &'a Shorts,
+    pub(crate) x: &'a Rounded,
     pub(crate) picked: Picked<'a>,
     pub(crate) weight: &'a Integers,
     pub(crate) outputs: Range<usize>,

@@ -69,6 +69,8 @@ pub struct WorkerConfig {
     pub kv_cache_bytes: u64,
     /// … or its number of blocks, decided by the user.
     pub kv_blocks: Option<usize>,
+    /// On the CPU whether activations are rounded to 8 bits where weights are quantized, and not to 16.
+    pub activation_bytes: bool,
     /// Storage format of keys and values.
     pub kv_dtype: KvDType,
     /// On the CPU a file that the KV cache is to lie in, so that it outlives this process; none: in its own memory.

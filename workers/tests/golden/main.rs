@@ -24,6 +24,7 @@ mod written;
 use std::path::Path;
 
 use fixtures::golden;
+use kernels::cpu::Rounding;
 use ranks::{Rank, Ranks, Sequence, Wanted, on_ranks, step_all};
 use reference::{Golden, Greedy, Judge, Tolerance};
 use workers::{models::WeightOptions, weights::Checkpoint};
@@ -151,7 +152,7 @@ fn check_gguf(name: &str, world_sizes: &[usize]) {
     for &world_size in world_sizes {
         let path = golden(&format!("{model}/model.gguf"));
         check_model(&path, (&model, "GGUF, exact"), world_size);
-        check_model(&path, (&model, "GGUF"), Ranks { exact: false, ..world_size.into() });
+        check_model(&path, (&model, "GGUF"), Ranks { rounding: Rounding::Shorts, ..world_size.into() });
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use kernels::{
     Batch, KvDType,
     all_gather::AllGather,
-    cpu::{Cpu, CpuConfig, KvCache},
+    cpu::{Cpu, CpuConfig, KvCache, Rounding},
     group::{Group, GroupMemory, Membership, Waiting},
     memory::Memory,
 };
@@ -36,20 +36,20 @@ pub struct Ranks {
     pub weights: WeightOptions,
     /// … and keep keys and values.
     pub kv_dtype: KvDType,
-    /// Whether activations stay f32 where they meet quantized weights.
-    pub exact: bool,
+    /// What activations are rounded to where they meet quantized weights.
+    pub rounding: Rounding,
 }
 
 impl From<usize> for Ranks {
     fn from(world_size: usize) -> Self {
-        Self { world_size, weights: WeightOptions::default(), kv_dtype: KvDType::F32, exact: true }
+        Self { world_size, weights: WeightOptions::default(), kv_dtype: KvDType::F32, rounding: Rounding::Nothing }
     }
 }
 
 impl Ranks {
     /// How near they are to the reference.
     pub fn tolerance(&self) -> Tolerance {
-        if self.exact { TOLERANCE } else { ROUNDED }
+        if self.rounding == Rounding::Nothing { TOLERANCE } else { ROUNDED }
     }
 }
 
@@ -107,7 +107,7 @@ impl Rank {
         let waiting = Waiting::Sleep;
         let membership = Membership { rank, world_size, waiting, join_timeout: Duration::from_secs(60) };
         let group = if world_size == 1 { Group::solo() } else { Group::join(memory, membership).unwrap() };
-        let device = Cpu::new(CpuConfig { threads: 1, exact: ranks.exact, ..CpuConfig::default() }, group);
+        let device = Cpu::new(CpuConfig { threads: 1, rounding: ranks.rounding, ..CpuConfig::default() }, group);
         let options = LoadOptions { max_model_len: tokens_max, threads: 1, weights: ranks.weights };
         let model = models::load(&device, checkpoint, shard, options, &mut |_| {}).unwrap();
         let blocks = tokens_max.div_ceil(BLOCK_SIZE) + 16;

@@ -4,6 +4,7 @@
 //! logit by 4e-5 (measured on one, two and three ranks), and activations rounded to 16 bits by 3e-3. Activations rounded
 //! to 8 bits, a wrong block layout or one layer's missing norm would move them by 0.1 and more.
 
+use kernels::cpu::Rounding::{Bytes, Nothing, Shorts};
 use serde::Deserialize;
 use workers::weights::Checkpoint;
 
@@ -94,8 +95,8 @@ fn check_cases(rank: &mut Rank, cases: &[Case], tolerance: Tolerance) {
 #[test]
 fn smollm2_agrees_on_one_and_on_two_ranks() {
     let (checkpoint, golden) = open();
-    for (world_size, exact) in [(1, true), (2, true), (1, false), (2, false)] {
-        let ranks = Ranks { exact, ..world_size.into() };
+    for (world_size, rounding) in [(1, Nothing), (2, Nothing), (1, Shorts), (2, Shorts)] {
+        let ranks = Ranks { rounding, ..world_size.into() };
         on_ranks(&checkpoint, ranks, 4096, |rank| check_cases(rank, &golden.cases, ranks.tolerance()));
     }
 }
@@ -105,8 +106,8 @@ fn smollm2_agrees_on_one_and_on_two_ranks() {
 fn smollm2_agrees_in_all_logits() {
     let (checkpoint, golden) = open();
     let capital = golden.cases.iter().find(|case| case.name == "capital").expect("the case with all logits");
-    for exact in [true, false] {
-        let ranks = Ranks { exact, ..3.into() };
+    for rounding in [Nothing, Shorts] {
+        let ranks = Ranks { rounding, ..3.into() };
         on_ranks(&checkpoint, ranks, 512, |rank| {
             for (name, tokens) in [("capital", &capital.prompt_ids), ("sampling", &golden.sampling.prompt_ids)] {
                 let (_, rows) = prompt(rank, tokens);
@@ -122,14 +123,13 @@ fn smollm2_finds_a_long_text_as_likely_as_the_reference_does() {
     let (checkpoint, golden) = open();
     let Perplexity { token_ids, chunk, chunks } = golden.perplexity;
     let tokens = &token_ids[..chunk];
-    for exact in [true, false] {
-        let sum = on_ranks(&checkpoint, Ranks { exact, ..2.into() }, 1024, |rank| {
+    for (rounding, tolerance) in [(Nothing, 1e-5), (Shorts, 2e-5), (Bytes, 5e-3)] {
+        let sum = on_ranks(&checkpoint, Ranks { rounding, ..2.into() }, 1024, |rank| {
             let (_, rows) = prompt(rank, tokens);
             let scored = rows.iter().zip(&tokens[1..]);
             scored.map(|(row, &token)| -f64::from(logprob(row, token))).sum::<f64>()
         });
         let expected = f64::from(chunks[0].nll_sum);
-        let tolerance = if exact { 1e-5 } else { 2e-5 };
-        assert!((sum - expected).abs() / expected < tolerance, "{sum}, the reference has {expected}, exact: {exact}");
+        assert!((sum - expected).abs() / expected < tolerance, "{sum}, the reference has {expected}, {rounding:?}");
     }
 }

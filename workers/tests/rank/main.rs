@@ -55,6 +55,7 @@ fn config(model: &str, rank: usize, world_size: usize) -> WorkerConfig {
         block_size: BLOCK_SIZE,
         kv_cache_bytes: 0,
         kv_blocks: Some(64),
+        activation_bytes: false,
         kv_dtype: KvDType::F32,
         threads: 1,
         cores: Vec::new(),

@@ -5,7 +5,7 @@
 //! bytes, without a sign, that [`Wide::dot_quads`] multiplies. As nibbles, two quads share the bytes of one vector; of six
 //! bits, the lower four are nibbles, and the upper two of four quads share the bytes of another vector.
 
-use super::{GROUP, QUADS, SIDE, shorts::Head};
+use super::{GROUP, QUADS, SIDE, rounded::Head};
 use crate::{cpu::simd::Wide, matmul::formats::unpack_six_bits};
 
 /// A byte's sign: once it counts as a part of its value, that is larger by 128.

@@ -4,7 +4,7 @@ use std::{marker::PhantomData, ops::Range};
 
 use super::{
     Layout, PackedProduct, QUADS, ROWS, SIDE,
-    shorts::{Head, Quads},
+    rounded::{Head, Quads},
 };
 use crate::cpu::simd::{Kernel, Simd, Wide};
 
@@ -30,30 +30,36 @@ impl<L: Layout> Kernel for Multiply<'_, L> {
     /// Outputs outside, rows inside: sixteen outputs' weights stay in the first-level cache while all rows pass.
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        for output in self.product.outputs.clone().step_by(SIDE) {
-            let mut row = self.rows.start;
-            while row < self.rows.end {
-                row += match self.rows.end - row {
-                    1 => self.some::<S, 1>(simd, output, row),
-                    2 | 3 => self.some::<S, 2>(simd, output, row),
-                    _ => self.some::<S, ROWS>(simd, output, row),
-                };
-            }
-        }
+        // Where products are of pairs, a byte is a short.
+        if S::DOTS_QUADS && self.product.x.bytes { self.all::<S, true>(simd) } else { self.all::<S, false>(simd) }
     }
 }
 
 impl<L: Layout> Multiply<'_, L> {
+    #[inline(always)]
+    fn all<S: Simd, const BYTES: bool>(&self, simd: S) {
+        for output in self.product.outputs.clone().step_by(SIDE) {
+            let mut row = self.rows.start;
+            while row < self.rows.end {
+                row += match self.rows.end - row {
+                    1 => self.some::<S, BYTES, 1>(simd, output, row),
+                    2 | 3 => self.some::<S, BYTES, 2>(simd, output, row),
+                    _ => self.some::<S, BYTES, ROWS>(simd, output, row),
+                };
+            }
+        }
+    }
+
     /// Of each of `M` rows from `row` on the sums of sixteen outputs; returns `M`. The first rows ask for weights ahead, the
     /// others find them in the cache.
     #[inline(always)]
-    fn some<S: Simd, const M: usize>(&self, simd: S, output: usize, row: usize) -> usize {
+    fn some<S: Simd, const BYTES: bool, const M: usize>(&self, simd: S, output: usize, row: usize) -> usize {
         let (wide, is_first) = (simd.wide(), row == self.rows.start);
         let PackedProduct { x, picked, weight, outputs, place } = self.product;
-        let (shorts, side) = (*x, weight.side(output));
+        let (rounded, side) = (*x, weight.side(output));
         let mut x: [(&[Quads], &[Head]); M] = [(&[], &[]); M];
         for (index, own) in x.iter_mut().enumerate() {
-            *own = shorts.row(picked.at(row + index));
+            *own = rounded.row(picked.at(row + index));
         }
         let groups = x[0].0.len();
         assert!(
@@ -71,7 +77,7 @@ impl<L: Layout> Multiply<'_, L> {
                     }
                 }
                 for piece in 0..L::PIECES {
-                    add_piece::<S, L, M>(simd, span, [part, piece], index * L::SPAN + part, x, &mut chains);
+                    add_piece::<S, L, BYTES, M>(simd, span, [part, piece], index * L::SPAN + part, x, &mut chains);
                 }
             }
         }
@@ -85,9 +91,10 @@ impl<L: Layout> Multiply<'_, L> {
     }
 }
 
-/// Adds to each row's chain what a piece of the span's group `part` gives, which is group `group` of the row.
+/// Adds to each row's chain what a piece of the span's group `part` gives, which is group `group` of the row. Where `BYTES`,
+/// the upper bytes of activations are known to be none.
 #[inline(always)]
-fn add_piece<S: Simd, L: Layout, const M: usize>(
+fn add_piece<S: Simd, L: Layout, const BYTES: bool, const M: usize>(
     simd: S,
     span: &[u8],
     [part, piece]: [usize; 2],
@@ -109,7 +116,9 @@ fn add_piece<S: Simd, L: Layout, const M: usize>(
                 let [first, second] = &x[m].0[group][half];
                 let (first, second) = (wide.splat_int(first[at]), wide.splat_int(second[at]));
                 if S::DOTS_QUADS {
-                    uppers[m] = wide.dot_quads(uppers[m], quants, first);
+                    if !BYTES {
+                        uppers[m] = wide.dot_quads(uppers[m], quants, first);
+                    }
                     sums[m] = wide.dot_quads(sums[m], quants, second);
                 } else {
                     let (even, odd) = wide.even_and_odd(quants);
@@ -123,7 +132,7 @@ fn add_piece<S: Simd, L: Layout, const M: usize>(
     for m in 0..M {
         let head = &x[m].1[group];
         let mut sum = sums[m];
-        if S::DOTS_QUADS {
+        if S::DOTS_QUADS && !BYTES {
             sum = wide.add_int(sum, wide.shift_left::<8>(uppers[m]));
         }
         let step = wide.mul(scale, wide.splat(head.step));

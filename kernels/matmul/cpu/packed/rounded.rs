@@ -1,4 +1,4 @@
-//! Activations as 16-bit integers, 32 with a scale of their own.
+//! Activations as integers of 16 bits, or of 8, 32 with a scale of their own.
 
 use super::{GROUP, QUADS};
 use crate::cpu::{
@@ -7,8 +7,10 @@ use crate::cpu::{
     team::Team,
 };
 
-/// The largest of an activation's integers: `256 · 127 + 127`, so that it is two bytes with a sign each.
-const LARGEST: f32 = 32639.0;
+/// The largest integer of 16 bits: `256 · 127 + 127`, so that it is two bytes with a sign each.
+const LARGEST_SHORT: f32 = 32639.0;
+/// The largest of 8 bits: its upper byte is none.
+const LARGEST_BYTE: f32 = 127.0;
 /// A group whose magnitudes are all below this is zero: the inverse of its step would not be finite.
 const LEAST: f32 = 1e-30;
 /// What converting an element costs a thread, roughly: only sharing among threads depends on it.
@@ -16,8 +18,10 @@ const NANOSECONDS: f64 = 0.4;
 
 /// Rows of activations, `[rows][groups]`.
 #[derive(Default)]
-pub(crate) struct Shorts {
+pub(crate) struct Rounded {
     groups: usize,
+    /// Whether integers have 8 bits.
+    pub(super) bytes: bool,
     pub(super) quads: Vec<Quads>,
     pub(super) heads: Vec<Head>,
 }
@@ -44,13 +48,14 @@ pub(super) struct Head {
     pub(super) less_32: [i32; 2],
 }
 
-impl Shorts {
+impl Rounded {
     /// Makes it that of `x`, whose columns are whole groups.
-    pub(crate) fn convert(&mut self, x: &Tensor, isa: Isa, team: &Team) {
+    pub(crate) fn convert(&mut self, x: &Tensor, bytes: bool, isa: Isa, team: &Team) {
         let (rows, columns) = (x.rows(), x.columns());
         assert!(columns.is_multiple_of(GROUP), "whole groups");
         let groups = columns / GROUP;
-        self.groups = groups;
+        (self.groups, self.bytes) = (groups, bytes);
+        let largest = if bytes { LARGEST_BYTE } else { LARGEST_SHORT };
         self.quads.resize(rows * groups, Quads::default());
         self.heads.resize(rows * groups, Head::default());
         let (quads, heads) = (Split::new(&mut self.quads), Split::new(&mut self.heads));
@@ -60,7 +65,7 @@ impl Shorts {
                 let own = row * groups..(row + 1) * groups;
                 // SAFETY: each row is one item's.
                 let (quads, heads) = unsafe { (quads.part(own.clone()), heads.part(own)) };
-                isa.run(Convert { values: x.row(row), quads, heads });
+                isa.run(Convert { values: x.row(row), largest, quads, heads });
             }
         });
     }
@@ -75,6 +80,7 @@ impl Shorts {
 
 struct Convert<'a> {
     values: &'a [f32],
+    largest: f32,
     quads: &'a mut [Quads],
     heads: &'a mut [Head],
 }
@@ -94,7 +100,7 @@ impl Kernel for Convert<'_> {
             }
             let most = simd.max_lane(most);
             // Of what is not a number, so is the step.
-            let (step, inverse) = if most < LEAST { (0.0, 0.0) } else { (most / LARGEST, LARGEST / most) };
+            let (step, inverse) = if most < LEAST { (0.0, 0.0) } else { (most / self.largest, self.largest / most) };
             let inverse = simd.splat(inverse);
             let mut halves = [0; 2];
             for (half, eights) in eights.as_chunks::<2>().0.iter().enumerate() {
