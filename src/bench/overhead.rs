@@ -154,6 +154,6 @@ mod tests {
         assert_eq!(line("tokens/s"), ["160000", "100000"]);
         assert_eq!(line("from token to token (ms) p99"), ["–", "2.00"]);
         assert!(table.contains("0.62 ×"), "{table}");
-        assert_eq!(Cost::median(&[cost(1.0), cost(9.0), cost(2.0)]), cost(2.0));
+        assert_eq!(Cost::median(&[cost(1.0), cost(9.0), cost(2.0)]).tokens_per_s, 2.0);
     }
 }

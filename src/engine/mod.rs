@@ -1,6 +1,6 @@
 //! The deciding loop: admit → schedule → publish → collect → deliver.
 //!
-//! [`sequence`], [`scheduler`] and [`block_pool`] are pure values: no I/O, no clock, no device. The loop itself runs on a
+//! [`sequence`], [`scheduler`], [`speculation`] and [`block_pool`] are pure values: no I/O, no clock, no device. The loop itself runs on a
 //! thread of its own, joined to the API by [`EngineHandle`] and to the ranks by [`Ranks`].
 
 pub mod block_pool;
