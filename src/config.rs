@@ -347,6 +347,10 @@ pub struct ServeFlags {
     #[arg(long, action = ArgAction::SetTrue, help_heading = "Scheduling and memory")]
     no_enable_prefix_caching: bool,
 
+    /// With --device null: how long a step takes.
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, hide = true)]
+    pub null_step_us: u64,
+
     /// The process with which this server ends, where a command of ours started it.
     #[arg(long, value_name = "PID", hide = true)]
     pub end_with_parent: Option<u32>,

@@ -19,11 +19,14 @@ use super::{
     workload::Workload,
 };
 use crate::{
-    config::{BenchOverheadFlags, Dataset, PromptFlags},
+    config::{AskingFlags, BenchOverheadFlags, Dataset, PromptFlags},
     remote::Remote,
 };
 
 pub use self::bare::run as run_event_loop;
+
+/// How long a step takes where it is not as short as can be, ms.
+const STEP_MS: f64 = 10.0;
 
 /// What the rounds of one of the two came down to.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,13 +44,11 @@ struct Cost {
 /// Measures; the exit code.
 pub fn measure(flags: &BenchOverheadFlags) -> Result<u8, Halt> {
     results::check_writable([flags.asking.json.as_deref(), None])?;
-    let mut asking = flags.asking.clone();
-    if asking.server.url.is_some() {
+    if flags.asking.server.url.is_some() {
         let why = "no --url: the server that is measured has no device, and this command starts it itself";
         return Err(Halt::Refused(why.into()));
     }
-    let own = [format!("--max-num-seqs={}", flags.streams), "--device=null".to_owned()];
-    asking.server.serve_words.extend(own.map(Into::into));
+    let asking = asking(flags, 0.0);
     let mut session = Session::open(&asking, flags.streams)?;
     let prompts = PromptFlags { dataset: Dataset::Fixed, dataset_path: None, range_ratio: 0.0, shared_prefix_len: 0 };
     let streams = flags.streams as usize;
@@ -69,16 +70,50 @@ pub fn measure(flags: &BenchOverheadFlags) -> Result<u8, Halt> {
         bare.push(Cost::of(&run, &Clocks::of_process(events.pid())?.since(&before))?);
     }
     let conditions = Conditions::of(&session.target, &asking.server.serve_words, workload.name);
+    drop(session); // and its server: the next one has the cores for itself
+    let added = added_ms(flags)?;
     let (served, bare) = (Cost::median(&served), Cost::median(&bare));
-    println!("{}\n{}", conditions.text(), table(flags.streams, &served, &bare).trim_end());
+    println!("{}\n{}", conditions.text(), table(flags.streams, &served, &bare, added.as_ref()).trim_end());
     if let Some(path) = &asking.json {
         let figures = json!({
             "command": "bench overhead", "conditions": conditions.json(), "streams": streams, "rounds": rounds,
             "server": served.json(), "bare_loop": bare.json(), "ratio": served.tokens_per_s / bare.tokens_per_s,
+            "step_ms": STEP_MS, "beyond_step_ms": added,
         });
         results::write(path, &format!("{figures}\n"))?;
     }
     Ok(0)
+}
+
+/// As the server is asked whose steps take so long.
+fn asking(flags: &BenchOverheadFlags, step_ms: f64) -> AskingFlags {
+    let mut asking = flags.asking.clone();
+    let (streams, step_us) = (flags.streams, (step_ms * 1e3) as u64);
+    let own = [format!("--max-num-seqs={streams}"), "--device=null".into(), format!("--null-step-us={step_us}")];
+    asking.server.serve_words.extend(own.map(Into::into));
+    asking
+}
+
+/// What server and link add to a step of [`STEP_MS`], from one token of a stream to the next: ms, less where a late token
+/// makes the next one's way shorter.
+fn added_ms(flags: &BenchOverheadFlags) -> Result<Option<Spread>, Halt> {
+    let asking = asking(flags, STEP_MS);
+    let mut session = Session::open(&asking, flags.streams)?;
+    let prompts = PromptFlags { dataset: Dataset::Fixed, dataset_path: None, range_ratio: 0.0, shared_prefix_len: 0 };
+    let streams = flags.streams as usize;
+    let mut workload = Workload::open(&asking, &prompts, 2 * streams, &session.target)?;
+    session.warm_up(&workload.round(streams, &session.target), streams)?;
+    let requests = workload.round(streams, &session.target);
+    let run = session.run(&requests, Pacing { arrivals: None, open_max: streams }, format!("steps of {STEP_MS} ms"));
+    let beyond = |ms: f64| ms - STEP_MS;
+    Ok(Figures::of(&run).itl_ms.map(|gaps| Spread {
+        mean: beyond(gaps.mean),
+        p50: beyond(gaps.p50),
+        p90: beyond(gaps.p90),
+        p99: beyond(gaps.p99),
+        max: beyond(gaps.max),
+        count: gaps.count,
+    }))
 }
 
 impl Cost {
@@ -118,11 +153,15 @@ impl Cost {
     }
 }
 
-fn table(streams: u32, served: &Cost, bare: &Cost) -> String {
+fn table(streams: u32, served: &Cost, bare: &Cost, added: Option<&Spread>) -> String {
     let gap =
         |cost: &Cost, part: fn(&Spread) -> f64| cost.gaps.as_ref().map_or("–".into(), |gaps| number(part(gaps)));
     let both = |what: &str, cell: &dyn Fn(&Cost) -> String| (what.to_owned(), vec![cell(served), cell(bare)]);
     let of_steps = |what: &str, us: f64| (what.to_owned(), vec![number(us), "–".into()]);
+    let of_added = |part: &str, ms: Option<f64>| {
+        let what = format!("steps of {STEP_MS} ms: from token to token beyond that (ms) {part}");
+        (what, vec![ms.map_or("–".into(), number), "–".into()])
+    };
     let ratio = served.tokens_per_s / bare.tokens_per_s;
     let rows = [
         (format!("{streams} streams"), vec!["server, no device".into(), "bare loop".into()]),
@@ -133,6 +172,8 @@ fn table(streams: u32, served: &Cost, bare: &Cost) -> String {
         both("processor time of its process, a token (µs)", &|cost| number(cost.process_us)),
         of_steps("of that the engine's, a step (µs)", served.engine_us),
         of_steps("rank 0's, a step (µs)", served.rank_us),
+        of_added("p50", added.map(|added| added.p50)),
+        of_added("p99", added.map(|added| added.p99)),
     ];
     aligned(&rows)
 }
@@ -146,7 +187,7 @@ mod tests {
         let gaps = Spread { mean: 1.0, p50: 0.5, p90: 1.0, p99: 2.0, max: 9.0, count: 7 };
         let cost =
             |tokens_per_s| Cost { tokens_per_s, gaps: Some(gaps), process_us: 4.0, engine_us: 21.0, rank_us: 9.0 };
-        let table = table(64, &cost(100_000.0), &Cost { gaps: None, ..cost(160_000.0) });
+        let table = table(64, &cost(100_000.0), &Cost { gaps: None, ..cost(160_000.0) }, Some(&gaps));
         let line = |start: &str| {
             let line = table.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {table}"));
             line.split_whitespace().rev().take(2).collect::<Vec<_>>()

@@ -143,7 +143,10 @@ impl Hardware {
         notes: &mut Vec<String>,
     ) -> Result<Self, String> {
         let Some(gpus) = gpus else {
-            let device = if flags.device == Device::Null { DeviceChoice::Null } else { DeviceChoice::Cpu };
+            let device = match flags.device {
+                Device::Null => DeviceChoice::Null(Duration::from_micros(flags.null_step_us)),
+                Device::Auto | Device::Cpu | Device::Cuda => DeviceChoice::Cpu,
+            };
             return Ok(Self { kv_dtype, device, bus_ids: Vec::new(), library_path: Vec::new() });
         };
         let cache = default_model::cache_folder().map_err(one_line)?;

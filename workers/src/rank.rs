@@ -106,7 +106,7 @@ impl<B: Backend> Rank<B> {
             LoadOptions { max_model_len: config.max_model_len, threads: config.threads, weights: config.weights };
         let model = models::load(&device, &checkpoint, shard, options, progress)?;
         let room = match &config.device {
-            DeviceChoice::Null | DeviceChoice::Cpu => None,
+            DeviceChoice::Null(_) | DeviceChoice::Cpu => None,
             DeviceChoice::Cuda(choice) => warm_up(&device, &*model, &checkpoint, config, choice.memory_share)?,
         };
         let cache_shape = cache_shape(&checkpoint, shard, config, room)?;

@@ -66,7 +66,8 @@ pub fn run() -> ExitCode {
         rank: config.rank,
         world_size: config.world_size,
         epoch: config.epoch,
-        spin: config.spin,
+        // Where nothing is computed, waiting would be what is measured.
+        spin: config.spin && !matches!(config.device, DeviceChoice::Null(_)),
     };
     let WorkerLink { steps, reports, masks, vitals, meeting } = match WorkerLink::attach(seat) {
         Ok(link) => link,
@@ -100,7 +101,7 @@ fn live(config: &WorkerConfig, ends: Ends<'_>, meeting: Arc<Segment>) -> Result<
     vitals.phase(Phase::Load);
     let group = join(config, meeting)?;
     match &config.device {
-        DeviceChoice::Null => null::answer(config, ends, &group),
+        DeviceChoice::Null(pause) => null::answer(config, *pause, ends, &group),
         DeviceChoice::Cpu => compute(cpu(config, group)?, config, ends),
         DeviceChoice::Cuda(choice) => {
             child::keep_to(&config.cores); // before there are other threads: they do as this one

@@ -1,6 +1,7 @@
 //! What the server tells a worker at its start.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kernels::KvDType;
 use serde::{Deserialize, Serialize};
@@ -10,8 +11,8 @@ use crate::models::WeightOptions;
 /// Where a rank computes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum DeviceChoice {
-    /// Nowhere: it answers at once, whatever it is asked.
-    Null,
+    /// Nowhere: it answers whatever it is asked, after a pause of this length.
+    Null(Duration),
     /// On the processor.
     Cpu,
     /// On the GPU of its own number.

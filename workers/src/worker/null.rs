@@ -1,8 +1,10 @@
-//! No device at all: every step is checked and laid out like any other and answered at once, each sequence by its own
-//! prompt, over and over. What a token then takes is what server and link take (`shardwire bench overhead`).
+//! No device at all: every step is checked and laid out like any other and answered at once, or after a pause that stands
+//! for a device's work; each sequence by its own prompt, over and over. What a token then takes is what server and link take
+//! (`shardwire bench overhead`).
 
 use std::convert::Infallible;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use kernels::group::Group;
 
@@ -18,7 +20,12 @@ use crate::sequences::{Sequences, StepError};
 use crate::weights::Checkpoint;
 
 /// Takes step after step, and answers on rank 0.
-pub(super) fn answer(config: &WorkerConfig, mut ends: Ends<'_>, group: &Group) -> Result<Infallible, WorkerError> {
+pub(super) fn answer(
+    config: &WorkerConfig,
+    pause: Duration,
+    mut ends: Ends<'_>,
+    group: &Group,
+) -> Result<Infallible, WorkerError> {
     let vitals = ends.vitals;
     vitals.device("null");
     let checkpoint = Checkpoint::open_with(&config.model, config.weights)?;
@@ -38,6 +45,10 @@ pub(super) fn answer(config: &WorkerConfig, mut ends: Ends<'_>, group: &Group) -
         vitals.progress(step.number);
         vitals.phase(Phase::Forward);
         let (report, tokens) = follow(&step, &mut sequences).map_err(RankError::from)?;
+        // As long as it has to be, whatever came before: who sleeps nothing yields nothing.
+        if let Some(left) = pause.checked_sub(began.elapsed()) {
+            thread::sleep(left);
+        }
         vitals.phase(Phase::Report);
         if let Some(reports) = &mut ends.reports {
             reports.publish(&report, REPORT_TIMEOUT)?;
