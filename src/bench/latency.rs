@@ -17,7 +17,7 @@ use super::{
     table::{PARTS, aligned, number},
     workload::Workload,
 };
-use crate::config::{BenchLatencyFlags, Dataset, PromptFlags};
+use crate::config::{BenchLatencyFlags, PromptFlags};
 
 /// What a batch brought.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -61,8 +61,7 @@ pub fn measure(flags: &BenchLatencyFlags) -> Result<u8, Halt> {
     let mut session = Session::open(&flags.asking, flags.batch_size)?;
     let batch = flags.batch_size as usize;
     // Batches of equal length, and no prompt twice.
-    let prompts = PromptFlags { dataset: Dataset::Fixed, dataset_path: None, range_ratio: 0.0, shared_prefix_len: 0 };
-    let mut workload = Workload::open(&flags.asking, &prompts, 0, &session.target)?;
+    let mut workload = Workload::open(&flags.asking, &PromptFlags::FIXED, 0, &session.target)?;
     for _ in 0..flags.warmup {
         let requests = workload.round(batch, &session.target);
         session.warm_up(&requests, batch)?;

@@ -12,14 +12,14 @@ use super::{
     client::Client,
     conditions::Conditions,
     figures::{Figures, Spread, median},
-    load::{Pacing, Run},
+    load::{Ended, Pacing, Run},
     results,
     session::Session,
     table::{aligned, number},
     workload::Workload,
 };
 use crate::{
-    config::{AskingFlags, BenchOverheadFlags, Dataset, PromptFlags},
+    config::{AskingFlags, BenchOverheadFlags, PromptFlags},
     remote::Remote,
 };
 
@@ -48,26 +48,21 @@ pub fn measure(flags: &BenchOverheadFlags) -> Result<u8, Halt> {
         let why = "no --url: the server that is measured has no device, and this command starts it itself";
         return Err(Halt::Refused(why.into()));
     }
-    let asking = asking(flags, 0.0);
-    let mut session = Session::open(&asking, flags.streams)?;
-    let prompts = PromptFlags { dataset: Dataset::Fixed, dataset_path: None, range_ratio: 0.0, shared_prefix_len: 0 };
-    let streams = flags.streams as usize;
-    let rounds = flags.rounds as usize;
-    let mut workload = Workload::open(&asking, &prompts, streams * (rounds + 1), &session.target)?;
+    let Asked { mut session, mut workload, asking, pacing } = Asked::open(flags, 0.0, flags.rounds)?;
     let events = Bare::start().map_err(|error| Halt::Refused(format!("the bare loop can't be started: {error}")))?;
     let client = Remote::new(&events.url, None, None).and_then(|remote| Client::new(&remote)).map_err(Halt::Refused)?;
     let path = format!("/{}", asking.output_len());
-    let pacing = Pacing { arrivals: None, open_max: streams };
-    session.warm_up(&workload.round(streams, &session.target), streams)?;
     let (mut served, mut bare) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        let requests = workload.round(streams, &session.target);
+    for _ in 0..flags.rounds {
+        let requests = workload.round(pacing.open_max, &session.target);
         let before = Clocks::of_server(&session.target)?;
         let run = session.run(&requests, pacing.clone(), "server".into());
-        served.push(Cost::of(&run, &Clocks::of_server(&session.target)?.since(&before))?);
+        let figures = figures_of(&mut session, &run)?;
+        served.push(Cost::of(&figures, &Clocks::of_server(&session.target)?.since(&before)));
         let before = Clocks::of_process(events.pid())?;
         let run = session.run_at(&client, &path, &requests, pacing.clone(), "bare loop".into());
-        bare.push(Cost::of(&run, &Clocks::of_process(events.pid())?.since(&before))?);
+        let figures = figures_of(&mut session, &run)?;
+        bare.push(Cost::of(&figures, &Clocks::of_process(events.pid())?.since(&before)));
     }
     let conditions = Conditions::of(&session.target, &asking.server.serve_words, workload.name);
     drop(session); // and its server: the next one has the cores for itself
@@ -76,37 +71,47 @@ pub fn measure(flags: &BenchOverheadFlags) -> Result<u8, Halt> {
     println!("{}\n{}", conditions.text(), table(flags.streams, &served, &bare, added.as_ref()).trim_end());
     if let Some(path) = &asking.json {
         let figures = json!({
-            "command": "bench overhead", "conditions": conditions.json(), "streams": streams, "rounds": rounds,
-            "server": served.json(), "bare_loop": bare.json(), "ratio": served.tokens_per_s / bare.tokens_per_s,
-            "step_ms": STEP_MS, "beyond_step_ms": added,
+            "command": "bench overhead", "conditions": conditions.json(), "streams": flags.streams,
+            "rounds": flags.rounds, "server": served.json(), "bare_loop": bare.json(),
+            "ratio": served.tokens_per_s / bare.tokens_per_s, "step_ms": STEP_MS, "beyond_step_ms": added,
         });
         results::write(path, &format!("{figures}\n"))?;
     }
     Ok(0)
 }
 
-/// As the server is asked whose steps take so long.
-fn asking(flags: &BenchOverheadFlags, step_ms: f64) -> AskingFlags {
-    let mut asking = flags.asking.clone();
-    let (streams, step_us) = (flags.streams, (step_ms * 1e3) as u64);
-    let own = [format!("--max-num-seqs={streams}"), "--device=null".into(), format!("--null-step-us={step_us}")];
-    asking.server.serve_words.extend(own.map(Into::into));
-    asking
+/// A server without a device, warm, and what it is asked.
+struct Asked {
+    session: Session,
+    workload: Workload,
+    asking: AskingFlags,
+    pacing: Pacing,
+}
+
+impl Asked {
+    /// One whose steps take so long, for so many rounds.
+    fn open(flags: &BenchOverheadFlags, step_ms: f64, rounds: u32) -> Result<Self, Halt> {
+        let mut asking = flags.asking.clone();
+        let (streams, step_us) = (flags.streams, (step_ms * 1e3) as u64);
+        let own = [format!("--max-num-seqs={streams}"), "--device=null".into(), format!("--null-step-us={step_us}")];
+        asking.server.serve_words.extend(own.map(Into::into));
+        let mut session = Session::open(&asking, streams)?;
+        let pacing = Pacing { arrivals: None, open_max: streams as usize };
+        let count = pacing.open_max * (rounds as usize + 1);
+        let mut workload = Workload::open(&asking, &PromptFlags::FIXED, count, &session.target)?;
+        session.warm_up(&workload.round(pacing.open_max, &session.target), pacing.open_max)?;
+        Ok(Self { session, workload, asking, pacing })
+    }
 }
 
 /// What server and link add to a step of [`STEP_MS`], from one token of a stream to the next: ms, less where a late token
 /// makes the next one's way shorter.
 fn added_ms(flags: &BenchOverheadFlags) -> Result<Option<Spread>, Halt> {
-    let asking = asking(flags, STEP_MS);
-    let mut session = Session::open(&asking, flags.streams)?;
-    let prompts = PromptFlags { dataset: Dataset::Fixed, dataset_path: None, range_ratio: 0.0, shared_prefix_len: 0 };
-    let streams = flags.streams as usize;
-    let mut workload = Workload::open(&asking, &prompts, 2 * streams, &session.target)?;
-    session.warm_up(&workload.round(streams, &session.target), streams)?;
-    let requests = workload.round(streams, &session.target);
-    let run = session.run(&requests, Pacing { arrivals: None, open_max: streams }, format!("steps of {STEP_MS} ms"));
+    let Asked { mut session, mut workload, pacing, .. } = Asked::open(flags, STEP_MS, 1)?;
+    let requests = workload.round(pacing.open_max, &session.target);
+    let run = session.run(&requests, pacing, format!("steps of {STEP_MS} ms"));
     let beyond = |ms: f64| ms - STEP_MS;
-    Ok(Figures::of(&run).itl_ms.map(|gaps| Spread {
+    Ok(figures_of(&mut session, &run)?.itl_ms.map(|gaps| Spread {
         mean: beyond(gaps.mean),
         p50: beyond(gaps.p50),
         p90: beyond(gaps.p90),
@@ -116,22 +121,29 @@ fn added_ms(flags: &BenchOverheadFlags) -> Result<Option<Spread>, Halt> {
     }))
 }
 
+/// The figures of a round; a part of one tells nothing.
+fn figures_of(session: &mut Session, run: &Run) -> Result<Figures, Halt> {
+    let figures = Figures::of(run);
+    match (&run.ended, figures.failures.keys().next()) {
+        (Ended::Interrupted, _) => Err(Halt::Interrupted),
+        (Ended::ServerGone, _) => Err(Halt::Refused(session.obituary())),
+        (Ended::Whole, Some(failure)) => Err(Halt::Refused(format!("a stream broke off: {failure}"))),
+        (Ended::Whole, None) => Ok(figures),
+    }
+}
+
 impl Cost {
     /// Of one round, in which so much processor time was taken.
-    fn of(run: &Run, took: &Clocks) -> Result<Self, Halt> {
-        let figures = Figures::of(run);
-        if let Some(failure) = figures.failures.keys().next() {
-            return Err(Halt::Refused(format!("a stream broke off: {failure}")));
-        }
+    fn of(figures: &Figures, took: &Clocks) -> Self {
         let tokens = figures.output_tokens.max(1) as f64;
         let steps = took.steps.max(1) as f64;
-        Ok(Self {
+        Self {
             tokens_per_s: figures.output_tokens_per_s,
             gaps: figures.itl_ms,
             process_us: took.process.as_secs_f64() * 1e6 / tokens,
             engine_us: took.engine.as_secs_f64() * 1e6 / steps,
             rank_us: took.rank.as_secs_f64() * 1e6 / steps,
-        })
+        }
     }
 
     fn median(rounds: &[Self]) -> Self {

@@ -29,7 +29,7 @@ use super::{
     workload::Workload,
 };
 use crate::{
-    config::{BenchRecoverFlags, Dataset, PromptFlags},
+    config::{BenchRecoverFlags, PromptFlags},
     remote::Remote,
 };
 
@@ -74,8 +74,7 @@ pub fn measure(flags: &BenchRecoverFlags) -> Result<u8, Halt> {
         let why = "ranks are killed by their process ids: --url must name a Shardwire on this machine, of this user";
         return Err(Halt::Refused(why.into()));
     };
-    let prompts = PromptFlags { dataset: Dataset::Fixed, dataset_path: None, range_ratio: 0.0, shared_prefix_len: 0 };
-    let mut workload = Workload::open(&asking, &prompts, 0, &session.target)?;
+    let mut workload = Workload::open(&asking, &PromptFlags::FIXED, 0, &session.target)?;
     let requests = workload.round(flags.streams as usize, &session.target);
     let load = Load {
         client: session.target.client.clone(),

@@ -241,6 +241,12 @@ pub struct PromptFlags {
     pub shared_prefix_len: u32,
 }
 
+impl PromptFlags {
+    /// All of one length, that have nothing in common.
+    pub const FIXED: Self =
+        Self { dataset: Dataset::Fixed, dataset_path: None, range_ratio: 0.0, shared_prefix_len: 0 };
+}
+
 /// How long prompts and answers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Dataset {

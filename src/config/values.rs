@@ -74,8 +74,7 @@ pub const EARLY_STOP_DEFAULT: &str = r#"{"window_size": 3000, "threshold": 0.99,
 
 /// FastDeploy's JSON object; what it doesn't name is as in [`EARLY_STOP_DEFAULT`].
 pub fn early_stop(text: &str) -> Result<EarlyStop, String> {
-    let given: serde_json::Map<String, Value> =
-        serde_json::from_str(text).map_err(|error| format!("must be a JSON object: {error}"))?;
+    let given = json_object(text)?;
     let mut wanted = EarlyStop { window: 3000, threshold: 0.99 };
     for (name, value) in &given {
         match name.as_str() {

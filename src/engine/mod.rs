@@ -1,7 +1,7 @@
 //! The deciding loop: admit → schedule → publish → collect → deliver.
 //!
-//! [`sequence`], [`scheduler`], [`speculation`] and [`block_pool`] are pure values: no I/O, no clock, no device. The loop itself runs on a
-//! thread of its own, joined to the API by [`EngineHandle`] and to the ranks by [`Ranks`].
+//! [`sequence`], [`scheduler`], [`speculation`] and [`block_pool`] are pure values: no I/O, no clock, no device. The loop
+//! itself runs on a thread of its own, joined to the API by [`EngineHandle`] and to the ranks by [`Ranks`].
 
 pub mod block_pool;
 mod clients;

@@ -6,7 +6,7 @@ use proptest::{collection::vec, option, prelude::*, sample::Index};
 use workers::link::{
     report::StepReport,
     sampling::Sampling,
-    step::{Chunk, Pooling, Step},
+    step::{Pooling, Step},
 };
 
 use super::{
@@ -317,7 +317,7 @@ impl Play {
 
     fn check_bounds(&self, step: &Step, preemptions_before: u64) {
         let limits = &self.world.limits;
-        let tokens: usize = step.batch.iter().map(Chunk::rows).sum();
+        let tokens = step.rows();
         assert!((1..=limits.batch_tokens_max).contains(&tokens));
         assert!(step.batch.len() <= limits.sequences_max);
         assert!(step.batch.iter().map(|chunk| chunk.scored.len()).sum::<usize>() <= limits.scored_max);

@@ -131,11 +131,10 @@ impl Wanted {
 }
 
 fn check_size(step: &Step, sequences: &Sequences) -> Result<(), StepError> {
-    let tokens: usize = step.batch.iter().map(Chunk::rows).sum();
     let drafted = step.batch.iter().map(|chunk| chunk.draft.len()).max().unwrap_or(0);
     let scored: usize = step.batch.iter().map(|chunk| chunk.scored.len()).sum();
     let limits = sequences.limits();
-    check_most("tokens", tokens, limits.batch_tokens_max)?;
+    check_most("tokens", step.rows(), limits.batch_tokens_max)?;
     check_most("sequences", step.batch.len(), limits.sequences_max)?;
     check_most("tokens of a draft", drafted, limits.draft_max)?;
     check_most("scored positions", scored, SCORED_MAX)?;

@@ -174,8 +174,7 @@ impl Steps<'_> {
             return Ok(());
         };
         let vitals = self.ends.vitals;
-        let batch_tokens = step.batch.iter().map(|chunk| chunk.count as usize).sum();
-        let following = Following { began: Instant::now(), batch_tokens };
+        let following = Following { began: Instant::now(), batch_tokens: step.rows() };
         vitals.progress(step.number);
         vitals.phase(Phase::Forward);
         self.ends.fault.iter().for_each(|fault| fault.strike_at(&step));

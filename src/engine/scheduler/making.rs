@@ -31,13 +31,6 @@ pub(super) struct InFlight {
     pub parts: Vec<Part>,
 }
 
-impl InFlight {
-    /// Whether every sequence in it gets its next tokens, and no prompt is read.
-    pub fn only_decodes(&self) -> bool {
-        self.step.batch.iter().all(|chunk| chunk.samples && chunk.count == 1)
-    }
-}
-
 /// What of a chunk does not travel.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part {

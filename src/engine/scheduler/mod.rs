@@ -29,14 +29,12 @@
 //! came before it: among equals, the running are at all times older than the waiting, those excepted that were paused. These
 //! come between as often as they were paused, and generate some hundreds of tokens each time: that, too, is finite.
 
+mod drafts;
 mod limits;
 mod making;
 mod settle;
 
-use std::{
-    collections::{HashSet, VecDeque},
-    time::Duration,
-};
+use std::collections::{HashSet, VecDeque};
 
 use workers::link::step::{Chunk, SequenceId, Step};
 
@@ -295,14 +293,6 @@ impl Scheduler {
         true
     }
 
-    /// The oldest step on its way took so long. What drafts are worth is judged by that.
-    pub fn took(&mut self, time: Duration) {
-        let (Some(speculation), Some(published)) = (&mut self.speculation, self.in_flight.front()) else { return };
-        if published.only_decodes() {
-            speculation.took(published.step.batch.iter().map(Chunk::rows).sum(), time.as_secs_f64());
-        }
-    }
-
     /// Whether a step could be made while others are on their way that no running sequence would miss.
     pub fn may_run_ahead(&self) -> bool {
         !self.running.iter().any(Sequence::waits_for_token)
@@ -378,13 +368,8 @@ impl Scheduler {
         let sequence = &mut self.running[index];
         let reads_prompt = making::is_prompt(sequence);
         let (start, end) = (sequence.scheduled, sequence.scheduled + count);
-        let missing = self.blocks.blocks_for(end).saturating_sub(sequence.blocks.len());
         let mut new_blocks = cached;
-        for _ in 0..missing {
-            let block = self.blocks.take().expect("there was room");
-            sequence.blocks.push(block);
-            new_blocks.push(block);
-        }
+        take_blocks(&mut self.blocks, sequence, end, &mut new_blocks);
         sequence.scheduled = end;
         let reaches_end = end == sequence.expected_length();
         let pools = reaches_end && sequence.pooling.is_some();
@@ -396,37 +381,6 @@ impl Scheduler {
         let (id, draft) = (sequence.id, Vec::new());
         let chunk = Chunk { id, start: as_u32(start), count: as_u32(count), new_blocks, samples, draft, scored };
         making.add(chunk, Part { urgency: sequence.urgency(), pools }, reads_prompt);
-    }
-
-    /// Gives drafts to those who decode, as far as they are worth it and the step has room: nobody loses blocks for them.
-    fn speculate(&mut self, making: &mut Making) {
-        let Some(speculation) = &mut self.speculation else { return };
-        let settings = speculation.settings();
-        let rows = making.step.batch.iter().map(|chunk| chunk.count as usize).sum();
-        let tokens = making.step.batch.iter().filter(|chunk| chunk.samples).count();
-        let mut drafting = speculation.draft(rows, tokens);
-        for (chunk, part) in making.step.batch.iter_mut().zip(&making.parts) {
-            if !chunk.samples || chunk.count > 1 {
-                continue;
-            }
-            let Ok(index) = self.running.binary_search_by_key(&part.urgency, Sequence::urgency) else { continue };
-            let sequence = &mut self.running[index];
-            if !sequence.look_ahead(settings) {
-                continue;
-            }
-            let block_room = (sequence.blocks.len() + self.blocks.available()) * self.blocks.block_size();
-            let room = making.budget.min(block_room - sequence.scheduled);
-            let count = drafting.worth(&sequence.forecast, room);
-            chunk.draft = sequence.forecast.tokens[..count].to_vec();
-            let missing = self.blocks.blocks_for(sequence.scheduled + count).saturating_sub(sequence.blocks.len());
-            for _ in 0..missing {
-                let block = self.blocks.take().expect("there was room");
-                sequence.blocks.push(block);
-                chunk.new_blocks.push(block);
-            }
-            sequence.drafted = count;
-            making.budget -= count;
-        }
     }
 
     /// Takes the blocks of the least urgent sequence, which has no part in this step yet; it waits. What it computed may
@@ -531,6 +485,15 @@ impl Scheduler {
             let blocks = self.blocks.blocks_for(least)..=self.blocks.blocks_for(most);
             assert!(blocks.contains(&sequence.blocks.len()));
         }
+    }
+}
+
+/// Takes as many blocks as a sequence lacks for its first `end` tokens; there is room for them.
+fn take_blocks(blocks: &mut BlockPool, sequence: &mut Sequence, end: usize, new_blocks: &mut Vec<BlockId>) {
+    for _ in sequence.blocks.len()..blocks.blocks_for(end) {
+        let block = blocks.take().expect("there was room");
+        sequence.blocks.push(block);
+        new_blocks.push(block);
     }
 }
 

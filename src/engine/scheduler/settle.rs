@@ -47,7 +47,7 @@ impl Scheduler {
             }
         }
         self.remove_ended();
-        self.counts.add_step(step.batch.iter().map(|chunk| chunk.rows() as u64).sum());
+        self.counts.add_step(step.rows() as u64);
         Ok(())
     }
 

@@ -71,8 +71,9 @@ pub struct Drafting<'a> {
     /// How long it is expected to take, seconds.
     seconds: f64,
     is_trial: bool,
-    forecasts: usize,
-    drafts: usize,
+    /// Whether anything was forecast, and drafted.
+    has_forecast: bool,
+    has_draft: bool,
 }
 
 impl Speculation {
@@ -107,7 +108,7 @@ impl Speculation {
     pub fn draft(&mut self, rows: usize, tokens: usize) -> Drafting<'_> {
         let (tokens, seconds) = (tokens as f64, self.costs.seconds(rows));
         let is_trial = self.since_draft >= TRIAL_INTERVAL;
-        Drafting { speculation: self, tokens, seconds, is_trial, forecasts: 0, drafts: 0 }
+        Drafting { speculation: self, tokens, seconds, is_trial, has_forecast: false, has_draft: false }
     }
 }
 
@@ -115,7 +116,7 @@ impl Drafting<'_> {
     /// How many of a forecast's first `most` tokens are worth their rows.
     pub fn worth(&mut self, forecast: &Forecast, most: usize) -> usize {
         let most = most.min(forecast.tokens.len()).min(self.speculation.settings.draft_max);
-        self.forecasts += usize::from(most > 0);
+        self.has_forecast |= most > 0;
         let row = self.speculation.costs.row_seconds();
         let mut right = 1.0;
         let mut count = 0;
@@ -129,16 +130,16 @@ impl Drafting<'_> {
             self.seconds += row;
             count += 1;
         }
-        self.drafts += usize::from(count > 0);
+        self.has_draft |= count > 0;
         count
     }
 }
 
 impl Drop for Drafting<'_> {
     fn drop(&mut self) {
-        if self.drafts > 0 {
+        if self.has_draft {
             self.speculation.since_draft = 0;
-        } else if self.forecasts > 0 {
+        } else if self.has_forecast {
             self.speculation.since_draft += 1;
         }
     }

@@ -47,6 +47,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// A choice of which nothing is told but the token.
+    pub fn chosen(token: u32) -> Self {
+        Self::Chosen { token, logprobs: None, confident: false }
+    }
+
     /// The token, if one was chosen.
     pub fn token(&self) -> Option<u32> {
         match *self {

@@ -85,6 +85,13 @@ pub struct Chunk {
     pub scored: Range<u32>,
 }
 
+impl Step {
+    /// Rows of its batch.
+    pub fn rows(&self) -> usize {
+        self.batch.iter().map(Chunk::rows).sum()
+    }
+}
+
 impl Chunk {
     /// Rows that it has in the batch.
     pub fn rows(&self) -> usize {

@@ -63,7 +63,7 @@ impl<B: Backend> Rank<B> {
             let outcomes = match own {
                 &[token] => {
                     self.sequences.learn(id, token)?;
-                    vec![Outcome::Chosen { token, logprobs: None, confident: false }]
+                    vec![Outcome::chosen(token)]
                 }
                 own => self.learn(id, own)?,
             };
@@ -108,8 +108,7 @@ impl<B: Backend> Rank<B> {
     /// Takes in what was chosen at each of a sequence's places, by their words, as far as its draft was right.
     fn learn(&mut self, id: SequenceId, words: &[u32]) -> Result<Vec<Outcome>, RankError> {
         let right = self.sequences.decide(id, words)?;
-        let chosen = |&token| Outcome::Chosen { token, logprobs: None, confident: false };
-        let mut outcomes: Vec<Outcome> = words[..right].iter().map(chosen).collect();
+        let mut outcomes: Vec<Outcome> = words[..right].iter().copied().map(Outcome::chosen).collect();
         outcomes.push(match words[right] {
             NOTHING_LEFT => Outcome::NothingLeft,
             DEFERRED => {
@@ -118,7 +117,7 @@ impl<B: Backend> Rank<B> {
             }
             token => {
                 self.sequences.append(id, token)?;
-                chosen(&token)
+                Outcome::chosen(token)
             }
         });
         Ok(outcomes)
@@ -164,7 +163,7 @@ impl<B: Backend> Rank<B> {
         let chosen = self.device.choose(logits, self.sequences.limits().vocab_size, &asks)?;
         for (ask, chosen) in asks.iter().zip(chosen.into_iter().flatten()) {
             let token = token(wanted.sampled[ask.row].id, chosen)?;
-            outcomes[ask.row] = Some(Outcome::Chosen { token, logprobs: None, confident: false });
+            outcomes[ask.row] = Some(Outcome::chosen(token));
         }
         Ok(outcomes)
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use kernels::group::Group;
 
 use super::{Ends, REPORT_TIMEOUT, TAKE_TIMEOUT, WorkerConfig, WorkerError};
-use crate::batch::{Plan, Wanted};
+use crate::batch::{Plan, Scored, Wanted};
 use crate::child;
 use crate::layers::Shard;
 use crate::link::report::{Embedding, Logprobs, Outcome, PromptLogprobs, SampledTokens, StepReport};
@@ -62,10 +62,7 @@ pub(super) fn answer(
 fn follow(step: &Step, sequences: &mut Sequences) -> Result<(StepReport, usize), StepError> {
     let Plan { batch, wanted } = Plan::of(step, sequences)?;
     let nothing = Logprobs { sampled: 0.0, rank: 0, top: Vec::new() };
-    let scores = |scored: &crate::batch::Scored| PromptLogprobs {
-        id: scored.id,
-        entries: vec![nothing.clone(); scored.rows.len()],
-    };
+    let scores = |scored: &Scored| PromptLogprobs { id: scored.id, entries: vec![nothing.clone(); scored.rows.len()] };
     let pooled = wanted.pooled.iter().filter(|pooled| pooled.ends);
     let report = StepReport {
         step: step.number,
@@ -85,8 +82,7 @@ fn choose(wanted: &Wanted, sequences: &mut Sequences) -> Result<Vec<SampledToken
         let tokens: Vec<u32> = places.iter().map(|place| next(place.length)).collect();
         let right = sequences.decide(id, &tokens)?;
         sequences.append(id, tokens[right])?;
-        let chosen = |&token| Outcome::Chosen { token, logprobs: None, confident: false };
-        all.push(SampledTokens { id, outcomes: tokens[..=right].iter().map(chosen).collect() });
+        all.push(SampledTokens { id, outcomes: tokens[..=right].iter().copied().map(Outcome::chosen).collect() });
     }
     Ok(all)
 }
