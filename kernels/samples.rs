@@ -132,10 +132,13 @@ pub(crate) trait Tested: crate::Backend {
 impl Tested for crate::cpu::Cpu {
     /// By half a step, of the largest of 32 activations; an average one is half as large.
     fn rounding(&self, weight: DType) -> f32 {
+        if !crate::matmul::Packed::are_integers(weight) {
+            return 0.0;
+        }
         match self.rounding {
-            crate::cpu::Rounding::Shorts if crate::matmul::Packed::are_integers(weight) => 1.0 / 32768.0,
-            crate::cpu::Rounding::Bytes if crate::matmul::Packed::are_integers(weight) => 1.0 / 127.0,
-            _ => 0.0,
+            crate::cpu::Rounding::Nothing => 0.0,
+            crate::cpu::Rounding::Shorts => 1.0 / 32768.0,
+            crate::cpu::Rounding::Bytes => 1.0 / 127.0,
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod argv;
 mod bench;
+mod choices;
 mod commands;
 mod ignored;
 mod loading;
@@ -13,16 +14,14 @@ mod values;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{
-    ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
-    builder::{PossibleValuesParser, TypedValueParser},
-};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use workers::link::sampling::LOGPROBS_MAX;
 
 pub use self::bench::{
     AskingFlags, BenchCommand, BenchEndpoint, BenchFlags, BenchKernelsFlags, BenchLatencyFlags, BenchLinkFlags,
     BenchOverheadFlags, BenchRecoverFlags, BenchServeFlags, BenchThroughputFlags, Dataset, PromptFlags,
 };
+pub use self::choices::{Device, GuidedDecodingBackend, LogFormat, PoolingKind};
 pub use self::commands::{
     ChatFlags, CollectEnvFlags, FetchFlags, HubFlags, InspectFlags, RunBatchFlags, SamplingFlags, SelftestFlags,
     ServerFlags, SpeedSizes,
@@ -30,7 +29,7 @@ pub use self::commands::{
 pub use self::loading::{LoadingFlags, PlainName};
 pub use self::traces::TraceFlags;
 pub use self::values::Speculative;
-use self::values::{byte_count, early_stop, fraction, parser_name, speculative};
+use self::values::{activation_bits, byte_count, early_stop, fraction, parser_name, speculative};
 use crate::api::cors;
 use crate::engine::{request::EarlyStop, speculation};
 use crate::text::{reasoning::reasoning_names, tool_calls::tool_format_names};
@@ -89,58 +88,6 @@ pub struct TopFlags {
     pub api_key: Option<String>,
 }
 
-/// How lines of logs are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object each, for programs that collect them.
-    Json,
-}
-
-impl LogFormat {
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Json => "json",
-        }
-    }
-}
-
-/// Who keeps answers to a given form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum GuidedDecodingBackend {
-    /// The one there is.
-    #[value(aliases = ["xgrammar", "guidance", "llguidance", "outlines", "lm-format-enforcer"])]
-    Auto,
-    /// Nobody: such requests are refused.
-    Off,
-}
-
-/// Where the model runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    /// The best there is.
-    Auto,
-    /// The processor.
-    Cpu,
-    /// NVIDIA GPUs, one per rank.
-    Cuda,
-    /// None: prompts are answered by themselves, at once (for `bench overhead`).
-    #[value(hide = true)]
-    Null,
-}
-
-/// How the hidden states of a text become one vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PoolingKind {
-    /// The mean over all tokens.
-    Mean,
-    /// The last token's.
-    Last,
-}
-
 /// Flags of `shardwire serve`. Of a flag that is given twice the last counts, as in FastDeploy.
 #[derive(Debug, Args)]
 #[command(args_override_self = true)]
@@ -197,7 +144,7 @@ pub struct ServeFlags {
     pub max_logprobs: u32,
     /// On the CPU: bits of an activation where it is multiplied with quantized weights. 8, as llama.cpp has it, is faster with
     /// many tokens at once, and less exact.
-    #[arg(long, value_name = "8|16", default_value_t = 16, value_parser = PossibleValuesParser::new(["8", "16"]).try_map(|bits| bits.parse::<u8>()), help_heading = "Model")]
+    #[arg(long, value_name = "8|16", default_value_t = 16, value_parser = activation_bits(), help_heading = "Model")]
     pub activation_bits: u8,
     /// End a text that repeats itself (--early-stop-config says when).
     #[arg(long, help_heading = "Model")]

@@ -1,8 +1,8 @@
 //! All-reduce through shared memory.
 //!
-//! A short tensor takes one phase: every rank reads everybody's whole slot. A long one takes two: each rank sums its own
-//! part for all, then reads the others' parts, so that a rank reads `2 n` elements rather than `ranks × n`. Either way
-//! an element is summed in the order of the ranks.
+//! A short tensor takes one phase: every rank reads everybody's whole slot. Among more than two ranks a long one takes two:
+//! each rank sums its own part for all, then reads the others' parts, so that a rank reads `2 n` elements rather than
+//! `ranks × n`. Either way an element is summed in the order of the ranks.
 
 use std::ops::Range;
 
@@ -32,7 +32,7 @@ impl AllReduce for Cpu {
 pub(crate) fn all_reduce(group: &Group, x: &mut [f32]) -> Result<()> {
     let Some(mut turn) = group.turn(Collective::AllReduce)? else { return Ok(()) };
     for piece in x.chunks_mut(Turn::<f32>::WORDS_MAX) {
-        if size_of_val(piece) <= ONE_PHASE_BYTES_MAX {
+        if group.world_size() == 2 || size_of_val(piece) <= ONE_PHASE_BYTES_MAX {
             reduce_at_once(&mut turn, group, piece)?;
         } else {
             reduce_by_parts(&mut turn, group, piece)?;
@@ -44,7 +44,7 @@ pub(crate) fn all_reduce(group: &Group, x: &mut [f32]) -> Result<()> {
 fn reduce_at_once(turn: &mut Turn<'_, f32>, group: &Group, piece: &mut [f32]) -> Result<()> {
     turn.slot(piece.len()).copy_from_slice(piece);
     let slots = turn.meet(piece.len())?;
-    sum(&slots, group.world_size(), 0..piece.len(), piece);
+    sum(&slots, group, 0..piece.len(), piece);
     Ok(())
 }
 
@@ -53,7 +53,7 @@ fn reduce_by_parts(turn: &mut Turn<'_, f32>, group: &Group, piece: &mut [f32]) -
     let part = |rank: usize| words * rank / group.world_size()..words * (rank + 1) / group.world_size();
     let own = part(group.rank());
     turn.slot(words).copy_from_slice(piece);
-    sum(&turn.meet(words)?, group.world_size(), own.clone(), &mut piece[own.clone()]);
+    sum(&turn.meet(words)?, group, own.clone(), &mut piece[own.clone()]);
     turn.slot(own.len()).copy_from_slice(&piece[own]);
     let slots = turn.meet(words)?;
     for rank in (0..group.world_size()).filter(|&rank| rank != group.rank()) {
@@ -62,11 +62,15 @@ fn reduce_by_parts(turn: &mut Turn<'_, f32>, group: &Group, piece: &mut [f32]) -
     Ok(())
 }
 
-/// `out` becomes the sum of every rank's elements `range`, rank 0's first.
-fn sum(slots: &Slots<'_, f32>, ranks: usize, range: Range<usize>, out: &mut [f32]) {
-    out.copy_from_slice(&slots.of(0)[range.clone()]);
-    for rank in 1..ranks {
-        for (sum, value) in out.iter_mut().zip(&slots.of(rank)[range.clone()]) {
+/// `own`, this rank's elements `range`, become the sum of every rank's, rank 0's first.
+fn sum(slots: &Slots<'_, f32>, group: &Group, range: Range<usize>, own: &mut [f32]) {
+    // The first two can be added to each other in either order: one of them need not be read again.
+    let first = group.rank().min(1);
+    if group.rank() > first {
+        own.copy_from_slice(&slots.of(first)[range.clone()]);
+    }
+    for rank in (0..group.world_size()).filter(|&rank| rank != first) {
+        for (sum, value) in own.iter_mut().zip(&slots.of(rank)[range.clone()]) {
             *sum += value;
         }
     }

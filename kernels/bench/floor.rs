@@ -22,6 +22,8 @@ pub enum Arithmetic {
     F32,
     /// 16-bit integers, summed in 32-bit ones.
     Int16,
+    /// Bytes, summed in 32-bit integers.
+    Int8,
 }
 
 /// Where operands lie before a run.
@@ -44,6 +46,8 @@ pub enum Bound {
     F32,
     /// Products of 16-bit integers.
     Int16,
+    /// Products of bytes.
+    Int8,
 }
 
 /// The least time, and why.
@@ -73,6 +77,7 @@ impl Bound {
             Bound::Cache => "cache",
             Bound::F32 => "f32",
             Bound::Int16 => "int16",
+            Bound::Int8 => "int8",
         }
     }
 }
@@ -87,6 +92,7 @@ impl Peaks {
         let (peak, operations_bound) = match work.arithmetic {
             Arithmetic::F32 => (self.f32, Bound::F32),
             Arithmetic::Int16 => (self.int16, Bound::Int16),
+            Arithmetic::Int8 => self.int8.map_or((self.int16, Bound::Int16), |int8| (int8.peak, Bound::Int8)),
         };
         let moving = Floor { seconds: work.bytes as f64 / bandwidth, bound: bytes_bound };
         let computing = Floor { seconds: work.operations as f64 / peak, bound: operations_bound };
@@ -97,18 +103,26 @@ impl Peaks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::Int8Peak;
 
     #[test]
     fn the_floor_is_the_slower_of_moving_and_computing() {
         let peaks = Peaks { memory: 20e9, cache: 200e9, f32: 100e9, int16: 400e9, int8: None };
-        let check = |bytes, operations, arithmetic, state, seconds: f64, bound| {
+        let with_bytes = Peaks { int8: Some(Int8Peak { instructions: "some", peak: 800e9 }), ..peaks };
+        let check_on = |peaks: Peaks, bytes, operations, arithmetic, state, seconds: f64, bound| {
             let floor = peaks.floor(&Work { bytes, operations, arithmetic, state });
             assert!(floor.bound == bound && (floor.seconds - seconds).abs() < 1e-12, "{floor:?}");
+        };
+        let check = |bytes, operations, arithmetic, state, seconds, bound| {
+            check_on(peaks, bytes, operations, arithmetic, state, seconds, bound);
         };
         check(20_000_000, 0, Arithmetic::F32, State::Cold, 1e-3, Bound::Memory);
         check(20_000_000, 0, Arithmetic::F32, State::Warm, 1e-4, Bound::Cache);
         check(20_000_000, 200_000_000, Arithmetic::F32, State::Cold, 2e-3, Bound::F32);
         check(20_000_000, 200_000_000, Arithmetic::Int16, State::Cold, 1e-3, Bound::Memory);
         check(20_000_000, 800_000_000, Arithmetic::Int16, State::Cold, 2e-3, Bound::Int16);
+        // Who has no products of bytes multiplies them as wider integers.
+        check(20_000_000, 1_600_000_000, Arithmetic::Int8, State::Cold, 4e-3, Bound::Int16);
+        check_on(with_bytes, 20_000_000, 1_600_000_000, Arithmetic::Int8, State::Cold, 2e-3, Bound::Int8);
     }
 }

@@ -9,10 +9,10 @@ use super::{
 use crate::{
     DType, Matrix,
     conformance::fault_of,
-    cpu::Cpu,
+    cpu::{Cpu, Rounding},
     matmul::{MatMul, Packed, assert_near, reference, tolerance},
     memory::Memory,
-    samples::Samples,
+    samples::{Samples, Tested},
 };
 
 const FORMATS: [DType; 12] = [
@@ -61,8 +61,12 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// What the device computes products of a format in, whatever it stores.
-fn arithmetic(dtype: DType) -> Arithmetic {
-    if Packed::are_integers(dtype) { Arithmetic::Int16 } else { Arithmetic::F32 }
+fn arithmetic(cpu: &Cpu, dtype: DType) -> Arithmetic {
+    match cpu.rounding {
+        Rounding::Shorts if Packed::are_integers(dtype) => Arithmetic::Int16,
+        Rounding::Bytes if Packed::are_integers(dtype) => Arithmetic::Int8,
+        _ => Arithmetic::F32,
+    }
 }
 
 impl Product {
@@ -85,7 +89,11 @@ impl Product {
         });
         let bytes = dtype.bytes_of(inputs * outputs) + 4 * rows * (inputs + outputs);
         let operations = 2 * rows * inputs * outputs;
-        Outcome { fault, timing, work: Work { bytes, operations, arithmetic: arithmetic(dtype), state: State::Cold } }
+        Outcome {
+            fault,
+            timing,
+            work: Work { bytes, operations, arithmetic: arithmetic(cpu, dtype), state: State::Cold },
+        }
     }
 
     fn matrices(self, arena: &Arena) -> impl Iterator<Item = Matrix> {
@@ -103,7 +111,8 @@ impl Product {
         let found: Vec<f32> = some_rows.iter().flat_map(of_row).map(|(row, output)| product.row(row)[output]).collect();
         let x: Vec<f32> = some_rows.iter().flat_map(|&row| values[row * inputs..][..inputs].to_vec()).collect();
         let parts: Vec<Matrix> = some_outputs.iter().map(|&output| matrix.row_range(output..output + 1)).collect();
-        assert_near(&found, &reference(&x, &parts, None), tolerance(inputs), "matmul");
+        let tolerance = tolerance(inputs) + cpu.rounding(matrix.dtype());
+        assert_near(&found, &reference(&x, &parts, None), tolerance, "matmul");
     }
 }
 

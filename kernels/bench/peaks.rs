@@ -5,7 +5,7 @@ use std::{array, hint::black_box, time::Duration};
 use super::{Timing, caches::cold_bytes};
 use crate::cpu::{
     Cpu, Floats,
-    simd::{self, Kernel, LANES, Simd},
+    simd::{self, Kernel, LANES, Simd, Wide},
 };
 
 /// What a device's threads reach together: the best of some runs, so that neighbours do little harm.
@@ -19,7 +19,7 @@ pub struct Peaks {
     pub f32: f64,
     /// Those of 16-bit integers, as packed weights are multiplied.
     pub int16: f64,
-    /// Those of bytes, where there are instructions for them; no kernel uses them.
+    /// Those of bytes, where there are instructions for them; kernels use those of AVX-512.
     pub int8: Option<Int8Peak>,
 }
 
@@ -36,9 +36,10 @@ pub struct Int8Peak {
 const STRETCH: usize = 1 << 20;
 /// Bytes that stay in a core's second cache, and leave the first.
 const IN_CACHE: usize = 128 << 10;
-/// How often a thread reads them, and how many rounds of products it does, before it looks for the next item.
+/// How often a thread reads them, and how many products of vectors it makes, before it looks for the next item.
 const PASSES: usize = 256;
-const ROUNDS: usize = 40_000;
+const STEPS: usize = 480_000;
+const ROUNDS: usize = STEPS / 12;
 
 /// Every share is told by these: they get at least so much time each, to find the machine at its best.
 const TIME_MIN: Duration = Duration::from_millis(300);
@@ -49,19 +50,31 @@ pub(super) fn measure(cpu: &Cpu, time: Duration) -> Peaks {
     Peaks {
         memory: memory(cpu, time),
         cache: cache(cpu, time),
-        f32: of_items(cpu, time, ROUNDS * CHAINS * 2 * LANES, || {
-            black_box(isa.run(Multiply { rounds: ROUNDS, factor: black_box(0.999_999) }));
+        f32: of_items(cpu, time, STEPS * 2 * SIDE, || {
+            black_box(isa.run(Multiply { factor: black_box(0.999_999) }));
         }),
-        int16: of_items(cpu, time, ROUNDS * CHAINS * 4 * LANES, || {
-            black_box(isa.run(MultiplyPairs { rounds: ROUNDS, factor: black_box(3) }));
+        int16: of_items(cpu, time, STEPS * 4 * SIDE, || {
+            black_box(isa.run(MultiplyIntegers::<false> { factor: black_box(3) }));
         }),
-        int8: simd::ByteDots::detect().map(|dots| Int8Peak {
-            instructions: dots.instructions,
-            peak: of_items(cpu, time, ROUNDS * dots.operations, || {
-                black_box((dots.run)(ROUNDS));
-            }),
-        }),
+        int8: int8(cpu, time),
     }
+}
+
+/// Of the instruction that kernels use, or of what the machine has where it lacks that.
+fn int8(cpu: &Cpu, time: Duration) -> Option<Int8Peak> {
+    let isa = cpu.isa;
+    if isa.run(DotsQuads) {
+        let peak = of_items(cpu, time, STEPS * 8 * SIDE, || {
+            black_box(isa.run(MultiplyIntegers::<true> { factor: black_box(3) }));
+        });
+        return Some(Int8Peak { instructions: "avx512-vnni", peak });
+    }
+    simd::ByteDots::detect().map(|dots| Int8Peak {
+        instructions: dots.instructions,
+        peak: of_items(cpu, time, ROUNDS * dots.operations, || {
+            black_box((dots.run)(ROUNDS));
+        }),
+    })
 }
 
 fn memory(cpu: &Cpu, time: Duration) -> f64 {
@@ -127,12 +140,21 @@ impl Kernel for Read<'_> {
     }
 }
 
-/// Chains of multiply-adds that do not wait for each other: as many as hide the latency, and registers hold.
-const CHAINS: usize = 12;
+/// Lanes of the vectors that products are made in.
+const SIDE: usize = 16;
+
+/// Calls a sum over chains that do not wait for each other: as many as hide a product's latency, and registers hold.
+macro_rules! in_chains {
+    ($simd:ident, $self:ident.$sum:ident($value:ident)) => {
+        match $simd::Wide::REGISTERS {
+            1 => $self.$sum::<$simd, 12>($value),
+            _ => $self.$sum::<$simd, 6>($value),
+        }
+    };
+}
 
 /// Multiply-adds in registers.
 struct Multiply {
-    rounds: usize,
     factor: f32,
 }
 
@@ -141,50 +163,82 @@ impl Kernel for Multiply {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f32 {
-        let (factor, term) = (simd.splat(self.factor), simd.splat(1e-7));
-        let starts: [f32; CHAINS] = array::from_fn(|chain| chain as f32 * 1e-3);
-        let mut chains = [term; CHAINS];
-        for i in 0..CHAINS {
-            chains[i] = simd.splat(starts[i]);
-        }
-        for _ in 0..self.rounds {
-            for chain in &mut chains {
-                *chain = simd.fma(*chain, factor, term);
-            }
-        }
-        total(simd, &chains)
+        in_chains!(S, self.sum(simd))
     }
 }
 
-/// Products of pairs of 16-bit integers in registers.
-struct MultiplyPairs {
-    rounds: usize,
+impl Multiply {
+    #[inline(always)]
+    fn sum<S: Simd, const N: usize>(self, simd: S) -> f32 {
+        let wide = simd.wide();
+        let (factor, term) = (wide.splat(self.factor), wide.splat(1e-7));
+        let mut chains: [_; N] = array::from_fn(|chain| wide.splat(chain as f32 * 1e-3));
+        for _ in 0..STEPS / N {
+            for chain in &mut chains {
+                *chain = wide.fma(*chain, factor, term);
+            }
+        }
+        lanes(wide, &chains)
+    }
+}
+
+/// Products of integers in registers: quads of bytes, or pairs of 16-bit ones.
+struct MultiplyIntegers<const BYTES: bool> {
     factor: i32,
 }
 
-impl Kernel for MultiplyPairs {
-    type Output = i32;
+impl<const BYTES: bool> Kernel for MultiplyIntegers<BYTES> {
+    type Output = f32;
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> i32 {
-        let mut chains = [simd.splat_int(0); CHAINS];
-        let mut factor = simd.splat_int(self.factor);
-        let one = simd.splat_int(1);
-        for _ in 0..self.rounds {
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        in_chains!(S, self.sum(simd))
+    }
+}
+
+impl<const BYTES: bool> MultiplyIntegers<BYTES> {
+    #[inline(always)]
+    fn sum<S: Simd, const N: usize>(self, simd: S) -> f32 {
+        let wide = simd.wide();
+        let (mut factor, one) = (wide.splat_int(self.factor), wide.splat_int(1));
+        // They begin differently, or the compiler would see that they are the same.
+        let mut chains: [_; N] = array::from_fn(|chain| wide.splat_int(chain as i32));
+        for _ in 0..STEPS / N {
             for chain in &mut chains {
-                *chain = simd.add_int(*chain, simd.dot_pairs(*chain, factor));
+                *chain = match BYTES {
+                    true => wide.dot_quads(*chain, factor, one),
+                    false => wide.add_int(*chain, wide.dot_pairs(*chain, factor)),
+                };
             }
             // Others each time, so that no product can be taken out of the loop.
-            factor = simd.add_int(factor, one);
+            factor = wide.add_int(factor, one);
         }
-        let mut all = chains[0];
-        for &chain in &chains[1..] {
-            all = simd.add_int(all, chain);
-        }
-        let mut lanes = [0; LANES];
-        simd.store_int(all, &mut lanes);
-        lanes.iter().fold(0, |sum, lane| i32::wrapping_add(sum, *lane))
+        lanes(wide, &chains.map(|chain| wide.float(chain)))
     }
+}
+
+/// Whether kernels multiply bytes.
+struct DotsQuads;
+
+impl Kernel for DotsQuads {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> bool {
+        S::DOTS_QUADS
+    }
+}
+
+/// The sum of all lanes.
+#[inline(always)]
+fn lanes<W: Wide>(wide: W, sums: &[W::F]) -> f32 {
+    let mut all = wide.splat(0.0);
+    for &sum in sums {
+        all = wide.add(all, sum);
+    }
+    let mut lanes = [0.0; SIDE];
+    wide.store(all, &mut lanes);
+    lanes.iter().sum()
 }
 
 #[inline(always)]

@@ -27,7 +27,7 @@ pub(crate) use self::{
 use self::{
     direct::Direct,
     halves::{Halves, HalvesProduct},
-    packed::{Integers, PackedProduct},
+    packed::{Integers, MANY_ROWS, OUTPUTS_OF_MANY, PackedProduct},
     panel::{PANEL_ROWS, SIDE, panel_outputs},
     with_format::with_format,
 };
@@ -103,8 +103,14 @@ impl Cpu {
     fn grain(&self, rows: usize, weight: &Weight) -> usize {
         let multiply_adds = rows * weight.outputs() * weight.inputs();
         if weight.has_packed() {
-            let items = if multiply_adds < 64 * 1024 { 1 } else { self.team.threads() * 8 };
-            return weight.outputs().div_ceil(items).next_multiple_of(PACKED_SIDE);
+            if multiply_adds < 64 * 1024 {
+                return weight.outputs().next_multiple_of(PACKED_SIDE);
+            }
+            let even = weight.outputs().div_ceil(self.team.threads() * 8);
+            return match rows {
+                MANY_ROWS.. => (even / OUTPUTS_OF_MANY).max(1) * OUTPUTS_OF_MANY,
+                _ => even.next_multiple_of(PACKED_SIDE),
+            };
         }
         if self.team.threads() == 1 || multiply_adds < 64 * 1024 {
             return if rows < PANEL_ROWS { weight.outputs().max(1) } else { panel_outputs(weight.inputs()) };
@@ -308,7 +314,7 @@ mod tests {
     fn check_company_of(instructions: Instructions, rounding: Rounding, dtype: DType, columns: usize) {
         let mut samples = Samples::new(7);
         let parts = vec![samples.matrix(dtype, 203, columns), samples.matrix(dtype, 2, columns)];
-        let x = samples.floats(40 * columns);
+        let x = samples.floats(130 * columns);
         let solo = |threads| Cpu::that_rounds(threads, instructions, rounding);
         let alone = solo(1);
         let weight = alone.weight(parts).unwrap();
@@ -319,7 +325,7 @@ mod tests {
         }
         for threads in [1, 2, 5] {
             let cpu = solo(threads);
-            for rows in (1..=13).chain([40]) {
+            for rows in (1..=13).chain([40, 130]) {
                 let x = cpu.tensor(rows, columns, &x[..rows * columns]).unwrap();
                 let product = cpu.matmul(&x, &weight, None).unwrap();
                 let equal = product.data().iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
-use workers::bench::kernels::{self, Bench, Case, CpuConfig, Measurement, Peaks};
+use workers::bench::kernels::{self, Bench, Case, CpuConfig, Measurement, Peaks, Rounding};
 
 use super::sheet::Sheet;
 use crate::{
@@ -27,7 +27,7 @@ pub fn run(flags: &BenchKernelsFlags) -> ExitCode {
 fn measure(flags: &BenchKernelsFlags) -> Result<ExitCode, String> {
     let cases = wanted(kernels::cases(), flags.filter.as_deref())?;
     let sheet = Sheet::open(flags.json.as_deref())?;
-    let device = device(flags.threads);
+    let device = device(flags);
     let cores = device.cores.clone();
     let bench = Bench::new(device, flags.seconds);
     println!("{}, {}", bench.name(), told(&cores));
@@ -51,12 +51,13 @@ fn measure(flags: &BenchKernelsFlags) -> Result<ExitCode, String> {
 }
 
 /// The threads and cores of a lone rank, as `serve` would start it.
-fn device(threads: Option<u16>) -> CpuConfig {
-    let plan = CorePlan::new(1, threads.map(usize::from), &AvailableCores::of_this_process());
+fn device(flags: &BenchKernelsFlags) -> CpuConfig {
+    let plan = CorePlan::new(1, flags.threads.map(usize::from), &AvailableCores::of_this_process());
     CpuConfig {
         threads: plan.threads_per_rank,
         cores: plan.cores.into_iter().next().unwrap_or_default(),
         spin: plan.spin,
+        rounding: if flags.activation_bits == 8 { Rounding::Bytes } else { Rounding::Shorts },
         ..CpuConfig::default()
     }
 }

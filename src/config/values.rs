@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::{Map, Value};
 use workers::link::step::DRAFT_MAX;
 
@@ -29,6 +30,11 @@ pub fn byte_count(text: &str) -> Result<u64, String> {
         return Err("must be at least one byte and at most 1024 P".to_owned());
     }
     Ok(bytes as u64)
+}
+
+/// Bits of an activation: `8` or `16`.
+pub fn activation_bits() -> impl TypedValueParser<Value = u8> {
+    PossibleValuesParser::new(["8", "16"]).try_map(|bits| bits.parse())
 }
 
 /// A share in `0 < x <= 1`.

@@ -12,7 +12,7 @@ pub(crate) struct ByteDots {
 }
 
 impl ByteDots {
-    /// The best that this machine has, in vectors of 256 bits.
+    /// The best that this machine has in vectors of 256 bits, AVX-512 left aside: kernels have products of bytes in that.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn detect() -> Option<Self> {
         x86::detect()
@@ -43,10 +43,6 @@ mod x86 {
         if is_x86_feature_detected!("avxvnni") {
             // SAFETY: just detected.
             return dots("avx-vnni", |rounds| unsafe { avx_vnni(rounds) });
-        }
-        if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl") {
-            // SAFETY: just detected.
-            return dots("avx512-vnni", |rounds| unsafe { avx512_vnni(rounds) });
         }
         if is_x86_feature_detected!("avx2") {
             // SAFETY: just detected.
@@ -88,11 +84,6 @@ mod x86 {
     #[target_feature(enable = "avx2,avxvnni")]
     fn avx_vnni(rounds: usize) -> i32 {
         rounds!(rounds, |chain, bytes, factor| _mm256_dpbusd_avx_epi32(chain, bytes, factor))
-    }
-
-    #[target_feature(enable = "avx2,avx512vnni,avx512vl")]
-    fn avx512_vnni(rounds: usize) -> i32 {
-        rounds!(rounds, |chain, bytes, factor| _mm256_dpbusd_epi32(chain, bytes, factor))
     }
 
     #[cfg(test)]

@@ -19,6 +19,7 @@
 //! any company.
 
 mod layout;
+mod many;
 mod multiply;
 mod rounded;
 
@@ -46,6 +47,10 @@ pub(crate) const SIDE: usize = 16;
 pub(super) const ROWS: usize = 4;
 /// So many rows of activations stay in a core's second-level cache while weights pass by.
 const ROWS_AT_ONCE: usize = 64;
+/// From so many rows on a group's weights are kept in registers, where these suffice, while all rows pass.
+pub(crate) const MANY_ROWS: usize = 8;
+/// Outputs that are multiplied together then: parts of a product are best multiples of them.
+pub(crate) const OUTPUTS_OF_MANY: usize = many::SIDES * SIDE;
 
 /// A stored matrix, rearranged: side by side sixteen outputs after sixteen, of these the inputs span by span.
 pub(crate) struct Integers {

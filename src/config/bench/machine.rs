@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
+use crate::config::values::activation_bits;
+
 /// Flags of `shardwire bench kernels`.
 #[derive(Debug, Args)]
 pub struct BenchKernelsFlags {
@@ -16,6 +18,9 @@ pub struct BenchKernelsFlags {
     /// How long each case is measured; a few runs are made in any case.
     #[arg(long, value_name = "S", default_value = "0.2", value_parser = seconds)]
     pub seconds: Duration,
+    /// Bits of an activation where it is multiplied with quantized weights, as in `serve`.
+    #[arg(long, value_name = "8|16", default_value_t = 16, value_parser = activation_bits())]
+    pub activation_bits: u8,
     /// A file for all figures, written at the end.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

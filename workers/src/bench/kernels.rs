@@ -4,7 +4,7 @@ mod choosing;
 
 pub use kernels::{
     bench::{Arithmetic, Bench, Bound, Case, Floor, Int8Peak, Measurement, Peaks, State, Timing, Work},
-    cpu::CpuConfig,
+    cpu::{CpuConfig, Rounding},
 };
 
 use crate::selftest::quietly;

@@ -6,10 +6,16 @@
 //! bits, the lower four are nibbles, and the upper two of four quads share the bytes of another vector.
 
 use super::{GROUP, QUADS, SIDE, rounded::Head};
-use crate::{cpu::simd::Wide, matmul::formats::unpack_six_bits};
+use crate::{
+    cpu::simd::{Simd, Wide},
+    matmul::formats::unpack_six_bits,
+};
 
 /// A byte's sign: once it counts as a part of its value, that is larger by 128.
 const SIGN: u8 = 128;
+
+/// How far ahead of the weights being read others are asked for.
+const PREFETCH_BYTES: usize = 2048;
 
 /// How quants are packed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -308,6 +314,15 @@ impl Layout for WInt4G32 {
     #[inline(always)]
     fn head<W: Wide>(wide: W, span: &[u8], _: usize) -> (W::F, W::F) {
         scale_and_offset(wide, span)
+    }
+}
+
+/// Asks for as many bytes of weights as the span's group `part` has, some way behind it.
+#[inline(always)]
+pub(super) fn ask_ahead<S: Simd, L: Layout>(simd: S, span: &[u8], part: usize) {
+    let bytes = L::BYTES / L::SPAN;
+    for line in (part * bytes..(part + 1) * bytes).step_by(64) {
+        simd.prefetch(span.as_ptr().wrapping_add(PREFETCH_BYTES + line));
     }
 }
 

@@ -3,13 +3,12 @@
 use std::{marker::PhantomData, ops::Range};
 
 use super::{
-    Layout, PackedProduct, QUADS, ROWS, SIDE,
+    Layout, MANY_ROWS, PackedProduct, QUADS, ROWS, SIDE,
+    layout::ask_ahead,
+    many::{self, Many},
     rounded::{Head, Quads},
 };
 use crate::cpu::simd::{Kernel, Simd, Wide};
-
-/// How far ahead of the weights being read others are asked for.
-const PREFETCH_BYTES: usize = 2048;
 
 /// Rows `rows` of a product.
 pub(super) struct Multiply<'a, L> {
@@ -27,15 +26,23 @@ impl<'a, L: Layout> Multiply<'a, L> {
 impl<L: Layout> Kernel for Multiply<'_, L> {
     type Output = ();
 
-    /// Outputs outside, rows inside: sixteen outputs' weights stay in the first-level cache while all rows pass.
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         // Where products are of pairs, a byte is a short.
-        if S::DOTS_QUADS && self.product.x.bytes { self.all::<S, true>(simd) } else { self.all::<S, false>(simd) }
+        let bytes = S::DOTS_QUADS && self.product.x.bytes;
+        if many::fits::<S>() && self.rows.len() >= MANY_ROWS {
+            let many = Many::<L>::of(self.product, self.rows);
+            if bytes { many.all::<S, true, 4>(simd) } else { many.all::<S, false, 2>(simd) }
+        } else if bytes {
+            self.all::<S, true>(simd)
+        } else {
+            self.all::<S, false>(simd)
+        }
     }
 }
 
 impl<L: Layout> Multiply<'_, L> {
+    /// Outputs outside, rows inside: sixteen outputs' weights stay in the first-level cache while all rows pass.
     #[inline(always)]
     fn all<S: Simd, const BYTES: bool>(&self, simd: S) {
         for output in self.product.outputs.clone().step_by(SIDE) {
@@ -56,28 +63,19 @@ impl<L: Layout> Multiply<'_, L> {
     fn some<S: Simd, const BYTES: bool, const M: usize>(&self, simd: S, output: usize, row: usize) -> usize {
         let (wide, is_first) = (simd.wide(), row == self.rows.start);
         let PackedProduct { x, picked, weight, outputs, place } = self.product;
-        let (rounded, side) = (*x, weight.side(output));
-        let mut x: [(&[Quads], &[Head]); M] = [(&[], &[]); M];
-        for (index, own) in x.iter_mut().enumerate() {
-            *own = rounded.row(picked.at(row + index));
-        }
-        let groups = x[0].0.len();
-        assert!(
-            x.iter().all(|(quads, heads)| quads.len() == groups && heads.len() == groups),
-            "rows of as many groups"
-        );
-        assert!(side.len() == groups / L::SPAN * L::BYTES, "weights of as many groups");
+        let (blocks, side) = (x.layout(), weight.side(output));
+        let x: [(&[Quads], &[Head]); M] = std::array::from_fn(|m| x.from(blocks.first(picked.at(row + m))));
+        assert!(side.len() == blocks.groups / L::SPAN * L::BYTES, "weights of as many groups");
         let mut chains = [wide.splat(0.0); M];
         for (index, span) in side.chunks_exact(L::BYTES).enumerate() {
             for part in 0..L::SPAN {
                 if is_first {
-                    let bytes = L::BYTES / L::SPAN;
-                    for line in (part * bytes..(part + 1) * bytes).step_by(64) {
-                        simd.prefetch(span.as_ptr().wrapping_add(PREFETCH_BYTES + line));
-                    }
+                    ask_ahead::<S, L>(simd, span, part);
                 }
+                let at = blocks.later(index * L::SPAN + part);
+                let group = std::array::from_fn(|m| (&x[m].0[at], &x[m].1[at]));
                 for piece in 0..L::PIECES {
-                    add_piece::<S, L, BYTES, M>(simd, span, [part, piece], index * L::SPAN + part, x, &mut chains);
+                    add_piece::<S, L, BYTES, M>(simd, span, [part, piece], group, &mut chains);
                 }
             }
         }
@@ -91,29 +89,28 @@ impl<L: Layout> Multiply<'_, L> {
     }
 }
 
-/// Adds to each row's chain what a piece of the span's group `part` gives, which is group `group` of the row. Where `BYTES`,
+/// Adds to each row's chain what a piece of the span's group `part` gives, which is group `x` of the row. Where `BYTES`,
 /// the upper bytes of activations are known to be none.
 #[inline(always)]
 fn add_piece<S: Simd, L: Layout, const BYTES: bool, const M: usize>(
     simd: S,
     span: &[u8],
     [part, piece]: [usize; 2],
-    group: usize,
-    x: [(&[Quads], &[Head]); M],
+    x: [(&Quads, &Head); M],
     chains: &mut [<S::Wide as Wide>::F; M],
 ) {
     let wide = simd.wide();
     let mut uppers = [wide.splat_int(0); M];
     let mut sums = uppers;
     for m in 0..M {
-        sums[m] = wide.splat_int(L::start(&x[m].1[group], piece));
+        sums[m] = wide.splat_int(L::start(x[m].1, piece));
     }
     for both in piece * QUADS / 2 / L::PIECES..(piece + 1) * QUADS / 2 / L::PIECES {
         for (quad, quants) in L::quads(wide, span, part, both).into_iter().enumerate() {
             let (half, at) = (both / 2, both % 2 * 2 + quad);
             // By indices: of arrays lent to iterators the compiler keeps nothing in registers.
             for m in 0..M {
-                let [first, second] = &x[m].0[group][half];
+                let [first, second] = &x[m].0.0[half];
                 let (first, second) = (wide.splat_int(first[at]), wide.splat_int(second[at]));
                 if S::DOTS_QUADS {
                     if !BYTES {
@@ -130,7 +127,7 @@ fn add_piece<S: Simd, L: Layout, const BYTES: bool, const M: usize>(
     }
     let (scale, offset) = L::head(wide, span, part * L::PIECES + piece);
     for m in 0..M {
-        let head = &x[m].1[group];
+        let head = x[m].1;
         let mut sum = sums[m];
         if S::DOTS_QUADS && !BYTES {
             sum = wide.add_int(sum, wide.shift_left::<8>(uppers[m]));

@@ -1,6 +1,6 @@
 //! Activations as integers of 16 bits, or of 8, 32 with a scale of their own.
 
-use super::{GROUP, QUADS};
+use super::{GROUP, QUADS, ROWS_AT_ONCE};
 use crate::cpu::{
     Split, Tensor,
     simd::{Isa, Kernel, LANES, Simd},
@@ -16,21 +16,26 @@ const LEAST: f32 = 1e-30;
 /// What converting an element costs a thread, roughly: only sharing among threads depends on it.
 const NANOSECONDS: f64 = 0.4;
 
-/// Rows of activations, `[rows][groups]`.
+/// Rows of activations, `[blocks][groups][rows of a block]`: where many rows pass by a group's weights, their groups are
+/// neighbours in memory; a lone row's are so, too.
 #[derive(Default)]
 pub(crate) struct Rounded {
     groups: usize,
+    /// Rows of a block.
+    block: usize,
     /// Whether integers have 8 bits.
     pub(super) bytes: bool,
-    pub(super) quads: Vec<Quads>,
-    pub(super) heads: Vec<Head>,
+    quads: Vec<Quads>,
+    heads: Vec<Head>,
 }
 
 /// A group's integers by fours, in two halves: of each four the first factor of its product, then of each the second. These
 /// are their upper bytes and their lower ones, or, without [`Simd::DOTS_QUADS`], the first and third and the second and
 /// fourth. (Factors that are needed together must not be neighbours: the compiler would load both as one number, and take
-/// them apart again at great cost.)
-pub(super) type Quads = [[[i32; QUADS / 2]; 2]; 2];
+/// them apart again at great cost.) All of it is one line of the cache.
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+pub(super) struct Quads(pub(super) [[[i32; QUADS / 2]; 2]; 2]);
 
 /// What a group of activations has in common.
 #[derive(Clone, Copy, Default)]
@@ -53,45 +58,79 @@ impl Rounded {
     pub(crate) fn convert(&mut self, x: &Tensor, bytes: bool, isa: Isa, team: &Team) {
         let (rows, columns) = (x.rows(), x.columns());
         assert!(columns.is_multiple_of(GROUP), "whole groups");
-        let groups = columns / GROUP;
-        (self.groups, self.bytes) = (groups, bytes);
+        // Blocks of about as many rows each.
+        let blocks = rows.div_ceil(ROWS_AT_ONCE).max(1);
+        (self.groups, self.block, self.bytes) = (columns / GROUP, rows.div_ceil(blocks).max(1), bytes);
         let largest = if bytes { LARGEST_BYTE } else { LARGEST_SHORT };
-        self.quads.resize(rows * groups, Quads::default());
-        self.heads.resize(rows * groups, Head::default());
+        let count = blocks * self.block * self.groups;
+        self.quads.resize(count, Quads::default());
+        self.heads.resize(count, Head::default());
+        let layout = self.layout();
         let (quads, heads) = (Split::new(&mut self.quads), Split::new(&mut self.heads));
         let grain = rows.div_ceil(4 * team.threads()).max(1);
         team.share(rows.div_ceil(grain), NANOSECONDS * (grain * columns) as f64, |item| {
             for row in item * grain..rows.min((item + 1) * grain) {
-                let own = row * groups..(row + 1) * groups;
-                // SAFETY: each row is one item's.
-                let (quads, heads) = unsafe { (quads.part(own.clone()), heads.part(own)) };
-                isa.run(Convert { values: x.row(row), largest, quads, heads });
+                let place = |group: usize| {
+                    let at = layout.first(row) + layout.later(group);
+                    // SAFETY: each row is one item's, and the groups of each lie apart.
+                    unsafe { (&mut quads.part(at..at + 1)[0], &mut heads.part(at..at + 1)[0]) }
+                };
+                isa.run(Convert { values: x.row(row), largest, place });
             }
         });
     }
 
-    /// A row's groups.
+    /// Where a row's groups are.
     #[inline(always)]
-    pub(super) fn row(&self, row: usize) -> (&[Quads], &[Head]) {
-        let own = row * self.groups..(row + 1) * self.groups;
-        (&self.quads[own.clone()], &self.heads[own])
+    pub(super) fn layout(&self) -> Blocks {
+        Blocks { groups: self.groups, rows: self.block }
+    }
+
+    /// Groups from this place on: what [`Blocks`] says.
+    #[inline(always)]
+    pub(super) fn from(&self, place: usize) -> (&[Quads], &[Head]) {
+        (&self.quads[place..], &self.heads[place..])
     }
 }
 
-struct Convert<'a> {
-    values: &'a [f32],
-    largest: f32,
-    quads: &'a mut [Quads],
-    heads: &'a mut [Head],
+/// How rows lie in memory.
+#[derive(Clone, Copy)]
+pub(super) struct Blocks {
+    /// Groups of a row.
+    pub(super) groups: usize,
+    /// Rows of a block.
+    rows: usize,
 }
 
-impl Kernel for Convert<'_> {
+impl Blocks {
+    /// Where a row's first group is.
+    #[inline(always)]
+    pub(super) fn first(self, row: usize) -> usize {
+        row / self.rows * self.rows * self.groups + row % self.rows
+    }
+
+    /// How far behind its first one group `group` of a row is.
+    #[inline(always)]
+    pub(super) fn later(self, group: usize) -> usize {
+        group * self.rows
+    }
+}
+
+/// `place` gives where a group goes; each is asked for once.
+struct Convert<'a, P> {
+    values: &'a [f32],
+    largest: f32,
+    place: P,
+}
+
+impl<'p, P: Fn(usize) -> (&'p mut Quads, &'p mut Head)> Kernel for Convert<'_, P> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let groups = self.values.as_chunks::<GROUP>().0;
-        for ((values, quads), head) in groups.iter().zip(self.quads).zip(self.heads) {
+        for (group, values) in groups.iter().enumerate() {
+            let (quads, head) = (self.place)(group);
             let eights = values.as_chunks::<LANES>().0;
             let mut most = simd.splat(0.0);
             for eight in eights {
@@ -107,7 +146,7 @@ impl Kernel for Convert<'_> {
                 let [low, high] = [simd.mul(simd.load(&eights[0]), inverse), simd.mul(simd.load(&eights[1]), inverse)];
                 let shorts = simd.shorts(low, high);
                 let own = if S::DOTS_QUADS { simd.split_quads(shorts) } else { simd.pair_quads(shorts) };
-                let to = quads[half].as_flattened_mut();
+                let to = quads.0[half].as_flattened_mut();
                 simd.store_int(own, to.try_into().expect("four quads"));
                 let mut sums = [0; LANES];
                 simd.store_int(simd.dot_pairs(shorts, simd.splat_int(0x0001_0001)), &mut sums);

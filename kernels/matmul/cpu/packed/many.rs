@@ -1,0 +1,171 @@
+//! The arithmetic for many rows: a group's weights stay in registers while all rows pass.
+//!
+//! What is done for weights alone – unpacked, scales decoded – is done once for all rows then, and an activation that is
+//! loaded is multiplied with thirty-two outputs. Sums wait in the first-level cache for the next group. Their terms are those
+//! of [`Multiply`](super::multiply::Multiply), in the same order.
+
+use std::{marker::PhantomData, ops::Range};
+
+use super::{
+    Layout, PackedProduct, QUADS, ROWS_AT_ONCE, SIDE,
+    layout::ask_ahead,
+    rounded::{Head, Quads},
+};
+use crate::cpu::simd::{Simd, Wide};
+
+/// Sixteens of outputs that are multiplied together.
+pub(super) const SIDES: usize = 2;
+
+/// Whether registers hold a group's weights, and what is needed beside them.
+pub(super) const fn fits<S: Simd>() -> bool {
+    S::DOTS_QUADS && S::Wide::REGISTERS == 1 && S::REGISTERS == 32
+}
+
+/// Rows `rows` of a product, at most [`ROWS_AT_ONCE`].
+pub(super) struct Many<'a, L> {
+    product: &'a PackedProduct<'a>,
+    rows: Range<usize>,
+    layout: PhantomData<L>,
+}
+
+/// The sums of a row, of `N` sides.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Sums<const N: usize>([[f32; SIDE]; N]);
+
+/// Weights of a group: quads of its inputs, scales and offsets of its pieces.
+struct Group<W: Wide, const N: usize> {
+    quads: [[W::I; QUADS]; N],
+    heads: [[(W::F, W::F); MOST_PIECES]; N],
+}
+
+/// Pieces that a group has at most.
+const MOST_PIECES: usize = 2;
+
+impl<'a, L: Layout> Many<'a, L> {
+    pub(super) fn of(product: &'a PackedProduct<'a>, rows: Range<usize>) -> Self {
+        assert!(rows.len() <= ROWS_AT_ONCE, "rows whose sums have a place");
+        Self { product, rows, layout: PhantomData }
+    }
+
+    /// All outputs, of `M` rows side by side: as many as registers have sums for, so that products wait for each other less.
+    /// Where `BYTES`, the upper bytes of activations are known to be none.
+    #[inline(always)]
+    pub(super) fn all<S: Simd, const BYTES: bool, const M: usize>(&self, simd: S) {
+        let PackedProduct { x, picked, outputs, .. } = self.product;
+        let mut first = [0; ROWS_AT_ONCE];
+        for (first, row) in first.iter_mut().zip(self.rows.clone()) {
+            *first = x.layout().first(picked.at(row));
+        }
+        let first = &first[..self.rows.len()];
+        for output in outputs.clone().step_by(SIDES * SIDE) {
+            if outputs.end - output > SIDE {
+                self.some::<S, BYTES, M, SIDES>(simd, output, first);
+            } else {
+                self.some::<S, BYTES, M, 1>(simd, output, first);
+            }
+        }
+    }
+
+    /// `N` sides of outputs from `output` on; the groups of a row begin at `first`.
+    #[inline(always)]
+    fn some<S: Simd, const BYTES: bool, const M: usize, const N: usize>(
+        &self,
+        simd: S,
+        output: usize,
+        first: &[usize],
+    ) {
+        let PackedProduct { x, weight, outputs, place, .. } = self.product;
+        let blocks = x.layout();
+        let sides: [&[u8]; N] = std::array::from_fn(|side| weight.side(output + side * SIDE));
+        assert!(sides[0].len() == blocks.groups / L::SPAN * L::BYTES, "weights of as many groups");
+        let mut sums = [Sums([[0.0; SIDE]; N]); ROWS_AT_ONCE];
+        for group in 0..blocks.groups {
+            let (span, part) = (group / L::SPAN * L::BYTES, group % L::SPAN);
+            let spans = sides.map(|side| &side[span..span + L::BYTES]);
+            spans.iter().for_each(|span| ask_ahead::<S, L>(simd, span, part));
+            let weights = Group::of::<L>(simd.wide(), spans, part);
+            let (quads, heads) = x.from(blocks.later(group));
+            let of_row = |first: usize| (&quads[first], &heads[first]);
+            let (firsts, lasts) = first.as_chunks::<M>();
+            let (sums, last_sums) = sums[..first.len()].as_chunks_mut::<M>();
+            for (sums, first) in sums.iter_mut().zip(firsts) {
+                weights.add::<L, BYTES, M>(simd.wide(), first.map(of_row), sums);
+            }
+            for (sums, first) in last_sums.as_chunks_mut::<1>().0.iter_mut().zip(lasts.as_chunks::<1>().0) {
+                weights.add::<L, BYTES, 1>(simd.wide(), first.map(of_row), sums);
+            }
+        }
+        let at = output - outputs.start;
+        for (row, Sums(sums)) in self.rows.clone().zip(&sums) {
+            place.put(row, at, &sums.as_flattened()[..(outputs.end - output).min(N * SIDE)]);
+        }
+    }
+}
+
+impl<W: Wide, const N: usize> Group<W, N> {
+    /// Those of group `part` of a span of each side.
+    #[inline(always)]
+    fn of<L: Layout>(wide: W, spans: [&[u8]; N], part: usize) -> Self {
+        let mut quads = [[wide.splat_int(0); QUADS]; N];
+        let mut heads = [[(wide.splat(0.0), wide.splat(0.0)); MOST_PIECES]; N];
+        for side in 0..N {
+            for both in 0..QUADS / 2 {
+                [quads[side][2 * both], quads[side][2 * both + 1]] = L::quads(wide, spans[side], part, both);
+            }
+            for piece in 0..L::PIECES {
+                heads[side][piece] = L::head(wide, spans[side], part * L::PIECES + piece);
+            }
+        }
+        Self { quads, heads }
+    }
+
+    /// Adds what a group of `M` rows gives. By indices: of arrays lent to iterators the compiler keeps nothing in registers.
+    #[inline(always)]
+    fn add<L: Layout, const BYTES: bool, const M: usize>(
+        &self,
+        wide: W,
+        x: [(&Quads, &Head); M],
+        sums: &mut [Sums<N>; M],
+    ) {
+        for piece in 0..L::PIECES {
+            let mut lowers = [[wide.splat_int(0); N]; M];
+            let mut uppers = lowers;
+            for m in 0..M {
+                lowers[m] = [wide.splat_int(L::start(x[m].1, piece)); N];
+            }
+            for quad in piece * QUADS / L::PIECES..(piece + 1) * QUADS / L::PIECES {
+                let (half, at) = (quad / (QUADS / 2), quad % (QUADS / 2));
+                for m in 0..M {
+                    let [first, second] = &x[m].0.0[half];
+                    if !BYTES {
+                        let upper = wide.splat_int(first[at]);
+                        for side in 0..N {
+                            uppers[m][side] = wide.dot_quads(uppers[m][side], self.quads[side][quad], upper);
+                        }
+                    }
+                    let lower = wide.splat_int(second[at]);
+                    for side in 0..N {
+                        lowers[m][side] = wide.dot_quads(lowers[m][side], self.quads[side][quad], lower);
+                    }
+                }
+            }
+            for m in 0..M {
+                let head = x[m].1;
+                for side in 0..N {
+                    let mut sum = lowers[m][side];
+                    if !BYTES {
+                        sum = wide.add_int(sum, wide.shift_left::<8>(uppers[m][side]));
+                    }
+                    let (scale, offset) = self.heads[side][piece];
+                    let step = wide.mul(scale, wide.splat(head.step));
+                    let mut chain = wide.fma(wide.float(sum), step, wide.load(&sums[m].0[side]));
+                    if L::OFFSETS {
+                        chain = wide.fma(offset, wide.splat(head.sum), chain);
+                    }
+                    wide.store(chain, &mut sums[m].0[side]);
+                }
+            }
+        }
+    }
+}
