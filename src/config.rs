@@ -267,7 +267,7 @@ pub struct ServeFlags {
     #[arg(long, value_name = "TOKENS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_048_576), help_heading = "Scheduling and memory")]
     pub max_num_batched_tokens: u32,
     /// Most tokens of prompts in a step while other sequences wait for their next token; 0: as many as a step has. Absent:
-    /// 64 on the CPU, 0 on GPUs.
+    /// 32 on the CPU, 0 on GPUs.
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(..=1_048_576), help_heading = "Scheduling and memory")]
     pub long_prefill_token_threshold: Option<u32>,
     /// Tokens in a KV block.
@@ -323,8 +323,8 @@ impl ServeFlags {
 
     /// Most tokens of prompts in a step while other sequences wait for their next token.
     pub fn prompt_tokens_beside(&self, on_gpus: bool) -> usize {
-        /// A CPU takes as long for each token of a step: 64 are about twelve steps of one token alone.
-        const ON_THE_CPU: u32 = 64;
+        /// A CPU takes as long for each token of a step: 32 are about six steps of one token alone.
+        const ON_THE_CPU: u32 = 32;
         let all = if on_gpus { 0 } else { ON_THE_CPU };
         match self.long_prefill_token_threshold.unwrap_or(all) {
             0 => self.max_num_batched_tokens as usize,

@@ -70,8 +70,9 @@ impl Rounded {
         let grain = rows.div_ceil(4 * team.threads()).max(1);
         team.share(rows.div_ceil(grain), NANOSECONDS * (grain * columns) as f64, |item| {
             for row in item * grain..rows.min((item + 1) * grain) {
+                let first = layout.first(row);
                 let place = |group: usize| {
-                    let at = layout.first(row) + layout.later(group);
+                    let at = first + layout.later(group);
                     // SAFETY: each row is one item's, and the groups of each lie apart.
                     unsafe { (&mut quads.part(at..at + 1)[0], &mut heads.part(at..at + 1)[0]) }
                 };
