@@ -103,6 +103,7 @@ impl<'a, L: Layout> Many<'a, L> {
     }
 }
 
+#[expect(clippy::needless_range_loop, reason = "of arrays lent to iterators the compiler keeps nothing in registers")]
 impl<W: Wide, const N: usize> Group<W, N> {
     /// Those of group `part` of a span of each side.
     #[inline(always)]
@@ -120,7 +121,7 @@ impl<W: Wide, const N: usize> Group<W, N> {
         Self { quads, heads }
     }
 
-    /// Adds what a group of `M` rows gives. By indices: of arrays lent to iterators the compiler keeps nothing in registers.
+    /// Adds what a group of `M` rows gives.
     #[inline(always)]
     fn add<L: Layout, const BYTES: bool, const M: usize>(
         &self,
