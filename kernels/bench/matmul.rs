@@ -62,10 +62,13 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// What the device computes products of a format in, whatever it stores.
 fn arithmetic(cpu: &Cpu, dtype: DType) -> Arithmetic {
+    if !Packed::are_integers(dtype) {
+        return Arithmetic::F32;
+    }
     match cpu.rounding {
-        Rounding::Shorts if Packed::are_integers(dtype) => Arithmetic::Int16,
-        Rounding::Bytes if Packed::are_integers(dtype) => Arithmetic::Int8,
-        _ => Arithmetic::F32,
+        Rounding::Nothing => Arithmetic::F32,
+        Rounding::Shorts => Arithmetic::Int16,
+        Rounding::Bytes => Arithmetic::Int8,
     }
 }
 

@@ -73,6 +73,14 @@ pub(super) trait Layout {
         (halves(wide, span, 0), wide.splat(0.0))
     }
 
+    /// A chain of sums, and what a piece's sum of products of integers stands for: in one place, for few rows and for many.
+    #[inline(always)]
+    fn add<W: Wide>(wide: W, chain: W::F, sum: W::I, (scale, offset): (W::F, W::F), head: &Head) -> W::F {
+        let step = wide.mul(scale, wide.splat(head.step));
+        let chain = wide.fma(wide.float(sum), step, chain);
+        if Self::OFFSETS { wide.fma(offset, wide.splat(head.sum), chain) } else { chain }
+    }
+
     /// Rearranges what sixteen outputs have stored of a span.
     fn pack(stored: [&[u8]; SIDE], span: &mut [u8]) {
         let (heads, quants) = span.split_at_mut(Self::HEADS);

@@ -28,10 +28,10 @@ pub(super) struct Many<'a, L> {
     layout: PhantomData<L>,
 }
 
-/// The sums of a row, of `N` sides.
-#[derive(Clone, Copy)]
+/// The sums of a row.
+#[derive(Clone, Copy, Default)]
 #[repr(align(64))]
-struct Sums<const N: usize>([[f32; SIDE]; N]);
+struct Sums([[f32; SIDE]; SIDES]);
 
 /// Weights of a group: quads of its inputs, scales and offsets of its pieces.
 struct Group<W: Wide, const N: usize> {
@@ -58,11 +58,12 @@ impl<'a, L: Layout> Many<'a, L> {
             *first = x.layout().first(picked.at(row));
         }
         let first = &first[..self.rows.len()];
+        let sums = &mut [Sums::default(); ROWS_AT_ONCE][..self.rows.len()];
         for output in outputs.clone().step_by(SIDES * SIDE) {
             if outputs.end - output > SIDE {
-                self.some::<S, BYTES, M, SIDES>(simd, output, first);
+                self.some::<S, BYTES, M, SIDES>(simd, output, first, sums);
             } else {
-                self.some::<S, BYTES, M, 1>(simd, output, first);
+                self.some::<S, BYTES, M, 1>(simd, output, first, sums);
             }
         }
     }
@@ -74,12 +75,13 @@ impl<'a, L: Layout> Many<'a, L> {
         simd: S,
         output: usize,
         first: &[usize],
+        sums: &mut [Sums],
     ) {
         let PackedProduct { x, weight, outputs, place, .. } = self.product;
         let blocks = x.layout();
         let sides: [&[u8]; N] = std::array::from_fn(|side| weight.side(output + side * SIDE));
         assert!(sides[0].len() == blocks.groups / L::SPAN * L::BYTES, "weights of as many groups");
-        let mut sums = [Sums([[0.0; SIDE]; N]); ROWS_AT_ONCE];
+        sums.fill(Sums::default());
         for group in 0..blocks.groups {
             let (span, part) = (group / L::SPAN * L::BYTES, group % L::SPAN);
             let spans = sides.map(|side| &side[span..span + L::BYTES]);
@@ -88,7 +90,7 @@ impl<'a, L: Layout> Many<'a, L> {
             let (quads, heads) = x.from(blocks.later(group));
             let of_row = |first: usize| (&quads[first], &heads[first]);
             let (firsts, lasts) = first.as_chunks::<M>();
-            let (sums, last_sums) = sums[..first.len()].as_chunks_mut::<M>();
+            let (sums, last_sums) = sums.as_chunks_mut::<M>();
             for (sums, first) in sums.iter_mut().zip(firsts) {
                 weights.add::<L, BYTES, M>(simd.wide(), first.map(of_row), sums);
             }
@@ -97,7 +99,7 @@ impl<'a, L: Layout> Many<'a, L> {
             }
         }
         let at = output - outputs.start;
-        for (row, Sums(sums)) in self.rows.clone().zip(&sums) {
+        for (row, Sums(sums)) in self.rows.clone().zip(sums.iter()) {
             place.put(row, at, &sums.as_flattened()[..(outputs.end - output).min(N * SIDE)]);
         }
     }
@@ -127,7 +129,7 @@ impl<W: Wide, const N: usize> Group<W, N> {
         &self,
         wide: W,
         x: [(&Quads, &Head); M],
-        sums: &mut [Sums<N>; M],
+        sums: &mut [Sums; M],
     ) {
         for piece in 0..L::PIECES {
             let mut lowers = [[wide.splat_int(0); N]; M];
@@ -158,13 +160,9 @@ impl<W: Wide, const N: usize> Group<W, N> {
                     if !BYTES {
                         sum = wide.add_int(sum, wide.shift_left::<8>(uppers[m][side]));
                     }
-                    let (scale, offset) = self.heads[side][piece];
-                    let step = wide.mul(scale, wide.splat(head.step));
-                    let mut chain = wide.fma(wide.float(sum), step, wide.load(&sums[m].0[side]));
-                    if L::OFFSETS {
-                        chain = wide.fma(offset, wide.splat(head.sum), chain);
-                    }
-                    wide.store(chain, &mut sums[m].0[side]);
+                    let to = &mut sums[m].0[side];
+                    let chain = L::add(wide, wide.load(to), sum, self.heads[side][piece], head);
+                    wide.store(chain, to);
                 }
             }
         }

@@ -125,17 +125,13 @@ fn add_piece<S: Simd, L: Layout, const BYTES: bool, const M: usize>(
             }
         }
     }
-    let (scale, offset) = L::head(wide, span, part * L::PIECES + piece);
+    let of_weights = L::head(wide, span, part * L::PIECES + piece);
     for m in 0..M {
         let head = x[m].1;
         let mut sum = sums[m];
         if S::DOTS_QUADS && !BYTES {
             sum = wide.add_int(sum, wide.shift_left::<8>(uppers[m]));
         }
-        let step = wide.mul(scale, wide.splat(head.step));
-        chains[m] = wide.fma(wide.float(sum), step, chains[m]);
-        if L::OFFSETS {
-            chains[m] = wide.fma(offset, wide.splat(head.sum), chains[m]);
-        }
+        chains[m] = L::add(wide, chains[m], sum, of_weights, head);
     }
 }
