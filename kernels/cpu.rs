@@ -65,9 +65,11 @@ pub enum Rounding {
 /// The vector instructions that a device may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Instructions {
-    /// The best that the machine has; fewer if the environment says `SHARDWIRE_ISA=portable` or `=avx2`.
+    /// The best that the machine has; fewer if the environment says `SHARDWIRE_ISA=portable`, `=avx2` or `=avx512`.
     #[default]
     Best,
+    /// AVX-512 at most, without tiles (AMX).
+    Avx512,
     /// AVX2 at most.
     Avx2,
     /// What every machine of this architecture has.
@@ -114,10 +116,12 @@ impl Instructions {
         let wanted = match std::env::var("SHARDWIRE_ISA").as_deref() {
             Ok("portable") => Instructions::Portable,
             Ok("avx2") => Instructions::Avx2,
+            Ok("avx512") => Instructions::Avx512,
             _ => Instructions::Best,
         };
         match self.max(wanted) {
             Instructions::Best => Isa::detect(),
+            Instructions::Avx512 => Isa::without_amx(),
             Instructions::Avx2 => Isa::without_avx512(),
             Instructions::Portable => Isa::Portable(Portable),
         }
@@ -147,11 +151,12 @@ impl Cpu {
     }
 
     /// The devices that every operation's check runs on: instruction sets and team sizes, and one that is exact.
-    pub(crate) fn kinds() -> [Self; 5] {
+    pub(crate) fn kinds() -> [Self; 6] {
         let exact = Self::that_rounds(2, Instructions::Best, Rounding::Nothing);
         [
             Self::solo(1, Instructions::Best),
             Self::solo(3, Instructions::Best),
+            Self::solo(2, Instructions::Avx512),
             Self::solo(2, Instructions::Avx2),
             Self::solo(2, Instructions::Portable),
             exact,
@@ -159,7 +164,8 @@ impl Cpu {
     }
 
     /// Those that round to 8 bits, for operations that have products.
-    pub(crate) fn kinds_of_bytes() -> [Self; 2] {
-        [Instructions::Best, Instructions::Portable].map(|kind| Self::that_rounds(2, kind, Rounding::Bytes))
+    pub(crate) fn kinds_of_bytes() -> [Self; 3] {
+        [Instructions::Best, Instructions::Avx512, Instructions::Portable]
+            .map(|kind| Self::that_rounds(2, kind, Rounding::Bytes))
     }
 }

@@ -10,16 +10,27 @@ mod avx2;
 mod avx512;
 mod byte_dots;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod wide;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 pub(crate) use byte_dots::ByteDots;
 pub(crate) use portable::Portable;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use tiles::{Shaped, SumRow, Tiles};
 pub(crate) use wide::Wide;
 
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 8;
+/// Rows of a tile, where the machine has tiles.
+pub(crate) const TILE_ROWS: usize = 16;
+
+/// A line of the cache: sixteen numbers in two halves.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+pub(crate) struct Line(pub(crate) [[i32; 8]; 2]);
 
 /// An instruction set whose presence its value proves, and eight-lane arithmetic in it.
 pub(crate) trait Simd: Copy + Send + Sync {
@@ -185,11 +196,23 @@ pub(crate) enum Isa {
     /// The same with AVX-512's registers.
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx2<true>),
+    /// And with tiles of bytes.
+    #[cfg(target_arch = "x86_64")]
+    Amx(Avx2<true>, Tiles),
 }
 
 impl Isa {
     /// The best that this machine has.
     pub(crate) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let (Some(avx512), Some(tiles)) = (Avx2::detect(), Tiles::detect()) {
+            return Isa::Amx(avx512, tiles);
+        }
+        Self::without_amx()
+    }
+
+    /// The best without tiles.
+    pub(crate) fn without_amx() -> Self {
         #[cfg(target_arch = "x86_64")]
         if let Some(avx512) = Avx2::detect() {
             return Isa::Avx512(avx512);
@@ -214,7 +237,15 @@ impl Isa {
             Isa::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(_) => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx(..) => "amx",
         }
+    }
+
+    /// Its tiles.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn tiles(self) -> Option<Tiles> {
+        if let Isa::Amx(_, tiles) = self { Some(tiles) } else { None }
     }
 
     /// Runs a kernel in it.
@@ -225,7 +256,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(avx2) => avx2.run(kernel),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512(avx512) => avx512.run(kernel),
+            Isa::Avx512(avx512) | Isa::Amx(avx512, _) => avx512.run(kernel),
         }
     }
 }

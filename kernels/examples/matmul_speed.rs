@@ -32,8 +32,10 @@ fn main() {
         }
         for (outputs, inputs) in SHAPES {
             let inputs = inputs.next_multiple_of(dtype.block_elements());
-            let line: Vec<String> =
-                [1, 2, 4, 8, 512].iter().map(|&rows| measure(&cpu, dtype, copies, [rows, outputs, inputs])).collect();
+            let line: Vec<String> = [1, 2, 4, 8, 16, 64, 512]
+                .iter()
+                .map(|&rows| measure(&cpu, dtype, copies, [rows, outputs, inputs]))
+                .collect();
             println!("{dtype:?} {outputs} × {inputs}: {}", line.join(", "));
         }
     }

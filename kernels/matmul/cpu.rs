@@ -76,12 +76,20 @@ impl MatMul for Cpu {
         assert!(bias.is_none_or(|bias| bias.len() == weight.outputs()), "a bias per output");
         let mut output = self.scratch(x.rows(), weight.outputs());
         let rounded = self.rounded(x, weight);
-        let items: Vec<_> = weight.pieces(0..weight.outputs(), self.grain(x.rows(), weight)).collect();
+        // Rows that stay in a core's cache while it has weights pass by; where weights are decoded first, that is for all.
+        let block = match &rounded {
+            Some(rounded) => rounded.block(),
+            None if weight.has_packed() => halves::BLOCK,
+            None => x.rows().max(1),
+        };
+        let pieces: Vec<_> = weight.pieces(0..weight.outputs(), self.grain(x.rows(), block, weight)).collect();
         let (split, isa) = (Split::new(output.data_mut()), self.isa);
-        self.team.run(items.len(), |item| {
-            let Piece { part, packed, rows, first } = items[item].clone();
-            let place = Place { output: &split, stride: weight.outputs(), first_row: 0, first_column: first, bias };
-            Product { x: Rows::of(x), rounded: rounded.as_deref(), part, packed, rows, place }.run(isa);
+        self.team.run(x.rows().div_ceil(block) * pieces.len(), |item| {
+            let Piece { part, packed, rows, first } = pieces[item % pieces.len()].clone();
+            let first_row = item / pieces.len() * block;
+            let x = Rows::of(x).run(first_row..x.rows().min(first_row + block));
+            let place = Place { output: &split, stride: weight.outputs(), first_row, first_column: first, bias };
+            Product { x, rounded: rounded.as_deref(), part, packed, rows, place }.run(isa);
         });
         Ok(output)
     }
@@ -98,15 +106,15 @@ impl Cpu {
         })
     }
 
-    /// How many outputs a thread takes at once: whole panels, or a few thousandths of a second's work, yet enough items
-    /// that the threads end together. A multiple of [`PACKED_SIDE`], but for panels.
-    fn grain(&self, rows: usize, weight: &Weight) -> usize {
+    /// How many outputs of `block` rows a thread takes at once: whole panels, or a few thousandths of a second's work, yet
+    /// enough items that the threads end together. A multiple of [`PACKED_SIDE`], but for panels.
+    fn grain(&self, rows: usize, block: usize, weight: &Weight) -> usize {
         let multiply_adds = rows * weight.outputs() * weight.inputs();
         if weight.has_packed() {
             if multiply_adds < 64 * 1024 {
                 return weight.outputs().next_multiple_of(PACKED_SIDE);
             }
-            let even = weight.outputs().div_ceil(self.team.threads() * 8);
+            let even = weight.outputs().div_ceil((self.team.threads() * 8).div_ceil(rows.div_ceil(block)));
             return match rows {
                 MANY_ROWS.. => (even / OUTPUTS_OF_MANY).max(1) * OUTPUTS_OF_MANY,
                 _ => even.next_multiple_of(PACKED_SIDE),

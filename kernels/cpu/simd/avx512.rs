@@ -85,6 +85,11 @@ impl Wide for Avx512 {
     }
 
     #[inline(always)]
+    fn store_words(self, value: Self::I, to: &mut [u8; 64]) {
+        avx512!(_mm512_storeu_si512(to.as_mut_ptr().cast(), value))
+    }
+
+    #[inline(always)]
     fn add_int(self, a: Self::I, b: Self::I) -> Self::I {
         avx512!(_mm512_add_epi32(a, b))
     }

@@ -30,6 +30,8 @@ pub(crate) trait Wide: Copy {
     fn bytes(self, from: &[u8; 16]) -> Self::I;
     fn signed_bytes(self, from: &[u8; 16]) -> Self::I;
     fn words(self, from: &[u8; 64]) -> Self::I;
+    /// Sixteen numbers (little-endian).
+    fn store_words(self, value: Self::I, to: &mut [u8; 64]);
     fn add_int(self, a: Self::I, b: Self::I) -> Self::I;
     fn dot_pairs(self, a: Self::I, b: Self::I) -> Self::I;
     fn dot_quads(self, sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
@@ -112,6 +114,15 @@ impl<S: Simd> Wide for Two<S> {
         signed_bytes(&[u8; 16]) -> I;
         words(&[u8; 64]) -> I;
         half_bytes(&[u8; 32]) -> F;
+    }
+
+    #[inline(always)]
+    fn store_words(self, value: Self::I, to: &mut [u8; 64]) {
+        for (half, to) in value.into_iter().zip(to.as_chunks_mut::<32>().0) {
+            let mut words = [0; 8];
+            self.0.store_int(half, &mut words);
+            to.copy_from_slice(words.map(i32::to_le_bytes).as_flattened());
+        }
     }
 
     #[inline(always)]

@@ -28,6 +28,8 @@ const PAIR_BYTES: usize = 2 * 2 * SIDE;
 /// So many rows of activations stay in a core's second-level cache while weights pass by. Each time they pass they are used so
 /// often that it does not matter where they come from. A multiple of how many are computed side by side.
 const ROWS_AT_ONCE: usize = 24;
+/// Rows that are best multiplied by one thread, one after the other: they stay in its cache while several outputs pass by.
+pub(super) const BLOCK: usize = 3 * ROWS_AT_ONCE;
 /// How far ahead of the weights being read others are asked for.
 const PREFETCH_BYTES: usize = 2048;
 

@@ -22,6 +22,8 @@ mod layout;
 mod many;
 mod multiply;
 mod rounded;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 
 use std::ops::Range;
 
@@ -117,9 +119,19 @@ impl PackedProduct<'_> {
             let rows = first..self.picked.count().min(first + ROWS_AT_ONCE);
             with_layout!(
                 self.weight.dtype,
-                L => isa.run(Multiply::<L>::of(self, rows)),
+                L => self.run_rows::<L>(rows, isa),
                 else unreachable!("packed weights have a layout")
             );
         }
+    }
+
+    fn run_rows<L: Layout>(&self, rows: Range<usize>, isa: Isa) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(tiles) = isa.tiles()
+            && rows.len() >= tiled::TILED_ROWS
+        {
+            return tiled::run::<L>(self, rows, isa, tiles);
+        }
+        isa.run(Multiply::<L>::of(self, rows));
     }
 }

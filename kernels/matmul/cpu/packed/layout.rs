@@ -17,6 +17,9 @@ const SIGN: u8 = 128;
 /// How far ahead of the weights being read others are asked for.
 const PREFETCH_BYTES: usize = 2048;
 
+/// Pieces that a group has at most.
+pub(super) const MOST_PIECES: usize = 2;
+
 /// How quants are packed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Width {
@@ -42,6 +45,8 @@ pub(super) trait Layout {
     const WIDTH: Width;
     /// Whether weights have an offset of their own.
     const OFFSETS: bool = false;
+    /// By how much a quant is too large once it has lost its sign: 0, 8, 32 or 128.
+    const EXCESS: u8 = 0;
 
     /// Bytes of a group's quants.
     const QUANTS: usize = SIDE
@@ -53,10 +58,15 @@ pub(super) trait Layout {
     /// Bytes of a span.
     const BYTES: usize = Self::HEADS + Self::SPAN * Self::QUANTS;
 
-    /// What the sum of a piece's products begins with.
+    /// What the sum of a piece's products begins with, where quants have lost their sign.
     #[inline(always)]
-    fn start(head: &Head, _piece: usize) -> i32 {
-        if Self::WIDTH == Width::Eight { head.less_128 } else { 0 }
+    fn start(head: &Head, piece: usize) -> i32 {
+        match Self::EXCESS {
+            0 => 0,
+            8 => head.less_8,
+            32 => head.less_32[piece],
+            _ => head.less_128,
+        }
     }
 
     /// Writes the heads of a span: a scale in half precision that each output has stored first, unless a format differs.
@@ -147,11 +157,7 @@ impl Layout for Q4_0 {
     const STORED: usize = 18;
     const HEADS: usize = 2 * SIDE;
     const WIDTH: Width = Width::Four;
-
-    #[inline(always)]
-    fn start(head: &Head, _: usize) -> i32 {
-        head.less_8
-    }
+    const EXCESS: u8 = 8;
 
     fn stored_quants(stored: &[u8], _: usize) -> [u8; GROUP] {
         nibbles(&stored[2..])
@@ -184,6 +190,7 @@ impl Layout for Q8_0 {
     const STORED: usize = 34;
     const HEADS: usize = 2 * SIDE;
     const WIDTH: Width = Width::Eight;
+    const EXCESS: u8 = SIGN;
 
     fn stored_quants(stored: &[u8], _: usize) -> [u8; GROUP] {
         stored[2..][..GROUP].try_into().expect("a group")
@@ -235,11 +242,7 @@ impl Layout for Q6_K {
     const STORED: usize = 210;
     const HEADS: usize = 2 * SIDE + 16 * SIDE;
     const WIDTH: Width = Width::Six;
-
-    #[inline(always)]
-    fn start(head: &Head, piece: usize) -> i32 {
-        head.less_32[piece]
-    }
+    const EXCESS: u8 = 32;
 
     fn pack_heads(stored: [&[u8]; SIDE], heads: &mut [u8]) {
         let (scales, multiples) = heads.split_at_mut(2 * SIDE);
@@ -269,6 +272,7 @@ impl Layout for WInt8 {
     const STORED: usize = 132;
     const HEADS: usize = 4 * SIDE;
     const WIDTH: Width = Width::Eight;
+    const EXCESS: u8 = SIGN;
 
     fn pack_heads(stored: [&[u8]; SIDE], heads: &mut [u8]) {
         copy_heads::<4>(stored, 0, heads);

@@ -8,7 +8,7 @@ use std::{marker::PhantomData, ops::Range};
 
 use super::{
     Layout, PackedProduct, QUADS, ROWS_AT_ONCE, SIDE,
-    layout::ask_ahead,
+    layout::{MOST_PIECES, ask_ahead},
     rounded::{Head, Quads},
 };
 use crate::cpu::simd::{Simd, Wide};
@@ -38,9 +38,6 @@ struct Group<W: Wide, const N: usize> {
     quads: [[W::I; QUADS]; N],
     heads: [[(W::F, W::F); MOST_PIECES]; N],
 }
-
-/// Pieces that a group has at most.
-const MOST_PIECES: usize = 2;
 
 impl<'a, L: Layout> Many<'a, L> {
     pub(super) fn of(product: &'a PackedProduct<'a>, rows: Range<usize>) -> Self {
@@ -138,16 +135,15 @@ impl<W: Wide, const N: usize> Group<W, N> {
                 lowers[m] = [wide.splat_int(L::start(x[m].1, piece)); N];
             }
             for quad in piece * QUADS / L::PIECES..(piece + 1) * QUADS / L::PIECES {
-                let (half, at) = (quad / (QUADS / 2), quad % (QUADS / 2));
                 for m in 0..M {
-                    let [first, second] = &x[m].0.0[half];
+                    let [first, second] = &x[m].0.0;
                     if !BYTES {
-                        let upper = wide.splat_int(first[at]);
+                        let upper = wide.splat_int(first[quad]);
                         for side in 0..N {
                             uppers[m][side] = wide.dot_quads(uppers[m][side], self.quads[side][quad], upper);
                         }
                     }
-                    let lower = wide.splat_int(second[at]);
+                    let lower = wide.splat_int(second[quad]);
                     for side in 0..N {
                         lowers[m][side] = wide.dot_quads(lowers[m][side], self.quads[side][quad], lower);
                     }

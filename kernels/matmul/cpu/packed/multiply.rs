@@ -106,11 +106,10 @@ fn add_piece<S: Simd, L: Layout, const BYTES: bool, const M: usize>(
         sums[m] = wide.splat_int(L::start(x[m].1, piece));
     }
     for both in piece * QUADS / 2 / L::PIECES..(piece + 1) * QUADS / 2 / L::PIECES {
-        for (quad, quants) in L::quads(wide, span, part, both).into_iter().enumerate() {
-            let (half, at) = (both / 2, both % 2 * 2 + quad);
+        for (quants, at) in L::quads(wide, span, part, both).into_iter().zip(2 * both..) {
             // By indices: of arrays lent to iterators the compiler keeps nothing in registers.
             for m in 0..M {
-                let [first, second] = &x[m].0.0[half];
+                let [first, second] = &x[m].0.0;
                 let (first, second) = (wide.splat_int(first[at]), wide.splat_int(second[at]));
                 if S::DOTS_QUADS {
                     if !BYTES {

@@ -3,7 +3,7 @@
 use super::{GROUP, QUADS, ROWS_AT_ONCE};
 use crate::cpu::{
     Split, Tensor,
-    simd::{Isa, Kernel, LANES, Simd},
+    simd::{Isa, Kernel, LANES, Line, Simd, TILE_ROWS},
     team::Team,
 };
 
@@ -29,13 +29,11 @@ pub(crate) struct Rounded {
     heads: Vec<Head>,
 }
 
-/// A group's integers by fours, in two halves: of each four the first factor of its product, then of each the second. These
-/// are their upper bytes and their lower ones, or, without [`Simd::DOTS_QUADS`], the first and third and the second and
-/// fourth. (Factors that are needed together must not be neighbours: the compiler would load both as one number, and take
-/// them apart again at great cost.) All of it is one line of the cache.
-#[derive(Clone, Copy, Default)]
-#[repr(align(64))]
-pub(super) struct Quads(pub(super) [[[i32; QUADS / 2]; 2]; 2]);
+/// A group's integers by fours: of each four the first factor of its product, then of each the second. These are their upper
+/// bytes and their lower ones, or, without [`Simd::DOTS_QUADS`], the first and third and the second and fourth. (Factors that
+/// are needed together must not be neighbours: the compiler would load both as one number, and take them apart again at
+/// great cost.)
+pub(super) type Quads = Line;
 
 /// What a group of activations has in common.
 #[derive(Clone, Copy, Default)]
@@ -58,11 +56,16 @@ impl Rounded {
     pub(crate) fn convert(&mut self, x: &Tensor, bytes: bool, isa: Isa, team: &Team) {
         let (rows, columns) = (x.rows(), x.columns());
         assert!(columns.is_multiple_of(GROUP), "whole groups");
-        // Blocks of about as many rows each.
+        // Blocks of about as many rows each; of whole tiles, where there are such.
         let blocks = rows.div_ceil(ROWS_AT_ONCE).max(1);
-        (self.groups, self.block, self.bytes) = (columns / GROUP, rows.div_ceil(blocks).max(1), bytes);
+        let mut block = rows.div_ceil(blocks).max(1);
+        if block > TILE_ROWS {
+            block = block.next_multiple_of(TILE_ROWS);
+        }
+        (self.groups, self.block, self.bytes) = (columns / GROUP, block, bytes);
         let largest = if bytes { LARGEST_BYTE } else { LARGEST_SHORT };
-        let count = blocks * self.block * self.groups;
+        // A tile may be read whole that begins at the last row.
+        let count = blocks * self.block * self.groups + TILE_ROWS;
         self.quads.resize(count, Quads::default());
         self.heads.resize(count, Head::default());
         let layout = self.layout();
@@ -79,6 +82,11 @@ impl Rounded {
                 isa.run(Convert { values: x.row(row), largest, place });
             }
         });
+    }
+
+    /// Rows that lie together, and are best multiplied together.
+    pub(crate) fn block(&self) -> usize {
+        self.block
     }
 
     /// Where a row's groups are.
@@ -147,8 +155,11 @@ impl<'p, P: Fn(usize) -> (&'p mut Quads, &'p mut Head)> Kernel for Convert<'_, P
                 let [low, high] = [simd.mul(simd.load(&eights[0]), inverse), simd.mul(simd.load(&eights[1]), inverse)];
                 let shorts = simd.shorts(low, high);
                 let own = if S::DOTS_QUADS { simd.split_quads(shorts) } else { simd.pair_quads(shorts) };
-                let to = quads.0[half].as_flattened_mut();
-                simd.store_int(own, to.try_into().expect("four quads"));
+                let mut both = [0; LANES];
+                simd.store_int(own, &mut both);
+                for (to, own) in quads.0.iter_mut().zip(both.as_chunks::<{ QUADS / 2 }>().0) {
+                    to.as_chunks_mut().0[half] = *own;
+                }
                 let mut sums = [0; LANES];
                 simd.store_int(simd.dot_pairs(shorts, simd.splat_int(0x0001_0001)), &mut sums);
                 halves[half] = sums.iter().sum::<i32>();

@@ -1,0 +1,244 @@
+//! Tiles (AMX): registers of 16 rows by 64 bytes, and products of whole tiles of signed bytes, summed in 32-bit integers.
+//!
+//! The compiler knows neither the registers nor the instructions, so that products are pieces of assembly. What they leave in
+//! tiles stays there from one to the next: nothing else in the program uses them.
+//!
+//! A product takes some fifty cycles, of which its multiplier needs sixteen. So two of them are on their way at once: one is
+//! begun before the sums of the one before are asked for.
+
+use std::{
+    arch::{asm, x86_64::__cpuid_count},
+    marker::PhantomData,
+    sync::OnceLock,
+};
+
+use nix::libc;
+
+use super::{Line, TILE_ROWS};
+
+/// Bytes of a row of a tile at most: as many as of a row of sums.
+const ROW_BYTES: usize = 64;
+
+/// Exists only where the machine has tiles of bytes and the system lets this process have them.
+#[derive(Clone, Copy)]
+pub(crate) struct Tiles(());
+
+/// Sums of products, one row after the other: 32-bit integers (little-endian).
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct SumRow(pub(crate) [u8; ROW_BYTES]);
+
+impl SumRow {
+    /// Sums of nothing.
+    pub(crate) const ZERO: Self = Self([0; ROW_BYTES]);
+}
+
+/// This thread's tiles, in the shape of some products, as long as this lives.
+pub(crate) struct Shaped {
+    /// Rows that are multiplied.
+    rows: usize,
+    /// Bytes of each.
+    bytes: usize,
+    /// Another thread has tiles of its own.
+    of_thread: PhantomData<*const ()>,
+}
+
+impl Tiles {
+    /// The proof, if this machine has it.
+    pub(crate) fn detect() -> Option<Self> {
+        static FOUND: OnceLock<bool> = OnceLock::new();
+        FOUND.get_or_init(|| has_tiles() && permitted()).then_some(Self(()))
+    }
+
+    /// Shapes this thread's tiles for products of so many rows, of each of which `bytes` are multiplied: whole fours of them.
+    #[inline(always)]
+    pub(crate) fn shaped(self, rows: usize, bytes: usize) -> Shaped {
+        assert!((1..=TILE_ROWS).contains(&rows), "rows of a tile");
+        assert!((4..=ROW_BYTES).contains(&bytes) && bytes.is_multiple_of(4), "bytes of a tile's row");
+        let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], bytes: [0; 16], rows: [0; 16] };
+        let (sums, x, w) = ((rows, ROW_BYTES), (rows, bytes), (bytes / 4, ROW_BYTES));
+        for (tile, (rows, bytes)) in [sums, sums, x, x, w, w, sums, sums].into_iter().enumerate() {
+            (config.rows[tile], config.bytes[tile]) = (rows as u8, bytes as u16);
+        }
+        // SAFETY: `self` proves that the machine has tiles; the configuration has the 64 bytes of the format (Intel's manual,
+        // LDTILECFG), of palette 1, and within its bounds, as asserted. No code but what is between here and the drop of
+        // what is returned uses the thread's tiles.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, preserves_flags, readonly)) };
+        Shaped { rows, bytes, of_thread: PhantomData }
+    }
+}
+
+/// What LDTILECFG reads.
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// Multiplies into the sums of one of two products on their way, with weights of its own: the numbers of the tiles.
+macro_rules! begin {
+    ($x:expr, $w:expr, $sums:literal, $rows:literal, $weights:literal) => {
+        asm!(
+            concat!("tileloadd tmm", $weights, ", [{w} + {stride}]"),
+            concat!("tileloadd tmm", $rows, ", [{x} + {stride}]"),
+            concat!("tilezero tmm", $sums),
+            concat!("tdpbssd tmm", $sums, ", tmm", $rows, ", tmm", $weights),
+            x = in(reg) $x,
+            w = in(reg) $w,
+            stride = in(reg) ROW_BYTES,
+            options(nostack, preserves_flags, readonly),
+        )
+    };
+}
+
+/// The same once more, with the weights that are there.
+macro_rules! go_on {
+    ($x:expr, $sums:literal, $rows:literal, $weights:literal) => {
+        asm!(
+            concat!("tileloadd tmm", $rows, ", [{x} + {stride}]"),
+            concat!("tilezero tmm", $sums),
+            concat!("tdpbssd tmm", $sums, ", tmm", $rows, ", tmm", $weights),
+            x = in(reg) $x,
+            stride = in(reg) ROW_BYTES,
+            options(nostack, preserves_flags, readonly),
+        )
+    };
+}
+
+macro_rules! store {
+    ($tile:literal, $sums:expr) => {
+        asm!(
+            concat!("tilestored [{sums} + {stride}], tmm", $tile),
+            sums = in(reg) $sums,
+            stride = in(reg) ROW_BYTES,
+            options(nostack, preserves_flags),
+        )
+    };
+}
+
+impl Shaped {
+    /// Begins product `TURN` (0 or 1): sixteen columns of sums, `sums[m][n] = Σ x[m][k] · w[k / 4][4 n + k mod 4]`, over
+    /// the bytes `k` of each row of `x` from byte `at` on; where `BOTH`, another sixteen, with bytes from `first` on.
+    #[inline(always)]
+    pub(crate) fn begin<const TURN: usize, const BOTH: bool>(
+        &self,
+        x: &[Line],
+        [first, at]: [usize; 2],
+        w: &[[u8; 64]],
+    ) {
+        assert!(x.len() >= self.rows && w.len() >= self.bytes / 4, "rows of the shape");
+        assert!(first.max(at) + self.bytes <= size_of::<Line>(), "bytes of a row");
+        let from = |at| x.as_ptr().cast::<u8>().wrapping_add(at);
+        let (x, y, w) = (from(at), from(first), w.as_ptr());
+        // SAFETY: the tiles have the shape of `self.rows` and `self.bytes`, as this value proves, and what is read was found to be
+        // there. Nothing but tiles is written, and those this value has for itself.
+        unsafe {
+            if TURN == 0 {
+                begin!(x, w, "1", "3", "4");
+                if BOTH {
+                    go_on!(y, "0", "2", "4");
+                }
+            } else {
+                begin!(x, w, "7", "3", "5");
+                if BOTH {
+                    go_on!(y, "6", "2", "5");
+                }
+            }
+        }
+    }
+
+    /// The sums of product `TURN`: from `first` on where `BOTH`, then from `at` on.
+    #[inline(always)]
+    pub(crate) fn end<const TURN: usize, const BOTH: bool>(&self, sums: &mut [[SumRow; TILE_ROWS]; 2]) {
+        let [first, second] = sums.each_mut().map(|sums| sums.as_mut_ptr());
+        // SAFETY: tiles of sums have `self.rows` rows, as this value proves, 16 at most, so that what is written are rows of `sums`.
+        unsafe {
+            if TURN == 0 {
+                if BOTH {
+                    store!("0", first);
+                }
+                store!("1", second);
+            } else {
+                if BOTH {
+                    store!("6", first);
+                }
+                store!("7", second);
+            }
+        }
+    }
+}
+
+impl Drop for Shaped {
+    /// A thread whose tiles are in use has 8 KiB more to be saved whenever it is put aside.
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: tiles exist, as this value proves, and nobody uses them any more.
+        unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
+    }
+}
+
+/// Whether the processor has tiles, their products of bytes, and AVX-512 beside (leaf 7: AMX-TILE and AMX-INT8).
+fn has_tiles() -> bool {
+    const AMX: u32 = 1 << 24 | 1 << 25;
+    __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).edx & AMX == AMX
+}
+
+/// Asks the system for tiles, which a process has only once it asked: Linux saves 8 KiB more for it then.
+fn permitted() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_long = 18;
+    // SAFETY: the call takes two numbers and changes nothing but what the process may use. A kernel that does not know it
+    // says so.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against the plain sum, of whole tiles and of less.
+    #[test]
+    fn products_are_those_of_bytes() {
+        let Some(tiles) = Tiles::detect() else { return };
+        check(tiles, 16, 32);
+        check(tiles, 4, 16);
+        check(tiles, 16, 64);
+    }
+
+    fn check(tiles: Tiles, rows: usize, bytes: usize) {
+        let row = |row: usize, step: usize| std::array::from_fn(|at| (row * 89 + at * step) as u8);
+        let x: Vec<[u8; 64]> = (0..rows).map(|at| row(at, 37)).collect();
+        let w: Vec<[u8; 64]> = (0..bytes / 4).map(|at| row(at, 101)).collect();
+        let last = 64 - bytes;
+        let expected = |at: usize| -> Vec<i32> {
+            let term = |m: usize, n: usize, k: usize| {
+                i32::from(x[m][at + k].cast_signed()) * i32::from(w[k / 4][4 * n + k % 4].cast_signed())
+            };
+            (0..16 * rows).map(|sum| (0..bytes).map(|k| term(sum / 16, sum % 16, k)).sum()).collect()
+        };
+        let numbers =
+            |bytes: &[u8]| -> Vec<i32> { bytes.as_chunks().0.iter().copied().map(i32::from_le_bytes).collect() };
+        let sums_of = |sums: &[SumRow]| -> Vec<i32> { sums[..rows].iter().flat_map(|row| numbers(&row.0)).collect() };
+        let lines: Vec<Line> =
+            x.iter().map(|row| Line(numbers(row).as_chunks().0.try_into().expect("two halves"))).collect();
+        let mut sums = [[SumRow([1; 64]); TILE_ROWS]; 2];
+        let shaped = tiles.shaped(rows, bytes);
+        shaped.begin::<0, true>(&lines, [0, last], &w);
+        shaped.begin::<1, false>(&lines, [0, 0], &w);
+        shaped.end::<0, true>(&mut sums);
+        assert_eq!(sums_of(&sums[0]), expected(0), "{rows} rows of {bytes}");
+        assert_eq!(sums_of(&sums[1]), expected(last), "{rows} rows of {bytes}");
+        shaped.begin::<0, true>(&lines, [last, 0], &w);
+        shaped.end::<1, false>(&mut sums);
+        assert_eq!(sums_of(&sums[0]), expected(0), "{rows} rows of {bytes}, left alone");
+        assert_eq!(sums_of(&sums[1]), expected(0), "{rows} rows of {bytes}");
+        shaped.begin::<1, true>(&lines, [0, last], &w);
+        shaped.end::<0, true>(&mut sums);
+        assert_eq!(sums_of(&sums[0]), expected(last), "{rows} rows of {bytes}");
+        shaped.end::<1, true>(&mut sums);
+        assert_eq!(sums_of(&sums[1]), expected(last), "{rows} rows of {bytes}");
+    }
+}
