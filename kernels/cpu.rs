@@ -17,7 +17,9 @@ mod tensor;
 
 pub(crate) use floats::Floats;
 pub use kv_cache::KvCache;
-pub(crate) use kv_cache::{Elements, KvBF16, KvF8E4M3, KvF16, KvF32, KvFormat, KvInt8};
+pub(crate) use kv_cache::{
+    Elements, KEY_EXCESS, KvBF16, KvF8E4M3, KvF16, KvF32, KvFormat, KvInt8, LARGEST_SHORT, Planes,
+};
 pub(crate) use split::Split;
 pub(crate) use tensor::Piece;
 pub use tensor::{Tensor, Weight};

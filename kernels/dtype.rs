@@ -169,6 +169,9 @@ pub enum KvDType {
     F16,
     /// bfloat16.
     BF16,
+    /// 16-bit integers, with one f32 scale for each token's key and each token's value of a head: on the CPU, where all
+    /// products with them are of integers as well.
+    Int16,
     /// 8-bit integers, with one f32 scale for each token's key and each token's value of a head.
     Int8,
     /// FP8 (e4m3fn), a byte for each element and no scale: numbers keep 4 bits of precision from 2⁻⁶ to 448, are rounded
@@ -185,6 +188,7 @@ impl KvDType {
         match self {
             KvDType::F32 => 4 * head_dim,
             KvDType::F16 | KvDType::BF16 => 2 * head_dim,
+            KvDType::Int16 => 2 * head_dim.next_multiple_of(32) + size_of::<f32>(),
             KvDType::Int8 => head_dim + size_of::<f32>(),
             KvDType::F8E4M3 => head_dim,
         }

@@ -6,6 +6,7 @@
 //! query by query in the same order, so a query's result has the same bits in any company. Where there are too few tasks
 //! for the threads, partitions are computed apart and merged afterwards, by the same steps.
 
+mod integers;
 mod lanes;
 mod part;
 mod sums;
@@ -22,7 +23,8 @@ use super::{Attention, Scoring};
 use crate::{
     Batch, Heads, Result,
     cpu::{
-        Cpu, Elements, Floats, KvBF16, KvCache, KvF8E4M3, KvF16, KvF32, KvFormat, KvInt8, Split, Tensor, simd::LANES,
+        Cpu, Elements, Floats, KvBF16, KvCache, KvF8E4M3, KvF16, KvF32, KvInt8, Split, Tensor,
+        simd::{Isa, LANES},
     },
 };
 
@@ -50,20 +52,32 @@ impl Attention for Cpu {
         let mut output = self.scratch(qkv.rows(), heads.query * heads.value_dim());
         let view = View { qkv, cache, layer, heads, scoring, batch, steps: Steps::of(shape) };
         match (&cache.keys, &cache.values) {
-            (Elements::F32(keys), Elements::F32(values)) => self.attend::<KvF32>(&view, [keys, values], &mut output),
-            (Elements::F16(keys), Elements::F16(values)) => self.attend::<KvF16>(&view, [keys, values], &mut output),
-            (Elements::BF16(keys), Elements::BF16(values)) => {
-                self.attend::<KvBF16>(&view, [keys, values], &mut output);
+            (Elements::F32(keys), Elements::F32(values)) => {
+                self.attend(&view, [keys, values], &mut output, part::<KvF32>);
             }
-            (Elements::Int8(keys), Elements::Int8(values)) => self.attend::<KvInt8>(&view, [keys, values], &mut output),
+            (Elements::F16(keys), Elements::F16(values)) => {
+                self.attend(&view, [keys, values], &mut output, part::<KvF16>);
+            }
+            (Elements::BF16(keys), Elements::BF16(values)) => {
+                self.attend(&view, [keys, values], &mut output, part::<KvBF16>);
+            }
+            (Elements::Int16(keys), Elements::Int16(values)) => {
+                self.attend(&view, [keys, values], &mut output, integers::part);
+            }
+            (Elements::Int8(keys), Elements::Int8(values)) => {
+                self.attend(&view, [keys, values], &mut output, part::<KvInt8>);
+            }
             (Elements::F8E4M3(keys), Elements::F8E4M3(values)) => {
-                self.attend::<KvF8E4M3>(&view, [keys, values], &mut output);
+                self.attend(&view, [keys, values], &mut output, part::<KvF8E4M3>);
             }
             _ => unreachable!("keys and values are made in one format"),
         }
         Ok(output)
     }
 }
+
+/// Computes the sums of a task's queries over a partition, of keys and values that are stored as `T`.
+type ComputePart<T> = for<'a> fn(Isa, &View, &Task, usize, [&[T]; 2], Sums<'a>, &mut Floats) -> Sums<'a>;
 
 /// What an attention reads.
 struct View<'a> {
@@ -76,18 +90,32 @@ struct View<'a> {
     steps: Steps,
 }
 
+/// Which of a cache's scales.
+const KEYS: usize = 0;
+const VALUES: usize = 1;
+
+impl View<'_> {
+    /// What the elements of eight slots of a block are multiplied by.
+    #[inline(always)]
+    fn scales(&self, side: usize, block: u32, kv_head: usize, slot: usize) -> &[f32; LANES] {
+        let tile = self.cache.tile(self.layer, block as usize, kv_head);
+        let at = tile * self.cache.shape().padded_slots() + slot;
+        self.cache.scales[side][at..at + LANES].try_into().expect("eight scales")
+    }
+}
+
 thread_local! {
     /// Each thread's own room for a task: running sums, a partition's sums, queries and scores.
     static ROOM: RefCell<[Floats; 3]> = const { RefCell::new([Floats::new(), Floats::new(), Floats::new()]) };
 }
 
 impl Cpu {
-    fn attend<F: KvFormat>(&self, view: &View, stored: [&[F::Bits]; 2], output: &mut Tensor) {
+    fn attend<T: Sync>(&self, view: &View, stored: [&[T]; 2], output: &mut Tensor, part: ComputePart<T>) {
         let (tasks, columns, isa) = (view.tasks(), output.columns(), self.isa);
         let output = Place { output: Split::new(output.data_mut()), columns };
         let parts: usize = tasks.iter().map(|task| task.partitions.len()).sum();
         if tasks.len() < 4 * self.team.threads() && parts > tasks.len() && self.team.threads() > 1 {
-            return self.attend_apart::<F>(view, &tasks, stored, &output);
+            return self.attend_apart(view, &tasks, stored, &output, part);
         }
         let nanoseconds = |task: &Task| (task.queries() * task.positions * view.heads.dim) as f64 / 10.0;
         let mean = tasks.iter().map(nanoseconds).sum::<f64>() / tasks.len().max(1) as f64;
@@ -101,7 +129,7 @@ impl Cpu {
                 running.reset();
                 for partition in task.partitions.clone() {
                     let sums = Sums::new(sums, task.queries());
-                    running.merge(&part::<F>(isa, view, task, partition, stored, sums, work));
+                    running.merge(&part(isa, view, task, partition, stored, sums, work));
                 }
                 output.put(view, task, &running);
             });
@@ -109,7 +137,14 @@ impl Cpu {
     }
 
     /// Few tasks and many partitions: every partition on its own, then the merging.
-    fn attend_apart<F: KvFormat>(&self, view: &View, tasks: &[Task], stored: [&[F::Bits]; 2], output: &Place) {
+    fn attend_apart<T: Sync>(
+        &self,
+        view: &View,
+        tasks: &[Task],
+        stored: [&[T]; 2],
+        output: &Place,
+        part: ComputePart<T>,
+    ) {
         let isa = self.isa;
         let items: Vec<(&Task, usize)> =
             tasks.iter().flat_map(|task| task.partitions.clone().map(move |partition| (task, partition))).collect();
@@ -125,7 +160,7 @@ impl Cpu {
         self.team.run(items.len(), |item| {
             let (task, partition) = items[item];
             ROOM.with_borrow_mut(|[_, _, work]| {
-                part::<F>(isa, view, task, partition, stored, place(task, partition), work);
+                part(isa, view, task, partition, stored, place(task, partition), work);
             });
         });
         self.team.share(tasks.len(), 1000.0, |task| {
@@ -179,6 +214,7 @@ mod tests {
     fn conforms() {
         for cpu in Cpu::kinds() {
             crate::attention::check(&cpu);
+            crate::attention::check_int16(&cpu);
         }
     }
 
@@ -194,6 +230,8 @@ mod tests {
             check_company(instructions, case(16).dtype(KvDType::Int8).window(600));
             check_company(instructions, case(16).dtype(KvDType::F8E4M3));
             check_company(instructions, case(16).values_from(8));
+            check_company(instructions, case(16).dtype(KvDType::Int16));
+            check_company(instructions, case(24).dtype(KvDType::Int16).window(70).with_sinks());
         }
     }
 

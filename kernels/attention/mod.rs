@@ -217,6 +217,7 @@ pub(crate) fn stored(dtype: KvDType, row: &[f32]) -> Vec<f32> {
         KvDType::BF16 => half::bf16::from_f32(x).to_f32(),
         KvDType::F8E4M3 => decode_e4m3(encode_e4m3(x)),
         KvDType::Int8 => (x * (1.0 / (greatest / 127.0))).round_ties_even() * (greatest / 127.0),
+        KvDType::Int16 => (x * (32639.0 / greatest)).round_ties_even() * (greatest / 32639.0),
     };
     row.iter().map(round).collect()
 }
@@ -313,8 +314,33 @@ pub(crate) fn check<B: Tested>(device: &B) {
         Case::new([80, 1, 48, 80, 0], 16, &[[70, 2]]).values_from(16).dtype(KvDType::Int8),
         Case::new([16, 1, 576, 16, 0], 16, &[[100, 1], [33, 9]]).values_from(64).dtype(KvDType::F8E4M3),
     ] {
-        let tolerance = device.tolerance(3e-6);
-        let what = format!("{}: {case:?}", device.name());
-        assert_close(&compute(device, &case), &expected(device, &case), tolerance, &what);
+        check_case(device, &case, 3e-6);
     }
+}
+
+/// The same in 16-bit integers, where weights and queries are rounded to such as well. Weights are to 15 bits of the
+/// greatest of a tile.
+#[cfg(test)]
+pub(crate) fn check_int16<B: Tested>(device: &B) {
+    for case in [
+        Case::new([1, 1, 16, 1, 0], 16, &[[0, 1]]),
+        Case::new([9, 3, 64, 3, 0], 64, &[[0, 70], [33, 1], [5, 9], [1100, 1]]),
+        Case::new([8, 2, 128, 4, 0], 16, &[[0, 40], [900, 3], [77, 1]]),
+        Case::new([4, 1, 80, 4, 0], 5, &[[0, 12], [100, 3]]),
+        Case::new([4, 2, 20, 2, 0], 12, &[[0, 70], [100, 3]]),
+        Case::new([3, 2, 96, 2, 1], 32, &[[600, 2], [0, 0], [0, 8]]),
+        Case::new([2, 1, 256, 2, 0], 128, &[[600, 1], [0, 30]]),
+        Case::new([4, 2, 16, 2, 0], 16, &[[0, 90], [700, 1], [3, 1], [600, 80]]).window(16),
+        Case::new([4, 2, 64, 2, 0], 64, &[[0, 150], [1300, 2], [0, 1]]).window(100),
+        Case::new([2, 1, 24, 2, 0], 5, &[[0, 9], [40, 9]]).window(1),
+        Case::new([8, 2, 64, 4, 0], 24, &[[0, 40], [900, 3], [0, 1]]).with_sinks().window(33),
+        Case::new([40, 1, 64, 40, 0], 16, &[[20, 5]]),
+    ] {
+        check_case(device, &case.dtype(KvDType::Int16), 3e-4);
+    }
+}
+
+fn check_case<B: Tested>(device: &B, case: &Case, tolerance: f32) {
+    let what = format!("{}: {case:?}", device.name());
+    assert_close(&compute(device, case), &expected(device, case), device.tolerance(tolerance), &what);
 }

@@ -11,7 +11,7 @@ use crate::{KvDType, KvShape, Result, matmul::encode_e4m3};
 /// The KV cache of one rank. A (layer, block, KV head) holds its keys as `[head_dim][slots]`, so that the scores of
 /// neighbouring slots are neighbouring lanes, and its values as `[slots][head_dim]`, so that the elements of their
 /// weighted sum are. Where values lie within keys, both are the rows `[slots][head_dim]`. What is neighbouring is padded
-/// to a multiple of eight.
+/// to a multiple of eight. [`Planes`] says how 16-bit integers lie.
 pub struct KvCache {
     shape: KvShape,
     pub(crate) keys: Elements,
@@ -29,6 +29,8 @@ pub(crate) enum Elements {
     F16(Lasting<u16>),
     /// bfloat16.
     BF16(Lasting<u16>),
+    /// The bytes of 16-bit integers, to be scaled.
+    Int16(Lasting<u8>),
     /// Integers, to be scaled.
     Int8(Lasting<i8>),
     /// FP8 (e4m3), as their codes.
@@ -40,7 +42,8 @@ impl KvCache {
     pub(crate) fn new(shape: KvShape, mut source: Source) -> Result<Self> {
         let keys = Elements::take(&shape, shape.key_tile(), &mut source)?;
         let values = Elements::take(&shape, shape.value_tile(), &mut source)?;
-        let scales = if shape.dtype == KvDType::Int8 { elements(&shape, shape.padded_slots()) } else { 0 };
+        let has_scales = matches!(shape.dtype, KvDType::Int16 | KvDType::Int8);
+        let scales = if has_scales { elements(&shape, shape.padded_slots()) } else { 0 };
         Ok(Self { keys, values, scales: [source.take(scales)?, source.take(scales)?], shape })
     }
 
@@ -59,14 +62,25 @@ impl KvCache {
 }
 
 impl KvShape {
+    /// Whether the CPU can keep 16-bit integers of this shape: values have rows of their own, and sums of products stay
+    /// exact as f32.
+    pub fn takes_int16(&self) -> bool {
+        self.values_from.is_none() && self.head_dim <= 256
+    }
+
     /// Slots of a block with their padding.
     pub(crate) fn padded_slots(&self) -> usize {
-        self.block_size.next_multiple_of(LANES)
+        self.block_size.next_multiple_of(if self.dtype == KvDType::Int16 { 2 * LANES } else { LANES })
     }
 
     /// Elements of a key with their padding.
     pub(crate) fn padded_dim(&self) -> usize {
-        self.head_dim.next_multiple_of(LANES)
+        self.head_dim.next_multiple_of(if self.dtype == KvDType::Int16 { 4 * LANES } else { LANES })
+    }
+
+    /// How a tile's 16-bit integers lie.
+    pub(crate) fn planes(&self) -> Planes {
+        Planes { slots: self.padded_slots(), dim: self.padded_dim() }
     }
 
     /// Elements of a value with their padding.
@@ -74,17 +88,58 @@ impl KvShape {
         self.padded_dim() - self.values_from.unwrap_or(0)
     }
 
-    /// Elements of a tile's keys, `[head_dim][padded_slots]`; of rows that hold values too, `[block_size][padded_dim]`.
+    /// Elements of a tile's keys, `[head_dim][padded_slots]`; of rows that hold values too, `[block_size][padded_dim]`. Of
+    /// 16-bit integers, bytes.
     pub(crate) fn key_tile(&self) -> usize {
         match self.values_from {
+            None if self.dtype == KvDType::Int16 => 2 * self.planes().bytes(),
             None => self.head_dim * self.padded_slots(),
             Some(_) => self.block_size * self.padded_dim(),
         }
     }
 
-    /// Elements of a tile's values, `[block_size][padded_dim]`.
+    /// Elements of a tile's values, `[block_size][padded_dim]`; of 16-bit integers, bytes.
     pub(crate) fn value_tile(&self) -> usize {
-        if self.values_from.is_none() { self.block_size * self.padded_dim() } else { 0 }
+        match self.values_from {
+            None if self.dtype == KvDType::Int16 => 2 * self.planes().bytes(),
+            None => self.block_size * self.padded_dim(),
+            Some(_) => 0,
+        }
+    }
+}
+
+/// The bytes of a tile's 16-bit integers, `256 · upper + lower`, in two planes: all upper bytes, then all lower ones, with
+/// a sign each. Fours of what a product sums over are neighbours: of keys elements, `[dim / 4][slots][4]`, of values slots,
+/// `[slots / 4][dim][4]`. Keys' bytes are larger by 128, so that they have no sign, as products want it of one factor.
+#[derive(Clone, Copy)]
+pub(crate) struct Planes {
+    /// Slots, with their padding.
+    pub(crate) slots: usize,
+    /// Elements of a row, with their padding: zeros.
+    pub(crate) dim: usize,
+}
+
+/// The largest 16-bit integer, `256 · 127 + 127`: both bytes have a sign.
+pub(crate) const LARGEST_SHORT: f32 = 32639.0;
+/// By how much keys' bytes are larger.
+pub(crate) const KEY_EXCESS: u8 = 128;
+
+impl Planes {
+    /// Bytes of a plane.
+    pub(crate) fn bytes(self) -> usize {
+        self.slots * self.dim
+    }
+
+    /// Where in a plane of keys four elements from `dim` on, a multiple of four, are.
+    #[inline(always)]
+    pub(crate) fn key(self, dim: usize, slot: usize) -> usize {
+        dim * self.slots + 4 * slot
+    }
+
+    /// Where in a plane of values an element is.
+    #[inline(always)]
+    pub(crate) fn value(self, slot: usize, dim: usize) -> usize {
+        (slot / 4 * self.dim + dim) * 4 + slot % 4
     }
 }
 
@@ -95,6 +150,7 @@ impl Elements {
             KvDType::F32 => Elements::F32(source.take(elements)?),
             KvDType::F16 => Elements::F16(source.take(elements)?),
             KvDType::BF16 => Elements::BF16(source.take(elements)?),
+            KvDType::Int16 => Elements::Int16(source.take(elements)?),
             KvDType::Int8 => Elements::Int8(source.take(elements)?),
             KvDType::F8E4M3 => Elements::F8E4M3(source.take(elements)?),
         })

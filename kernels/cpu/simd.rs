@@ -19,7 +19,7 @@ pub(crate) use avx2::Avx2;
 pub(crate) use byte_dots::ByteDots;
 pub(crate) use portable::Portable;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use tiles::{Shaped, SumRow, Tiles};
+pub(crate) use tiles::{PlaneRows, Shaped, SumRow, Tiles};
 pub(crate) use wide::Wide;
 
 /// Lanes of a vector.

@@ -3,7 +3,7 @@
 use super::driver::{Driver, Pointer};
 use super::region::Region;
 use super::tensor_map::{Matrix, TensorMap};
-use crate::{DType, KvDType, KvShape, Result};
+use crate::{DType, DeviceError, KvDType, KvShape, Result};
 
 /// Keys and values of all layers. Keys are `[layers][blocks][KV heads][slots][head_dim]`, and values likewise, unless
 /// they lie within keys. Scales of int8 are `f32 [layers][blocks][KV heads][slots]`.
@@ -22,6 +22,9 @@ impl KvCache {
         let rows = shape.layers * shape.blocks * shape.block_size * shape.kv_heads;
         assert!(rows / shape.layers.max(1) <= i32::MAX as usize, "kernels count a layer's rows with 31 bits");
         let region = |bytes: usize| Region::zeroed(driver, bytes, "the KV cache");
+        if shape.dtype == KvDType::Int16 {
+            return Err(DeviceError::Unsupported("keys and values in 16-bit integers".into()));
+        }
         let has_scales = shape.dtype.row_bytes(0) > 0;
         let row_bytes = shape.dtype.row_bytes(shape.head_dim) - shape.dtype.row_bytes(0);
         let own_values = shape.values_from.is_none();
@@ -78,6 +81,7 @@ impl KvCache {
             KvDType::BF16 => DType::BF16,
             KvDType::Int8 => DType::WInt8,
             KvDType::F8E4M3 => DType::F8_E4M3,
+            KvDType::Int16 => unreachable!("refused when a cache is made"),
         }
     }
 }

@@ -3,7 +3,8 @@
 use clap::{Args, ValueEnum};
 use workers::{
     KvDType,
-    models::{PlainType, Quantization, WeightOptions},
+    layers::Shard,
+    models::{ModelConfig, PlainType, Quantization, WeightOptions, kv_shape},
 };
 
 /// How a model is loaded.
@@ -73,7 +74,7 @@ pub enum LoadChoice {
 /// Storage format of keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum KvCacheType {
-    /// The device's best trade: f32 on the CPU, bf16 on GPUs.
+    /// 16 bits, as the device has them best: IEEE floats on the CPU, bfloat16 on GPUs.
     Auto,
     /// IEEE binary32.
     #[value(alias = "float32")]
@@ -84,6 +85,8 @@ pub enum KvCacheType {
     /// bfloat16.
     #[value(alias = "bfloat16")]
     Bf16,
+    /// 16-bit integers with a scale per head and token, on the CPU: more exact than floats of 16 bits.
+    Int16,
     /// 8-bit integers with a scale per head and token.
     Int8,
     /// 8-bit floats (e4m3) without scales.
@@ -116,16 +119,26 @@ impl LoadingFlags {
         }
     }
 
-    /// Storage format of the KV cache.
-    pub fn kv_dtype(&self, on_gpus: bool) -> KvDType {
-        match self.kv_cache_dtype {
+    /// Storage format of a model's KV cache; or why it can't be had.
+    pub fn kv_dtype(&self, on_gpus: bool, config: &ModelConfig) -> Result<KvDType, String> {
+        let shape = kv_shape(config, Shard { rank: 0, world_size: 1 }, 1, 1, KvDType::Int16);
+        Ok(match self.kv_cache_dtype {
             KvCacheType::Auto if self.dtype == PlainName::F32 => KvDType::F32,
             KvCacheType::Auto if on_gpus => KvDType::BF16,
             KvCacheType::Auto | KvCacheType::F16 => KvDType::F16,
             KvCacheType::F32 => KvDType::F32,
             KvCacheType::Bf16 => KvDType::BF16,
+            KvCacheType::Int16 if on_gpus => {
+                return Err("--kv-cache-dtype int16 is the CPU's, not GPUs'; try bf16".into());
+            }
+            KvCacheType::Int16 if !shape.takes_int16() => {
+                return Err(
+                    "--kv-cache-dtype int16 takes heads of at most 256 elements and no latent ones; try f16".into()
+                );
+            }
+            KvCacheType::Int16 => KvDType::Int16,
             KvCacheType::Int8 => KvDType::Int8,
             KvCacheType::Fp8 => KvDType::F8E4M3,
-        }
+        })
     }
 }

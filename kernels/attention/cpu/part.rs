@@ -3,10 +3,10 @@
 use std::{f32::consts::LOG2_E, ops::Range};
 
 use super::{
-    View,
+    KEYS, VALUES, View,
     lanes::{Eight, Lanes, Sixteen},
     sums::Sums,
-    task::{Steps, TILE, Task},
+    task::{TILE, Task, Tile},
 };
 use crate::cpu::{
     Floats, KvF32, KvFormat,
@@ -95,50 +95,19 @@ struct Part<'a, 'b, F: KvFormat> {
     sums: Sums<'b>,
 }
 
-/// A tile within a partition.
-#[derive(Clone, Copy)]
-struct Tile<'a> {
-    /// Its first position.
-    start: usize,
-    /// Its blocks.
-    blocks: &'a [u32],
-    /// The first of the task's queries that sees some of it …
-    first_query: usize,
-    /// … and the first after them that does not see it any more.
-    end_query: usize,
-    /// Positions of it that some query of the task sees, counted from its start.
-    seen: usize,
-}
-
 impl<'b, F: KvFormat> Kernel for Part<'_, 'b, F> {
     type Output = Sums<'b>;
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) -> Sums<'b> {
         let (view, task) = (self.view, self.task);
-        let Steps { tile_blocks, tile, partition } = view.steps;
-        let end = view.seen(task.rows.end - 1).min((self.partition + 1) * partition);
-        let first = view.first_seen(task.rows.start) / tile * tile;
-        let blocks = &view.batch.block_tables[task.sequence];
         self.sums.reset();
-        for start in (first.max(self.partition * partition)..end).step_by(tile) {
-            let first_block = start / tile * tile_blocks;
-            let count = (end - start).div_ceil(view.cache.shape().block_size).min(tile_blocks);
-            // Rows are in the order of their positions: the first may not see the tile yet, the last not any more.
-            let unseeing = task.rows.clone().take_while(|&row| view.seen(row) <= start).count();
-            let not_past = task.rows.clone().take_while(|&row| view.first_seen(row) < start + tile).count();
-            let tile = Tile {
-                start,
-                blocks: &blocks[first_block..first_block + count],
-                first_query: unseeing * task.heads.len(),
-                end_query: not_past * task.heads.len(),
-                seen: (end - start).min(tile),
-            };
+        for tile in view.tiles(task, self.partition) {
             let mut starts = [0; TILE];
             for (start, &block) in starts.iter_mut().zip(tile.blocks) {
                 *start = view.cache.tile(view.layer, block as usize, task.kv_head);
             }
-            let starts = &starts[..count];
+            let starts = &starts[..tile.blocks.len()];
             let keys = Blocks::<F> { elements: self.keys, size: view.cache.shape().key_tile(), starts };
             if view.heads.values_from.is_some() {
                 self.score_rows(simd, tile, keys);
@@ -493,20 +462,6 @@ static IN_ORDER: [usize; TILE] = {
     }
     starts
 };
-
-/// Which of a cache's scales.
-const KEYS: usize = 0;
-const VALUES: usize = 1;
-
-impl View<'_> {
-    /// What the elements of eight slots of a block are multiplied by.
-    #[inline(always)]
-    fn scales(&self, side: usize, block: u32, kv_head: usize, slot: usize) -> &[f32; LANES] {
-        let tile = self.cache.tile(self.layer, block as usize, kv_head);
-        let at = tile * self.cache.shape().padded_slots() + slot;
-        self.cache.scales[side][at..at + LANES].try_into().expect("eight scales")
-    }
-}
 
 /// A place among a tile's scores.
 #[derive(Clone, Copy)]

@@ -47,7 +47,45 @@ pub(super) struct Task {
     pub(super) result: usize,
 }
 
-impl View<'_> {
+/// A tile within a partition.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    /// Its first position.
+    pub(super) start: usize,
+    /// Its blocks.
+    pub(super) blocks: &'a [u32],
+    /// The first of the task's queries that sees some of it …
+    pub(super) first_query: usize,
+    /// … and the first after them that does not see it any more.
+    pub(super) end_query: usize,
+    /// Positions of it that some query of the task sees, counted from its start.
+    pub(super) seen: usize,
+}
+
+impl<'a> View<'a> {
+    /// The tiles of a partition that some query of the task sees, in order.
+    #[inline(always)]
+    pub(super) fn tiles(&self, task: &'a Task, partition: usize) -> impl Iterator<Item = Tile<'a>> + use<'a, '_> {
+        let Steps { tile_blocks, tile, partition: length } = self.steps;
+        let end = self.seen(task.rows.end - 1).min((partition + 1) * length);
+        let first = self.first_seen(task.rows.start) / tile * tile;
+        let blocks = &self.batch.block_tables[task.sequence];
+        (first.max(partition * length)..end).step_by(tile).map(move |start| {
+            let first_block = start / tile * tile_blocks;
+            let count = (end - start).div_ceil(self.cache.shape().block_size).min(tile_blocks);
+            // Rows are in the order of their positions: the first may not see the tile yet, the last not any more.
+            let unseeing = task.rows.clone().take_while(|&row| self.seen(row) <= start).count();
+            let not_past = task.rows.clone().take_while(|&row| self.first_seen(row) < start + tile).count();
+            Tile {
+                start,
+                blocks: &blocks[first_block..first_block + count],
+                first_query: unseeing * task.heads.len(),
+                end_query: not_past * task.heads.len(),
+                seen: (end - start).min(tile),
+            }
+        })
+    }
+
     /// All tasks; those at the ends of sequences, which see most, come first.
     pub(super) fn tasks(&self) -> Vec<Task> {
         let (mut tasks, mut result) = (Vec::new(), 0);

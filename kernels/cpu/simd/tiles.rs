@@ -171,6 +171,97 @@ impl Shaped {
     }
 }
 
+/// Rows of a tile in two planes, of upper bytes and of lower ones.
+#[derive(Clone, Copy)]
+pub(crate) struct PlaneRows<'a> {
+    pub(crate) planes: [&'a [u8]; 2],
+    /// How far apart rows lie.
+    pub(crate) stride: usize,
+}
+
+/// Multiplies two planes of rows with two of what they are multiplied with: upper with upper ones into tile `$sums`, upper
+/// with lower ones and lower with upper ones into tile `$mixed`.
+macro_rules! add_planes {
+    ($product:literal, $a:expr, $b:expr, $sums:literal, $mixed:literal) => {
+        asm!(
+            "tileloadd tmm2, [{a_upper} + {a_stride}]",
+            "tileloadd tmm4, [{b_upper} + {b_stride}]",
+            concat!($product, " tmm", $sums, ", tmm2, tmm4"),
+            "tileloadd tmm5, [{b_lower} + {b_stride}]",
+            concat!($product, " tmm", $mixed, ", tmm2, tmm5"),
+            "tileloadd tmm3, [{a_lower} + {a_stride}]",
+            concat!($product, " tmm", $mixed, ", tmm3, tmm4"),
+            a_upper = in(reg) $a.planes[0].as_ptr(),
+            a_lower = in(reg) $a.planes[1].as_ptr(),
+            a_stride = in(reg) $a.stride,
+            b_upper = in(reg) $b.planes[0].as_ptr(),
+            b_lower = in(reg) $b.planes[1].as_ptr(),
+            b_stride = in(reg) $b.stride,
+            options(nostack, preserves_flags, readonly),
+        )
+    };
+}
+
+/// Products of planes, in 16 columns of sums.
+impl Shaped {
+    /// Forgets the sums of product `TURN` (0 or 1).
+    #[inline(always)]
+    pub(crate) fn clear<const TURN: usize>(&self) {
+        // SAFETY: nothing but tiles is written, and those this value has for itself.
+        unsafe {
+            match TURN {
+                0 => asm!("tilezero tmm0", "tilezero tmm1", options(nomem, nostack, preserves_flags)),
+                _ => asm!("tilezero tmm6", "tilezero tmm7", options(nomem, nostack, preserves_flags)),
+            }
+        }
+    }
+
+    /// Adds to product `TURN`: of the upper bytes, and, apart, upper ones times lower ones and lower ones times upper ones.
+    /// Where `A_SIGNED`, the bytes of `a` have a sign and those of `b` have none; else it is the other way round. A row of
+    /// `b` has four bytes, neighbours in a row of `a`, for each of 16 columns.
+    #[inline(always)]
+    pub(crate) fn add_planes<const TURN: usize, const A_SIGNED: bool>(&self, a: PlaneRows, b: PlaneRows) {
+        let there = |rows: PlaneRows, count: usize, bytes: usize| {
+            rows.planes.iter().all(|plane| plane.len() >= (count - 1) * rows.stride + bytes)
+        };
+        assert!(there(a, self.rows, self.bytes) && there(b, self.bytes / 4, ROW_BYTES), "rows of the shape");
+        // SAFETY: the tiles have the shape of `self.rows` and `self.bytes`, as this value proves, and what is read was found to
+        // be there. Nothing but tiles is written, and those this value has for itself.
+        unsafe {
+            match (TURN, A_SIGNED) {
+                (0, true) => add_planes!("tdpbsud", a, b, "0", "1"),
+                (0, false) => add_planes!("tdpbusd", a, b, "0", "1"),
+                (_, true) => add_planes!("tdpbsud", a, b, "6", "7"),
+                (_, false) => add_planes!("tdpbusd", a, b, "6", "7"),
+            }
+        }
+    }
+
+    /// Stores the sums of product `TURN`: rows of 16 32-bit integers, `stride` bytes apart.
+    #[inline(always)]
+    pub(crate) fn store<const TURN: usize>(&self, sums: [&mut [u8]; 2], stride: usize) {
+        assert!(sums.iter().all(|sums| sums.len() >= (self.rows - 1) * stride + ROW_BYTES), "rows of sums");
+        let [first, second] = sums.map(|sums| sums.as_mut_ptr());
+        // SAFETY: tiles of sums have `self.rows` rows, as this value proves, and those were found to be there.
+        unsafe {
+            match TURN {
+                0 => asm!(
+                    "tilestored [{first} + {stride}], tmm0",
+                    "tilestored [{second} + {stride}], tmm1",
+                    first = in(reg) first, second = in(reg) second, stride = in(reg) stride,
+                    options(nostack, preserves_flags),
+                ),
+                _ => asm!(
+                    "tilestored [{first} + {stride}], tmm6",
+                    "tilestored [{second} + {stride}], tmm7",
+                    first = in(reg) first, second = in(reg) second, stride = in(reg) stride,
+                    options(nostack, preserves_flags),
+                ),
+            }
+        }
+    }
+}
+
 impl Drop for Shaped {
     /// A thread whose tiles are in use has 8 KiB more to be saved whenever it is put aside.
     #[inline(always)]

@@ -86,6 +86,17 @@ fn keys_and_values_may_be_kept_in_eight_bits() {
     }
 }
 
+/// Queries and weights are rounded as well then, and yet it is more exact than floats of as many bits.
+#[test]
+fn keys_and_values_may_be_kept_in_integers_of_sixteen_bits() {
+    for model in ["llama_basic", "gemma3_text", "gpt_oss"] {
+        let kept_as = |kv_dtype| distance(model, Ranks { kv_dtype, ..2.into() });
+        let [f16, int16] = [KvDType::F16, KvDType::Int16].map(kept_as);
+        println!("{model}: f16 {f16}, int16 {int16}");
+        assert!(int16 < f16, "{model}: {int16} {f16}");
+    }
+}
+
 /// Random weights are the same for every number of ranks, and files are not looked for.
 #[test]
 fn random_weights_do_not_depend_on_ranks() {

@@ -2,13 +2,11 @@
 
 use super::{GROUP, QUADS, ROWS_AT_ONCE};
 use crate::cpu::{
-    Split, Tensor,
+    LARGEST_SHORT, Split, Tensor,
     simd::{Isa, Kernel, LANES, Line, Simd, TILE_ROWS},
     team::Team,
 };
 
-/// The largest integer of 16 bits: `256 · 127 + 127`, so that it is two bytes with a sign each.
-const LARGEST_SHORT: f32 = 32639.0;
 /// The largest of 8 bits: its upper byte is none.
 const LARGEST_BYTE: f32 = 127.0;
 /// A group whose magnitudes are all below this is zero: the inverse of its step would not be finite.
