@@ -177,6 +177,7 @@ impl KeepShorts<'_> {
     }
 
     /// A tile's planes.
+    #[expect(clippy::mut_from_ref, reason = "each tile is lent to one thread")]
     fn planes(&self, place: Place) -> [&mut [u8]; 2] {
         let plane = self.shape.planes().bytes();
         let start = place.tile * 2 * plane;
