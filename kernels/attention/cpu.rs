@@ -90,6 +90,8 @@ struct View<'a> {
     steps: Steps,
 }
 
+/// Of so many queries at most keys and values are asked for ahead.
+const QUERIES_ASKING: usize = 16;
 /// Which of a cache's scales.
 const KEYS: usize = 0;
 const VALUES: usize = 1;
@@ -188,8 +190,7 @@ impl Place<'_> {
     /// Divides a task's sums by their totals, which sinks enlarge.
     fn put(&self, view: &View, task: &Task, sums: &Sums) {
         let (dim, padded) = (view.heads.value_dim(), view.cache.shape().padded_value_dim());
-        let queries = task.rows.clone().flat_map(|row| task.heads.clone().map(move |head| (row, head)));
-        for (query, (row, head)) in queries.enumerate() {
+        for (query, (row, head)) in task.rows_and_heads().enumerate() {
             let start = row * self.columns + head * dim;
             // SAFETY: a (row, head) belongs to one task, and one thread finishes it.
             let output = unsafe { self.output.part(start..start + dim) };

@@ -18,7 +18,7 @@ use std::f32::consts::LOG2_E;
 
 use self::products::{Multiplier, Products};
 use super::{
-    KEYS, VALUES, View,
+    KEYS, QUERIES_ASKING, VALUES, View,
     sums::Sums,
     task::{TILE, Task, Tile},
 };
@@ -33,8 +33,6 @@ const SIDE: usize = 16;
 const LARGEST_WEIGHT: f32 = 32767.0;
 /// A query, or a tile's weights, that are all below this are zeros: the inverse of their step would not be finite.
 const LEAST: f32 = 1e-30;
-/// Of so many queries at most keys and values are asked for ahead.
-const QUERIES_ASKING: usize = 16;
 
 /// Computes the sums of a task's queries over one partition.
 pub(super) fn part<'a>(
@@ -123,7 +121,6 @@ impl<'b> Kernel for Part<'_, 'b> {
         let (view, task, planes, lanes) = (self.view, self.task, self.planes, self.lanes);
         self.sums.reset();
         self.round_queries(simd);
-        let mut multiplier = self.multiplier.ready();
         for tile in view.tiles(task, self.partition) {
             let mut kept = [0; TILE];
             for (kept, &block) in kept.iter_mut().zip(tile.blocks) {
@@ -134,7 +131,7 @@ impl<'b> Kernel for Part<'_, 'b> {
             self.ask_ahead(simd, tile, kept);
             let [uppers, lowers] = &self.queries;
             let [sums, mixed] = &mut self.products;
-            multiplier.with_keys(
+            self.multiplier.multiply::<S, true>(
                 simd,
                 Products {
                     rows: rows.clone(),
@@ -150,7 +147,7 @@ impl<'b> Kernel for Part<'_, 'b> {
             self.soften(simd, tile, kept);
             let [uppers, lowers] = &self.weights;
             let [sums, mixed] = &mut self.products;
-            multiplier.with_values(
+            self.multiplier.multiply::<S, false>(
                 simd,
                 Products {
                     rows,
@@ -174,9 +171,10 @@ impl Part<'_, '_> {
     #[inline(always)]
     fn round_queries<S: Simd>(&mut self, simd: S) {
         let dim = self.view.heads.dim;
-        let rows = self.task.rows.clone().flat_map(|row| self.task.heads.clone().map(move |head| (row, head)));
         let [uppers, lowers] = self.queries.each_mut().map(|plane| plane.chunks_exact_mut(self.planes.dim));
-        for ((((row, head), uppers), lowers), facts) in rows.zip(uppers).zip(lowers).zip(self.facts.iter_mut()) {
+        for ((((row, head), uppers), lowers), facts) in
+            self.task.rows_and_heads().zip(uppers).zip(lowers).zip(self.facts.iter_mut())
+        {
             let query = &self.view.qkv.row(row)[head * dim..][..dim];
             let mut most = simd.splat(0.0);
             for at in (0..dim).step_by(LANES) {

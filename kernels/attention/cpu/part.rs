@@ -3,7 +3,7 @@
 use std::{f32::consts::LOG2_E, ops::Range};
 
 use super::{
-    KEYS, VALUES, View,
+    KEYS, QUERIES_ASKING, VALUES, View,
     lanes::{Eight, Lanes, Sixteen},
     sums::Sums,
     task::{TILE, Task, Tile},
@@ -41,9 +41,6 @@ fn side(left: usize) -> usize {
     }
 }
 
-/// Of so many queries at most keys and values are asked for ahead.
-const QUERIES_ASKING: usize = 16;
-
 /// Computes the sums of a task's queries over one partition.
 pub(super) fn part<'a, F: KvFormat>(
     isa: Isa,
@@ -63,8 +60,7 @@ pub(super) fn part<'a, F: KvFormat>(
     let (decoded, rest) = work.split_at_mut(decoded);
     let (query_values, rest) = rest.split_at_mut(queries * stride);
     let (scores, keeps) = rest.split_at_mut(queries * lanes);
-    let rows = task.rows.clone().flat_map(|row| task.heads.clone().map(move |head| (row, head)));
-    for ((row, head), to) in rows.zip(query_values.chunks_exact_mut(stride)) {
+    for ((row, head), to) in task.rows_and_heads().zip(query_values.chunks_exact_mut(stride)) {
         for (to, value) in to.iter_mut().zip(&view.qkv.row(row)[head * dim..][..dim]) {
             *to = value * view.scoring.scale * LOG2_E;
         }

@@ -138,4 +138,11 @@ impl Task {
     pub(super) fn queries(&self) -> usize {
         self.rows.len() * self.heads.len()
     }
+
+    /// Row and head of each, in order.
+    #[inline]
+    pub(super) fn rows_and_heads(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let heads = self.heads.clone();
+        self.rows.clone().flat_map(move |row| heads.clone().map(move |head| (row, head)))
+    }
 }

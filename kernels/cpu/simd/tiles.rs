@@ -1,4 +1,4 @@
-//! Tiles (AMX): registers of 16 rows by 64 bytes, and products of whole tiles of signed bytes, summed in 32-bit integers.
+//! Tiles (AMX): registers of 16 rows by 64 bytes, and products of whole tiles of bytes, summed in 32-bit integers.
 //!
 //! The compiler knows neither the registers nor the instructions, so that products are pieces of assembly. What they leave in
 //! tiles stays there from one to the next: nothing else in the program uses them.
@@ -35,9 +35,7 @@ impl SumRow {
 
 /// This thread's tiles, in the shape of some products, as long as this lives.
 pub(crate) struct Shaped {
-    /// Rows that are multiplied.
-    rows: usize,
-    /// Bytes of each.
+    /// Bytes of a row that are multiplied.
     bytes: usize,
     /// Another thread has tiles of its own.
     of_thread: PhantomData<*const ()>,
@@ -50,13 +48,13 @@ impl Tiles {
         FOUND.get_or_init(|| has_tiles() && permitted()).then_some(Self(()))
     }
 
-    /// Shapes this thread's tiles for products of so many rows, of each of which `bytes` are multiplied: whole fours of them.
+    /// Shapes this thread's tiles for products of [`TILE_ROWS`] rows, of each of which `bytes` are multiplied: whole fours of
+    /// them.
     #[inline(always)]
-    pub(crate) fn shaped(self, rows: usize, bytes: usize) -> Shaped {
-        assert!((1..=TILE_ROWS).contains(&rows), "rows of a tile");
+    pub(crate) fn shaped(self, bytes: usize) -> Shaped {
         assert!((4..=ROW_BYTES).contains(&bytes) && bytes.is_multiple_of(4), "bytes of a tile's row");
         let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], bytes: [0; 16], rows: [0; 16] };
-        let (sums, x, w) = ((rows, ROW_BYTES), (rows, bytes), (bytes / 4, ROW_BYTES));
+        let (sums, x, w) = ((TILE_ROWS, ROW_BYTES), (TILE_ROWS, bytes), (bytes / 4, ROW_BYTES));
         for (tile, (rows, bytes)) in [sums, sums, x, x, w, w, sums, sums].into_iter().enumerate() {
             (config.rows[tile], config.bytes[tile]) = (rows as u8, bytes as u16);
         }
@@ -64,7 +62,7 @@ impl Tiles {
         // LDTILECFG), of palette 1, and within its bounds, as asserted. No code but what is between here and the drop of
         // what is returned uses the thread's tiles.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, preserves_flags, readonly)) };
-        Shaped { rows, bytes, of_thread: PhantomData }
+        Shaped { bytes, of_thread: PhantomData }
     }
 }
 
@@ -129,11 +127,11 @@ impl Shaped {
         [first, at]: [usize; 2],
         w: &[[u8; 64]],
     ) {
-        assert!(x.len() >= self.rows && w.len() >= self.bytes / 4, "rows of the shape");
+        assert!(x.len() >= TILE_ROWS && w.len() >= self.bytes / 4, "rows of the shape");
         assert!(first.max(at) + self.bytes <= size_of::<Line>(), "bytes of a row");
         let from = |at| x.as_ptr().cast::<u8>().wrapping_add(at);
         let (x, y, w) = (from(at), from(first), w.as_ptr());
-        // SAFETY: the tiles have the shape of `self.rows` and `self.bytes`, as this value proves, and what is read was found to be
+        // SAFETY: the tiles have 16 rows of `self.bytes`, as this value proves, and what is read was found to be
         // there. Nothing but tiles is written, and those this value has for itself.
         unsafe {
             if TURN == 0 {
@@ -154,7 +152,7 @@ impl Shaped {
     #[inline(always)]
     pub(crate) fn end<const TURN: usize, const BOTH: bool>(&self, sums: &mut [[SumRow; TILE_ROWS]; 2]) {
         let [first, second] = sums.each_mut().map(|sums| sums.as_mut_ptr());
-        // SAFETY: tiles of sums have `self.rows` rows, as this value proves, 16 at most, so that what is written are rows of `sums`.
+        // SAFETY: tiles of sums have 16 rows, as this value proves, and so has what is written.
         unsafe {
             if TURN == 0 {
                 if BOTH {
@@ -224,8 +222,8 @@ impl Shaped {
         let there = |rows: PlaneRows, count: usize, bytes: usize| {
             rows.planes.iter().all(|plane| plane.len() >= (count - 1) * rows.stride + bytes)
         };
-        assert!(there(a, self.rows, self.bytes) && there(b, self.bytes / 4, ROW_BYTES), "rows of the shape");
-        // SAFETY: the tiles have the shape of `self.rows` and `self.bytes`, as this value proves, and what is read was found to
+        assert!(there(a, TILE_ROWS, self.bytes) && there(b, self.bytes / 4, ROW_BYTES), "rows of the shape");
+        // SAFETY: the tiles have 16 rows of `self.bytes`, as this value proves, and what is read was found to
         // be there. Nothing but tiles is written, and those this value has for itself.
         unsafe {
             match (TURN, A_SIGNED) {
@@ -240,9 +238,9 @@ impl Shaped {
     /// Stores the sums of product `TURN`: rows of 16 32-bit integers, `stride` bytes apart.
     #[inline(always)]
     pub(crate) fn store<const TURN: usize>(&self, sums: [&mut [u8]; 2], stride: usize) {
-        assert!(sums.iter().all(|sums| sums.len() >= (self.rows - 1) * stride + ROW_BYTES), "rows of sums");
+        assert!(sums.iter().all(|sums| sums.len() >= (TILE_ROWS - 1) * stride + ROW_BYTES), "rows of sums");
         let [first, second] = sums.map(|sums| sums.as_mut_ptr());
-        // SAFETY: tiles of sums have `self.rows` rows, as this value proves, and those were found to be there.
+        // SAFETY: tiles of sums have 16 rows, as this value proves, and those were found to be there.
         unsafe {
             match TURN {
                 0 => asm!(
@@ -271,7 +269,7 @@ impl Drop for Shaped {
     }
 }
 
-/// Whether the processor has tiles, their products of bytes, and AVX-512 beside (leaf 7: AMX-TILE and AMX-INT8).
+/// Whether the processor has tiles and their products of bytes (leaf 7: AMX-TILE and AMX-INT8).
 fn has_tiles() -> bool {
     const AMX: u32 = 1 << 24 | 1 << 25;
     __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).edx & AMX == AMX
@@ -290,46 +288,44 @@ fn permitted() -> bool {
 mod tests {
     use super::*;
 
-    /// Against the plain sum, of whole tiles and of less.
+    /// Against the plain sum, of whole rows and of parts of them.
     #[test]
     fn products_are_those_of_bytes() {
         let Some(tiles) = Tiles::detect() else { return };
-        check(tiles, 16, 32);
-        check(tiles, 4, 16);
-        check(tiles, 16, 64);
+        [16, 32, 64].into_iter().for_each(|bytes| check(tiles, bytes));
     }
 
-    fn check(tiles: Tiles, rows: usize, bytes: usize) {
+    fn check(tiles: Tiles, bytes: usize) {
         let row = |row: usize, step: usize| std::array::from_fn(|at| (row * 89 + at * step) as u8);
-        let x: Vec<[u8; 64]> = (0..rows).map(|at| row(at, 37)).collect();
+        let x: Vec<[u8; 64]> = (0..TILE_ROWS).map(|at| row(at, 37)).collect();
         let w: Vec<[u8; 64]> = (0..bytes / 4).map(|at| row(at, 101)).collect();
         let last = 64 - bytes;
         let expected = |at: usize| -> Vec<i32> {
             let term = |m: usize, n: usize, k: usize| {
                 i32::from(x[m][at + k].cast_signed()) * i32::from(w[k / 4][4 * n + k % 4].cast_signed())
             };
-            (0..16 * rows).map(|sum| (0..bytes).map(|k| term(sum / 16, sum % 16, k)).sum()).collect()
+            (0..16 * TILE_ROWS).map(|sum| (0..bytes).map(|k| term(sum / 16, sum % 16, k)).sum()).collect()
         };
         let numbers =
             |bytes: &[u8]| -> Vec<i32> { bytes.as_chunks().0.iter().copied().map(i32::from_le_bytes).collect() };
-        let sums_of = |sums: &[SumRow]| -> Vec<i32> { sums[..rows].iter().flat_map(|row| numbers(&row.0)).collect() };
+        let sums_of = |sums: &[SumRow]| -> Vec<i32> { sums.iter().flat_map(|row| numbers(&row.0)).collect() };
         let lines: Vec<Line> =
             x.iter().map(|row| Line(numbers(row).as_chunks().0.try_into().expect("two halves"))).collect();
         let mut sums = [[SumRow([1; 64]); TILE_ROWS]; 2];
-        let shaped = tiles.shaped(rows, bytes);
+        let shaped = tiles.shaped(bytes);
         shaped.begin::<0, true>(&lines, [0, last], &w);
         shaped.begin::<1, false>(&lines, [0, 0], &w);
         shaped.end::<0, true>(&mut sums);
-        assert_eq!(sums_of(&sums[0]), expected(0), "{rows} rows of {bytes}");
-        assert_eq!(sums_of(&sums[1]), expected(last), "{rows} rows of {bytes}");
+        assert_eq!(sums_of(&sums[0]), expected(0), "rows of {bytes}");
+        assert_eq!(sums_of(&sums[1]), expected(last), "rows of {bytes}");
         shaped.begin::<0, true>(&lines, [last, 0], &w);
         shaped.end::<1, false>(&mut sums);
-        assert_eq!(sums_of(&sums[0]), expected(0), "{rows} rows of {bytes}, left alone");
-        assert_eq!(sums_of(&sums[1]), expected(0), "{rows} rows of {bytes}");
+        assert_eq!(sums_of(&sums[0]), expected(0), "rows of {bytes}, left alone");
+        assert_eq!(sums_of(&sums[1]), expected(0), "rows of {bytes}");
         shaped.begin::<1, true>(&lines, [0, last], &w);
         shaped.end::<0, true>(&mut sums);
-        assert_eq!(sums_of(&sums[0]), expected(last), "{rows} rows of {bytes}");
+        assert_eq!(sums_of(&sums[0]), expected(last), "rows of {bytes}");
         shaped.end::<1, true>(&mut sums);
-        assert_eq!(sums_of(&sums[1]), expected(last), "{rows} rows of {bytes}");
+        assert_eq!(sums_of(&sums[1]), expected(last), "rows of {bytes}");
     }
 }

@@ -38,14 +38,7 @@ fn kept(rows: &[u8], planes: Planes, tile: usize) -> [&[u8]; 2] {
 }
 
 /// By what products are made.
-#[derive(Clone, Copy)]
 pub(super) struct Multiplier {
-    #[cfg(target_arch = "x86_64")]
-    tiles: Option<Tiles>,
-}
-
-/// The same, ready to do so.
-pub(super) struct Ready {
     #[cfg(target_arch = "x86_64")]
     tiles: Option<Tiles>,
     /// The tiles' shape, and the bytes of a row that it is of.
@@ -57,7 +50,7 @@ impl Multiplier {
     /// That of an instruction set.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn of(isa: Isa) -> Self {
-        Self { tiles: isa.tiles() }
+        Self { tiles: isa.tiles(), shaped: None }
     }
 
     /// That of an instruction set.
@@ -66,36 +59,17 @@ impl Multiplier {
         Self {}
     }
 
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn ready(self) -> Ready {
-        Ready { tiles: self.tiles, shaped: None }
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    pub(super) fn ready(self) -> Ready {
-        Ready {}
-    }
-}
-
-impl Ready {
-    /// Rows of queries with all keys of a tile, unseen ones included.
+    /// Where `KEYS`, rows of queries with all keys of a tile, unseen ones included; else rows of weights with all values.
     #[inline(always)]
-    pub(super) fn with_keys<S: Simd>(&mut self, simd: S, mut products: Products) {
+    pub(super) fn multiply<S: Simd, const KEYS: bool>(&mut self, simd: S, mut products: Products) {
         #[cfg(target_arch = "x86_64")]
         if let Some(tiles) = self.tiles.filter(|_| products.rows.len() >= TILED_ROWS) {
-            return products.keys_by_tiles(self.shape(tiles, step(products.planes.dim)));
+            return match KEYS {
+                true => products.keys_by_tiles(self.shape(tiles, step(products.planes.dim))),
+                false => products.values_by_tiles(self.shape(tiles, step(products.planes.slots))),
+            };
         }
-        products.by_lanes::<S, true>(simd);
-    }
-
-    /// Rows of weights with all values of a tile.
-    #[inline(always)]
-    pub(super) fn with_values<S: Simd>(&mut self, simd: S, mut products: Products) {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(tiles) = self.tiles.filter(|_| products.rows.len() >= TILED_ROWS) {
-            return products.values_by_tiles(self.shape(tiles, step(products.planes.slots)));
-        }
-        products.by_lanes::<S, false>(simd);
+        products.by_lanes::<S, KEYS>(simd);
     }
 
     /// Tiles of so many bytes in a row.
@@ -105,7 +79,7 @@ impl Ready {
         if self.shaped.as_ref().is_none_or(|&(shape, _)| shape != bytes) {
             // The old shape ends before the new one begins.
             self.shaped = None;
-            self.shaped = Some((bytes, tiles.shaped(TILE_ROWS, bytes)));
+            self.shaped = Some((bytes, tiles.shaped(bytes)));
         }
         &self.shaped.as_ref().expect("just shaped").1
     }

@@ -122,7 +122,7 @@ impl<L: Layout> Tiled<'_, L> {
     fn all<S: Simd, const BYTES: bool>(mut self, simd: S) {
         let count = self.rows.len();
         // Rows that a tile lacks are multiplied for nothing.
-        let tiles = self.tiles.shaped(TILE_ROWS, GROUP / L::PIECES);
+        let tiles = self.tiles.shaped(GROUP / L::PIECES);
         for output in self.product.outputs.clone().step_by(SIDE) {
             self.unpack(simd, output);
             for row in (0..count).step_by(TILE_ROWS) {
