@@ -18,7 +18,8 @@ mod tensor;
 pub(crate) use floats::Floats;
 pub use kv_cache::KvCache;
 pub(crate) use kv_cache::{
-    Elements, KEY_EXCESS, KvBF16, KvF8E4M3, KvF16, KvF32, KvFormat, KvInt8, LARGEST_SHORT, Planes,
+    Elements, KEY_EXCESS, KvBF16, KvF8E4M3, KvF16, KvF32, KvFormat, KvInt8, LARGEST_HEAD, LARGEST_SHORT, Planes,
+    greatest,
 };
 pub(crate) use split::Split;
 pub(crate) use tensor::Piece;

@@ -56,7 +56,7 @@ impl Findings {
         let checkpoint = Checkpoint::open_with(&path, weights).map_err(line)?;
         let config = checkpoint.config().clone();
         let check = |world_size| models::check(&checkpoint, world_size, weights).map_err(line);
-        let (world_size, kv_dtype) = (flags.loading.world_size(), flags.loading.kv_dtype(false, &config)?);
+        let (world_size, kv_dtype) = (flags.loading.world_size(), flags.loading.kv_dtype(false, &config, 1)?);
         let inventories = check(world_size)?;
         let whole = if world_size == 1 { inventories[0].clone() } else { check(1)?.remove(0) };
         let needs = |(rank, weights)| {

@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 
 use super::{
+    Instructions,
     lasting::{Lasting, Source},
     simd::{LANES, Simd, Wide, e4m3},
 };
@@ -62,10 +63,16 @@ impl KvCache {
 }
 
 impl KvShape {
-    /// Whether the CPU can keep 16-bit integers of this shape: values have rows of their own, and sums of products stay
-    /// exact as f32.
+    /// Whether the CPU can keep 16-bit integers of this shape: values have rows of their own, and sums of products over a
+    /// head, or over a block, have 32 bits.
     pub fn takes_int16(&self) -> bool {
-        self.values_from.is_none() && self.head_dim <= 256
+        self.values_from.is_none() && self.head_dim <= LARGEST_HEAD && self.block_size <= LARGEST_BLOCK
+    }
+
+    /// The format that this machine's CPU is fastest with, of those of two bytes.
+    pub fn fastest_on_cpu(&self) -> KvDType {
+        let multiplies_bytes = Instructions::Best.isa().has_byte_dots();
+        if multiplies_bytes && self.takes_int16() { KvDType::Int16 } else { KvDType::F16 }
     }
 
     /// Slots of a block with their padding.
@@ -121,6 +128,9 @@ pub(crate) struct Planes {
 
 /// The largest 16-bit integer, `256 · 127 + 127`: both bytes have a sign.
 pub(crate) const LARGEST_SHORT: f32 = 32639.0;
+/// The largest head of such integers, and the largest block: 512 · 32767 · 32639 / 256 has 31 bits.
+pub(crate) const LARGEST_HEAD: usize = 256;
+const LARGEST_BLOCK: usize = 512;
 /// By how much keys' bytes are larger.
 pub(crate) const KEY_EXCESS: u8 = 128;
 
@@ -163,6 +173,18 @@ fn elements(shape: &KvShape, tile: usize) -> usize {
     factors.into_iter().try_fold(1usize, usize::checked_mul).unwrap_or(usize::MAX)
 }
 
+/// The greatest absolute value of a row, by lanes.
+pub(crate) fn greatest(row: &[f32]) -> f32 {
+    let (eights, rest) = row.as_chunks::<LANES>();
+    let mut lanes = [0.0f32; LANES];
+    for eight in eights {
+        for (lane, value) in lanes.iter_mut().zip(eight) {
+            *lane = lane.max(value.abs());
+        }
+    }
+    lanes.iter().chain(rest).fold(0.0, |greatest, value| greatest.max(value.abs()))
+}
+
 /// How the elements of a cache are read and written.
 pub(crate) trait KvFormat {
     /// An element as stored.
@@ -187,7 +209,7 @@ pub(crate) trait KvFormat {
     /// What a row's elements are multiples of: 1 where the format has no scales, and for a row of zeros.
     #[inline]
     fn scale(row: &[f32]) -> f32 {
-        let greatest = row.iter().fold(0.0f32, |greatest, value| greatest.max(value.abs()));
+        let greatest = greatest(row);
         Self::GREATEST.map_or(1.0, |most| if greatest > 0.0 { greatest / most } else { 1.0 })
     }
 }

@@ -102,6 +102,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn shift_right_each(self, a: Self::I, by: Self::I) -> Self::I;
     /// The numbers' values.
     fn float(self, a: Self::I) -> Self::F;
+    /// The nearest integers (of two the even one), which have 32 bits.
+    fn round(self, a: Self::F) -> Self::I;
     /// The numbers' bits as those of f32.
     fn bits(self, a: Self::I) -> Self::F;
     /// Of sixteen numbers, eight in each vector, for each lane the one that its low four bits say.
@@ -139,20 +141,27 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::F) -> S::F {
     simd.zero_below(simd.mul(sum, power), x, simd.splat(LOWEST))
 }
 
+/// Below it [`exp2`] is zero.
+const EXP2_LOWEST: f32 = -126.0;
+/// The polynomial of degree 6 whose greatest relative error from `2ʳ` is least (2e-9) for `|r| ≤ 1/2`; the highest power
+/// first.
+const EXP2: [f32; 7] =
+    [1.534_581_2e-4, 1.339_993_1e-3, 9.618_489e-3, 5.550_328_6e-2, 2.402_264_6e-1, 6.931_472e-1, 1.0];
+
 /// `2ˣ` in each lane, of `x` up to 127: relative error below 1e-7, zero below -126. What is not a number stays so.
 ///
-/// `x = n + r` with `|r| ≤ 1/2`, `2ʳ` by the polynomial of degree 6 whose greatest relative error is least (2e-9).
+/// `x = n + r` with `|r| ≤ 1/2`, `2ʳ` by a polynomial.
 #[inline(always)]
 pub(crate) fn exp2<S: Simd>(simd: S, x: S::F) -> S::F {
-    const LOWEST: f32 = -126.0;
-    let bounded = simd.max(simd.splat(LOWEST), x);
+    let lowest = simd.splat(EXP2_LOWEST);
+    let bounded = simd.max(lowest, x);
     let (power, n) = simd.exp2_round(bounded);
     let r = simd.sub(bounded, n);
-    let mut sum = simd.splat(1.534_581_2e-4);
-    for coefficient in [1.339_993_1e-3, 9.618_489e-3, 5.550_328_6e-2, 2.402_264_6e-1, 6.931_472e-1, 1.0] {
-        sum = simd.fma(sum, r, simd.splat(coefficient));
+    let mut sum = simd.splat(EXP2[0]);
+    for coefficient in EXP2[1..].iter() {
+        sum = simd.fma(sum, r, simd.splat(*coefficient));
     }
-    simd.zero_below(simd.mul(sum, power), x, simd.splat(LOWEST))
+    simd.zero_below(simd.mul(sum, power), x, lowest)
 }
 
 /// Eight numbers of FP8 (e4m3). The four bits of exponent and three of mantissa become the lowest of f32's exponent and the
@@ -242,6 +251,22 @@ impl Isa {
         }
     }
 
+    /// Whether products of bytes are one instruction.
+    pub(crate) fn has_byte_dots(self) -> bool {
+        struct Dots;
+
+        impl Kernel for Dots {
+            type Output = bool;
+
+            #[inline(always)]
+            fn run<S: Simd>(self, _: S) -> bool {
+                S::DOTS_QUADS
+            }
+        }
+
+        self.run(Dots)
+    }
+
     /// Its tiles.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn tiles(self) -> Option<Tiles> {
@@ -314,16 +339,36 @@ mod tests {
         }
     }
 
+    struct WideExp2([f32; 8]);
+
+    impl Kernel for WideExp2 {
+        type Output = [f32; 16];
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> [f32; 16] {
+            let (wide, mut result) = (simd.wide(), [0.0; 16]);
+            wide.store(wide.exp2(wide.join([simd.load(&self.0); 2])), &mut result);
+            result
+        }
+    }
+
     #[test]
     fn exp2_is_close_to_the_exact_one() {
         for isa in [Isa::detect(), Isa::Portable(Portable)] {
+            let both = |x: [f32; 8]| {
+                let (eight, sixteen) = (isa.run(Exp2(x)), isa.run(WideExp2(x)));
+                let equal =
+                    sixteen.chunks(8).all(|half| half.iter().zip(eight).all(|(a, b)| a.to_bits() == b.to_bits()));
+                assert!(equal, "{}: {eight:?}, {sixteen:?}", isa.name());
+                eight
+            };
             for step in 0..25_300 {
                 let x = -126.0 + step as f32 * 0.01;
                 let exact = f64::from(x).exp2();
-                let error = (f64::from(isa.run(Exp2([x; 8]))[3]) - exact) / exact;
+                let error = (f64::from(both([x; 8])[3]) - exact) / exact;
                 assert!(error.abs() < 1e-7, "{}: exp2({x}) is off by {error:e}", isa.name());
             }
-            let result = isa.run(Exp2([f32::NEG_INFINITY, -1e30, -126.5, 0.0, -1.0, 5.0, f32::NAN, -0.0]));
+            let result = both([f32::NEG_INFINITY, -1e30, -126.5, 0.0, -1.0, 5.0, f32::NAN, -0.0]);
             assert_eq!(result[..6], [0.0, 0.0, 0.0, 1.0, 0.5, 32.0], "{}", isa.name());
             assert!(result[6].is_nan() && result[7] == 1.0, "{result:?}");
         }
@@ -366,6 +411,7 @@ mod tests {
                 simd.float(simd.shift_left::<3>(int)),
                 simd.float(simd.shift_right::<3>(int)),
                 simd.float(simd.shift_right_each(simd.splat_int(-1), simd.bytes(&[8, 9, 10, 11, 12, 24, 30, 31]))),
+                simd.float(simd.round(a)),
                 simd.bits(simd.shift_left::<22>(int)),
                 simd.bits(simd.and(simd.shift_left::<20>(simd.signed_bytes(&bytes)), simd.splat_int(!0x7800_0000))),
                 simd.pick([a, b], simd.bytes(&[0, 15, 7, 8, 3, 12, 9, 6])),
@@ -418,7 +464,14 @@ mod tests {
                 wide.add(a, b),
                 wide.sub(a, b),
                 wide.mul(a, b),
+                wide.max(a, b),
                 wide.fma(wide.splat(1.5), a, b),
+                wide.first(a, 3, b),
+                wide.first(a, 11, b),
+                wide.first(a, 40, b),
+                wide.float(wide.round(wide.mul(a, wide.splat(0.25)))),
+                wide.float(wide.bytes(&wide.low_bytes(words(91)))),
+                wide.join(wide.halves(b)),
                 wide.float(wide.add_int(int, signed)),
                 wide.float(wide.dot_pairs(words(37), words(91))),
                 wide.float(wide.dot_quads(int, words(37), words(91))),

@@ -119,22 +119,23 @@ impl LoadingFlags {
         }
     }
 
-    /// Storage format of a model's KV cache; or why it can't be had.
-    pub fn kv_dtype(&self, on_gpus: bool, config: &ModelConfig) -> Result<KvDType, String> {
-        let shape = kv_shape(config, Shard { rank: 0, world_size: 1 }, 1, 1, KvDType::Int16);
+    /// Storage format of a model's KV cache in blocks of `block_size` tokens; or why it can't be had.
+    pub fn kv_dtype(&self, on_gpus: bool, config: &ModelConfig, block_size: usize) -> Result<KvDType, String> {
+        let shape = kv_shape(config, Shard { rank: 0, world_size: 1 }, block_size, 1, KvDType::Int16);
         Ok(match self.kv_cache_dtype {
             KvCacheType::Auto if self.dtype == PlainName::F32 => KvDType::F32,
             KvCacheType::Auto if on_gpus => KvDType::BF16,
-            KvCacheType::Auto | KvCacheType::F16 => KvDType::F16,
+            KvCacheType::Auto => shape.fastest_on_cpu(),
+            KvCacheType::F16 => KvDType::F16,
             KvCacheType::F32 => KvDType::F32,
             KvCacheType::Bf16 => KvDType::BF16,
             KvCacheType::Int16 if on_gpus => {
                 return Err("--kv-cache-dtype int16 is the CPU's, not GPUs'; try bf16".into());
             }
             KvCacheType::Int16 if !shape.takes_int16() => {
-                return Err(
-                    "--kv-cache-dtype int16 takes heads of at most 256 elements and no latent ones; try f16".into()
-                );
+                return Err("--kv-cache-dtype int16 takes heads of at most 256 elements, none of them latent, and a \
+                            --block-size of at most 512; try f16"
+                    .into());
             }
             KvCacheType::Int16 => KvDType::Int16,
             KvCacheType::Int8 => KvDType::Int8,

@@ -60,7 +60,7 @@ impl Plan {
         let weights = flags.loading.weights();
         let path = hub::model_path(flags.model.as_deref(), &flags.hub)?;
         let checkpoint = Checkpoint::open_with(&path, weights).map_err(one_line)?;
-        let kv_dtype = flags.loading.kv_dtype(gpus.is_some(), checkpoint.config())?;
+        let kv_dtype = flags.loading.kv_dtype(gpus.is_some(), checkpoint.config(), flags.block_size as usize)?;
         let inventory = models::check(&checkpoint, flags.loading.world_size(), weights).map_err(one_line)?;
         warn_of_nothing_to_quantize(flags, &inventory, &mut warnings);
         warn_of_uneven_heads(checkpoint.config().heads, flags.loading.world_size(), &mut warnings);

@@ -9,8 +9,8 @@
 //! Σ a · b ≈ 256 · (256 · Σ upper · upper + Σ (upper · lower + lower · upper))
 //! ```
 //!
-//! Both sums stay below 2²⁴, so that they are exact as f32. What is made of them is made query by query and tile by tile,
-//! in one order.
+//! What this comes to has 32 bits, and only then becomes f32. What is made of it is made query by query and tile by tile, in
+//! one order.
 
 mod products;
 
@@ -23,12 +23,14 @@ use super::{
     task::{TILE, Task, Tile},
 };
 use crate::cpu::{
-    Floats, KEY_EXCESS, LARGEST_SHORT, Planes,
-    simd::{Isa, Kernel, LANES, Simd, TILE_ROWS, Wide, exp2, padded},
+    Floats, KEY_EXCESS, LARGEST_HEAD, LARGEST_SHORT, Planes,
+    simd::{Isa, Kernel, Simd, TILE_ROWS, Wide},
 };
 
 /// Columns of sums that are computed side by side: what slots and elements are padded to.
 const SIDE: usize = 16;
+/// Bytes of so many sums.
+const SIXTEEN: usize = SIDE * size_of::<i32>();
 /// The largest weight of a tile as an integer: neither of its bytes has a sign.
 const LARGEST_WEIGHT: f32 = 32767.0;
 /// A query, or a tile's weights, that are all below this are zeros: the inverse of their step would not be finite.
@@ -47,8 +49,8 @@ pub(super) fn part<'a>(
     let planes = view.cache.shape().planes();
     let lanes = view.steps.tile_blocks * planes.slots;
     // Whole tiles of queries: those that are missing hold anything, and nobody asks what becomes of it.
-    let queries = task.queries().next_multiple_of(TILE_ROWS);
-    let lengths = [queries * planes.dim, queries * lanes, queries * lanes.max(planes.dim) * size_of::<i32>()];
+    let padded = task.queries().next_multiple_of(TILE_ROWS);
+    let lengths = [padded * planes.dim, padded * lanes, padded * lanes.max(planes.dim) * size_of::<i32>()];
     work.resize(2 * lengths.iter().sum::<usize>() / size_of::<f32>());
     let mut rest = work.bytes_mut();
     let [queries, weights, products] = lengths.map(|length| {
@@ -58,8 +60,8 @@ pub(super) fn part<'a>(
             plane
         })
     });
-    let mut facts = vec![Facts::default(); task.queries()];
-    let (multiplier, facts) = (Multiplier::of(isa), &mut facts[..]);
+    let (mut facts, mut keeps) = (vec![Facts::default(); task.queries()], vec![0.0; padded]);
+    let (multiplier, facts, keeps) = (Multiplier::of(isa), &mut facts[..], &mut keeps[..]);
     let part = Part {
         view,
         task,
@@ -73,6 +75,7 @@ pub(super) fn part<'a>(
         weights,
         products,
         facts,
+        keeps,
         sums,
     };
     isa.run(part)
@@ -83,12 +86,10 @@ pub(super) fn part<'a>(
 struct Facts {
     /// What one of a score's mixed products stands for, but for the key's scale.
     step: f32,
-    /// What upper products, and mixed ones, have too much, since keys' bytes are too large.
-    excess: [f32; 2],
+    /// What products have too much, since keys' bytes are too large.
+    excess: i32,
     /// What one of a tile's mixed products of weights and values stands for.
     weight_step: f32,
-    /// By what the sums of values shrink when the best score grows.
-    keep: f32,
 }
 
 /// The arithmetic of one partition.
@@ -110,6 +111,8 @@ struct Part<'a, 'b> {
     /// `[queries][dim]` where they are weighted values.
     products: [&'a mut [u8]; 2],
     facts: &'a mut [Facts],
+    /// By what each query's sums shrink when its best score grows.
+    keeps: &'a mut [f32],
     sums: Sums<'b>,
 }
 
@@ -144,6 +147,7 @@ impl<'b> Kernel for Part<'_, 'b> {
                     columns: lanes,
                 },
             );
+            self.score(simd, tile, kept);
             self.soften(simd, tile, kept);
             let [uppers, lowers] = &self.weights;
             let [sums, mixed] = &mut self.products;
@@ -170,32 +174,35 @@ impl Part<'_, '_> {
     /// The task's queries as integers.
     #[inline(always)]
     fn round_queries<S: Simd>(&mut self, simd: S) {
-        let dim = self.view.heads.dim;
+        let (wide, dim) = (simd.wide(), self.view.heads.dim);
         let [uppers, lowers] = self.queries.each_mut().map(|plane| plane.chunks_exact_mut(self.planes.dim));
+        let mut padded = [0.0; LARGEST_HEAD];
         for ((((row, head), uppers), lowers), facts) in
             self.task.rows_and_heads().zip(uppers).zip(lowers).zip(self.facts.iter_mut())
         {
-            let query = &self.view.qkv.row(row)[head * dim..][..dim];
-            let mut most = simd.splat(0.0);
-            for at in (0..dim).step_by(LANES) {
-                let value = simd.load(&padded(query, at));
-                most = simd.max(simd.max(value, simd.sub(simd.splat(0.0), value)), most);
+            padded[..dim].copy_from_slice(&self.view.qkv.row(row)[head * dim..][..dim]);
+            let query = &padded.as_chunks::<SIDE>().0[..self.planes.dim / SIDE];
+            let mut most = wide.splat(0.0);
+            for values in query {
+                let values = wide.load(values);
+                most = wide.max(wide.max(values, wide.sub(wide.splat(0.0), values)), most);
             }
-            let most = simd.max_lane(most);
-            let inverse = if most < LEAST { 0.0 } else { LARGEST_SHORT / most };
-            let mut sums = [0; 2];
+            let most = greatest(simd, most);
+            let inverse = wide.splat(if most < LEAST { 0.0 } else { LARGEST_SHORT / most });
+            // Of the integers, and of 256 times their upper bytes: both have 24 bits.
+            let mut sums = [wide.splat_int(0); 2];
             let (uppers, lowers) = (uppers.as_chunks_mut::<SIDE>().0, lowers.as_chunks_mut::<SIDE>().0);
-            for (index, planes) in uppers.iter_mut().zip(lowers).enumerate() {
-                let eight = |at: usize| if at < dim { padded(query, at) } else { [0.0; LANES] };
-                let at = index * SIDE;
-                let scaled = [at, at + LANES].map(|at| simd.mul(simd.load(&eight(at)), simd.splat(inverse)));
-                [*planes.0, *planes.1] = split(simd, scaled);
-                for (sum, plane) in sums.iter_mut().zip([planes.0, planes.1]) {
-                    *sum += plane.iter().map(|byte| i32::from(byte.cast_signed())).sum::<i32>();
-                }
+            for ((values, uppers), lowers) in query.iter().zip(uppers).zip(lowers) {
+                let numbers = wide.round(wide.mul(wide.load(values), inverse));
+                // The upper byte is one more where the lower one is below zero.
+                let above = wide.add_int(numbers, wide.splat_int(128));
+                *uppers = wide.low_bytes(wide.shift_right::<8>(above));
+                *lowers = wide.low_bytes(numbers);
+                sums[0] = wide.add_int(sums[0], numbers);
+                sums[1] = wide.add_int(sums[1], wide.and(above, wide.splat_int(!255)));
             }
-            let excess = f32::from(KEY_EXCESS);
-            facts.excess = [sums[0] as f32 * excess, (sums[0] + sums[1]) as f32 * excess];
+            let [numbers, above] = [sum(simd, wide.float(sums[0])), sum(simd, wide.float(sums[1]))];
+            facts.excess = i32::from(KEY_EXCESS) * (numbers as i32 + above as i32 / 256);
             // Scores are in powers of two.
             facts.step = most / LARGEST_SHORT * self.view.scoring.scale * LOG2_E * 256.0;
         }
@@ -225,75 +232,80 @@ impl Part<'_, '_> {
         }
     }
 
-    /// Products to weights, those of unseen positions to zeros; best scores and totals follow.
+    /// Products to scores, those of unseen positions to minus infinity; best scores follow.
     #[inline(always)]
-    fn soften<S: Simd>(&mut self, simd: S, tile: Tile, kept: &[usize]) {
-        const EIGHT: usize = LANES * size_of::<i32>();
-        let (view, heads) = (self.view, self.task.heads.len());
+    fn score<S: Simd>(&mut self, simd: S, tile: Tile, kept: &[usize]) {
+        let (view, wide, heads) = (self.view, simd.wide(), self.task.heads.len());
         let (slots, block_size) = (self.planes.slots, view.cache.shape().block_size);
-        let count = kept.len() * slots;
-        let unseen = simd.splat(f32::NEG_INFINITY);
-        let scales = |side: usize, tile: usize| -> &[[f32; LANES]] {
-            view.cache.scales[side][tile * slots..][..slots].as_chunks().0
-        };
+        let (count, unseen) = (kept.len() * slots, wide.splat(f32::NEG_INFINITY));
         for query in tile.first_query..tile.end_query {
             let row = self.task.rows.start + query / heads;
             let (first, end) = (view.first_seen(row).saturating_sub(tile.start), view.seen(row) - tile.start);
             let sees_all = first == 0 && end >= kept.len() * block_size && slots == block_size;
             let facts = &mut self.facts[query];
-            let start = query * self.lanes * size_of::<i32>();
-            let [uppers, mixed] = self
-                .products
-                .each_mut()
-                .map(|sums| sums[start..][..count * size_of::<i32>()].as_chunks_mut::<EIGHT>().0);
+            let (excess, step) = (wide.splat_int(-facts.excess), wide.splat(facts.step));
+            let [uppers, mixed] = sixteens(&mut self.products, query * self.lanes, count);
             let mut best = unseen;
-            let blocks = uppers.chunks_exact(slots / LANES).zip(mixed.chunks_exact_mut(slots / LANES));
-            for (block, ((uppers, mixed), &tile)) in blocks.zip(kept).enumerate() {
-                let eights = uppers.iter().zip(mixed).zip(scales(KEYS, tile));
-                for (index, ((upper, mixed), scales)) in eights.enumerate() {
-                    let upper = simd.sub(simd.float(simd.words(upper)), simd.splat(facts.excess[0]));
-                    let both = simd.sub(simd.float(simd.words(mixed)), simd.splat(facts.excess[1]));
-                    let both = simd.fma(upper, simd.splat(256.0), both);
-                    let mut score = simd.mul(simd.mul(both, simd.splat(facts.step)), simd.load(scales));
+            for (block, &tile) in kept.iter().enumerate() {
+                let own = block * slots / SIDE..(block + 1) * slots / SIDE;
+                let (uppers, mixed, scales) = (&uppers[own.clone()], &mut mixed[own], scales(view, KEYS, tile, slots));
+                for (index, ((upper, mixed), scales)) in uppers.iter().zip(mixed).zip(scales).enumerate() {
+                    let upper = wide.shift_left::<8>(wide.words(upper));
+                    let both = wide.add_int(wide.add_int(upper, wide.words(mixed)), excess);
+                    let mut score = wide.mul(wide.mul(wide.float(both), step), wide.load(scales));
                     if !sees_all {
                         // Of the lanes' positions, those below `end` are seen, but for those below `first`.
                         let before = block * block_size;
                         let below = |position: usize| {
-                            position.saturating_sub(before).min(block_size).saturating_sub(index * LANES)
+                            position.saturating_sub(before).min(block_size).saturating_sub(index * SIDE)
                         };
-                        score = simd.first(unseen, below(first), simd.first(score, below(end), unseen));
+                        score = wide.first(unseen, below(first), wide.first(score, below(end), unseen));
                     }
-                    best = simd.max(best, score);
-                    put(simd, score, mixed);
+                    best = wide.max(best, score);
+                    put(wide, score, mixed);
                 }
             }
             let old = self.sums.best[query];
-            let new = old.max(simd.max_lane(best));
-            let (mut total, mut most) = (simd.splat(0.0), simd.splat(0.0));
-            for (scores, &tile) in mixed.chunks_exact_mut(slots / LANES).zip(kept) {
-                for (score, scales) in scores.iter_mut().zip(scales(VALUES, tile)) {
-                    let weight = exp2(simd, simd.sub(simd.bits(simd.words(score)), simd.splat(new)));
-                    total = simd.add(total, weight);
-                    let weight = simd.mul(weight, simd.load(scales));
-                    most = simd.max(weight, most);
-                    put(simd, weight, score);
+            let new = old.max(greatest(simd, best));
+            self.sums.best[query] = new;
+            self.keeps[query] = old - new;
+        }
+        // Whole vectors: what lies beside the queries is nobody's.
+        let sixteens = tile.first_query / SIDE..tile.end_query.div_ceil(SIDE);
+        for keeps in &mut self.keeps.as_chunks_mut::<SIDE>().0[sixteens] {
+            wide.store(wide.exp2(wide.load(keeps)), keeps);
+        }
+    }
+
+    /// Scores to weights, in integers; totals follow.
+    #[inline(always)]
+    fn soften<S: Simd>(&mut self, simd: S, tile: Tile, kept: &[usize]) {
+        let (wide, slots) = (simd.wide(), self.planes.slots);
+        let count = kept.len() * slots;
+        for query in tile.first_query..tile.end_query {
+            let [_, scores] = sixteens(&mut self.products, query * self.lanes, count);
+            let best = wide.splat(self.sums.best[query]);
+            let (mut total, mut most) = (wide.splat(0.0), wide.splat(0.0));
+            for (block, &tile) in kept.iter().enumerate() {
+                let scores = &mut scores[block * slots / SIDE..(block + 1) * slots / SIDE];
+                for (score, scales) in scores.iter_mut().zip(scales(self.view, VALUES, tile, slots)) {
+                    let weight = wide.exp2(wide.sub(wide.bits(wide.words(score)), best));
+                    total = wide.add(total, weight);
+                    let weight = wide.mul(weight, wide.load(scales));
+                    most = wide.max(weight, most);
+                    put(wide, weight, score);
                 }
             }
-            let most = simd.max_lane(most);
-            let inverse = simd.splat(if most < LEAST { 0.0 } else { LARGEST_WEIGHT / most });
-            facts.weight_step = most / LARGEST_WEIGHT * 256.0;
-            let [uppers, lowers] =
-                self.weights.each_mut().map(|plane| plane[query * self.lanes..][..count].as_chunks_mut::<SIDE>().0);
-            for ((weights, upper), lower) in mixed.as_chunks::<2>().0.iter().zip(uppers).zip(lowers) {
-                // Less by 128, the lower byte is, too, but has a sign.
-                let less = simd.splat(-128.0);
-                let scaled = weights.each_ref().map(|weight| simd.fma(simd.bits(simd.words(weight)), inverse, less));
-                [*upper, *lower] = split(simd, scaled);
-                *lower = lower.map(|byte| byte ^ 128);
+            let most = greatest(simd, most);
+            let inverse = wide.splat(if most < LEAST { 0.0 } else { LARGEST_WEIGHT / most });
+            self.facts[query].weight_step = most / LARGEST_WEIGHT * 256.0;
+            let (own, [uppers, lowers]) = (query * self.lanes..query * self.lanes + count, &mut self.weights);
+            let (uppers, lowers) = (uppers[own.clone()].as_chunks_mut().0, lowers[own].as_chunks_mut().0);
+            for ((weight, upper), lower) in scores.iter().zip(uppers).zip(lowers) {
+                let weight = wide.round(wide.mul(wide.bits(wide.words(weight)), inverse));
+                (*upper, *lower) = (wide.low_bytes(wide.shift_right::<8>(weight)), wide.low_bytes(weight));
             }
-            facts.keep = simd.max_lane(exp2(simd, simd.splat(old - new)));
-            self.sums.best[query] = new;
-            self.sums.total[query] = self.sums.total[query] * facts.keep + simd.sum(total);
+            self.sums.total[query] = self.sums.total[query] * self.keeps[query] + sum(simd, total);
         }
     }
 
@@ -302,38 +314,48 @@ impl Part<'_, '_> {
     fn add<S: Simd>(&mut self, simd: S, tile: Tile) {
         let (wide, dim) = (simd.wide(), self.planes.dim);
         for query in tile.first_query..tile.end_query {
-            let facts = self.facts[query];
-            let (keep, step) = (wide.splat(facts.keep), wide.splat(facts.weight_step));
-            let [uppers, mixed] = self
-                .products
-                .each_ref()
-                .map(|sums| sums[query * dim * size_of::<i32>()..][..dim * size_of::<i32>()].as_chunks().0);
+            let (keep, step) = (wide.splat(self.keeps[query]), wide.splat(self.facts[query].weight_step));
+            let [uppers, mixed] = sixteens(&mut self.products, query * dim, dim);
             let values = self.sums.values[query * dim..][..dim].as_chunks_mut().0;
             for ((value, upper), mixed) in values.iter_mut().zip(uppers).zip(mixed) {
-                let both = wide.fma(wide.float(wide.words(upper)), wide.splat(256.0), wide.float(wide.words(mixed)));
-                wide.store(wide.fma(both, step, wide.mul(wide.load(value), keep)), value);
+                let both = wide.add_int(wide.shift_left::<8>(wide.words(upper)), wide.words(mixed));
+                wide.store(wide.fma(wide.float(both), step, wide.mul(wide.load(value), keep)), value);
             }
         }
     }
 }
 
-/// Sixteen values, rounded to 16-bit integers: upper bytes, and lower ones, all of which have a sign.
+/// A query's sums of a tile's products, `count` from the first of its row on.
 #[inline(always)]
-fn split<S: Simd>(simd: S, [low, high]: [S::F; 2]) -> [[u8; SIDE]; 2] {
-    let mut quads = [0; LANES];
-    simd.store_int(simd.split_quads(simd.shorts(low, high)), &mut quads);
-    let [uppers, lowers] = quads.as_chunks::<4>().0 else { unreachable!("two halves") };
-    [uppers, lowers].map(|quads| {
-        let mut bytes = [0; SIDE];
-        bytes.copy_from_slice(quads.map(i32::to_le_bytes).as_flattened());
-        bytes
-    })
+fn sixteens<'a>([sums, mixed]: &'a mut [&mut [u8]; 2], first: usize, count: usize) -> [&'a mut [[u8; SIXTEEN]]; 2] {
+    let (start, bytes) = (first * size_of::<i32>(), count * size_of::<i32>());
+    [sums[start..][..bytes].as_chunks_mut().0, mixed[start..][..bytes].as_chunks_mut().0]
 }
 
-/// Puts eight values where their bytes belong.
+/// The scales of a block's keys, or values.
 #[inline(always)]
-fn put<S: Simd>(simd: S, values: S::F, to: &mut [u8; LANES * size_of::<f32>()]) {
-    let mut floats = [0.0; LANES];
-    simd.store(values, &mut floats);
+fn scales<'a>(view: &View<'a>, side: usize, tile: usize, slots: usize) -> &'a [[f32; SIDE]] {
+    view.cache.scales[side][tile * slots..][..slots].as_chunks().0
+}
+
+/// The greatest of sixteen values.
+#[inline(always)]
+fn greatest<S: Simd>(simd: S, values: <S::Wide as Wide>::F) -> f32 {
+    let [lower, upper] = simd.wide().halves(values);
+    simd.max_lane(simd.max(lower, upper))
+}
+
+/// Their sum: of those eight apart, then as [`Simd::sum`].
+#[inline(always)]
+fn sum<S: Simd>(simd: S, values: <S::Wide as Wide>::F) -> f32 {
+    let [lower, upper] = simd.wide().halves(values);
+    simd.sum(simd.add(lower, upper))
+}
+
+/// Puts sixteen values where their bytes belong.
+#[inline(always)]
+fn put<W: Wide>(wide: W, values: W::F, to: &mut [u8; SIXTEEN]) {
+    let mut floats = [0.0; SIDE];
+    wide.store(values, &mut floats);
     to.copy_from_slice(floats.map(f32::to_ne_bytes).as_flattened());
 }

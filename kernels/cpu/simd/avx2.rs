@@ -310,6 +310,11 @@ where
     }
 
     #[inline(always)]
+    fn round(self, a: Self::F) -> Self::I {
+        avx2!(_mm256_cvtps_epi32(a))
+    }
+
+    #[inline(always)]
     fn bits(self, a: Self::I) -> Self::F {
         avx2!(_mm256_castsi256_ps(a))
     }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Avx2, Wide};
+use super::{Avx2, EXP2, EXP2_LOWEST, Wide};
 
 /// Exists only where AVX-512 was found: what proves it is within.
 #[derive(Clone, Copy)]
@@ -27,6 +27,11 @@ impl Wide for Avx512 {
     #[inline(always)]
     fn join(self, [lower, upper]: [__m256; 2]) -> Self::F {
         avx512!(_mm512_insertf32x8::<1>(_mm512_castps256_ps512(lower), upper))
+    }
+
+    #[inline(always)]
+    fn halves(self, value: Self::F) -> [__m256; 2] {
+        avx512!([_mm512_castps512_ps256(value), _mm512_extractf32x8_ps::<1>(value)])
     }
 
     #[inline(always)]
@@ -60,8 +65,35 @@ impl Wide for Avx512 {
     }
 
     #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        avx512!(_mm512_max_ps(a, b))
+    }
+
+    #[inline(always)]
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         avx512!(_mm512_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn first(self, a: Self::F, count: usize, other: Self::F) -> Self::F {
+        avx512!(_mm512_mask_mov_ps(other, ((1u32 << count.min(16)) - 1) as __mmask16, a))
+    }
+
+    #[inline(always)]
+    fn exp2(self, x: Self::F) -> Self::F {
+        let lowest = self.splat(EXP2_LOWEST);
+        let bounded = self.max(lowest, x);
+        avx512!({
+            let n = _mm512_cvtps_epi32(bounded);
+            let r = self.sub(bounded, self.float(n));
+            let power = self.bits(_mm512_slli_epi32::<23>(_mm512_add_epi32(n, _mm512_set1_epi32(127))));
+            let mut sum = self.splat(EXP2[0]);
+            for coefficient in EXP2[1..].iter() {
+                sum = self.fma(sum, r, self.splat(*coefficient));
+            }
+            // What is not a number is no less than anything.
+            _mm512_maskz_mul_ps(_mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, lowest), sum, power)
+        })
     }
 
     #[inline(always)]
@@ -87,6 +119,13 @@ impl Wide for Avx512 {
     #[inline(always)]
     fn store_words(self, value: Self::I, to: &mut [u8; 64]) {
         avx512!(_mm512_storeu_si512(to.as_mut_ptr().cast(), value))
+    }
+
+    #[inline(always)]
+    fn low_bytes(self, a: Self::I) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        avx512!(_mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(a)));
+        bytes
     }
 
     #[inline(always)]
@@ -132,6 +171,11 @@ impl Wide for Avx512 {
     #[inline(always)]
     fn float(self, a: Self::I) -> Self::F {
         avx512!(_mm512_cvtepi32_ps(a))
+    }
+
+    #[inline(always)]
+    fn round(self, a: Self::F) -> Self::I {
+        avx512!(_mm512_cvtps_epi32(a))
     }
 
     #[inline(always)]

@@ -221,6 +221,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn round(self, a: Self::F) -> Self::I {
+        each!(i => a[i].round_ties_even() as i32)
+    }
+
+    #[inline(always)]
     fn bits(self, a: Self::I) -> Self::F {
         each!(i => f32::from_bits(a[i] as u32))
     }

@@ -4,7 +4,7 @@ use crate::{
     Batch, Heads, KvShape,
     cpu::{
         Cpu, Elements, KEY_EXCESS, KvBF16, KvCache, KvF8E4M3, KvF16, KvF32, KvFormat, KvInt8, LARGEST_SHORT, Split,
-        Tensor,
+        Tensor, greatest,
     },
 };
 
@@ -187,7 +187,7 @@ impl KeepShorts<'_> {
 
     /// What the row's elements are multiplied by to become integers.
     fn keep_scale(&self, place: Place, row: &[f32]) -> f32 {
-        let greatest = row.iter().fold(0.0f32, |greatest, value| greatest.max(value.abs()));
+        let greatest = greatest(row);
         // Neither a row of zeros nor one of infinities has a scale; nor has one that is all but zero.
         let scales = (f32::MIN_POSITIVE * LARGEST_SHORT..=f32::MAX).contains(&greatest);
         let at = place.tile * self.shape.padded_slots() + place.slot;

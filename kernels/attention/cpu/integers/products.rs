@@ -37,6 +37,13 @@ fn kept(rows: &[u8], planes: Planes, tile: usize) -> [&[u8]; 2] {
     [uppers, lowers]
 }
 
+/// The same planes from a byte on.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn both_from([uppers, lowers]: [&[u8]; 2], at: usize) -> [&[u8]; 2] {
+    [&uppers[at..], &lowers[at..]]
+}
+
 /// By what products are made.
 pub(super) struct Multiplier {
     #[cfg(target_arch = "x86_64")]
@@ -104,14 +111,14 @@ impl Products<'_> {
         let step = step(depth);
         for row in self.rows_of_tiles() {
             for (block, &tile) in self.tiles.iter().enumerate() {
-                let rows = |at| self.factors.map(|plane| &plane[row * depth + at..]);
+                let rows = |at| both_from(self.factors, row * depth + at);
                 let bytes = kept(self.rows_kept, planes, tile);
                 let begin = |slot: usize, turn: usize| {
                     turned(turn, || tiles.clear::<0>(), || tiles.clear::<1>());
                     for at in (0..depth).step_by(step) {
                         let a = PlaneRows { planes: rows(at), stride: depth };
-                        let first = planes.key(at, slot);
-                        let b = PlaneRows { planes: bytes.map(|plane| &plane[first..]), stride: 4 * planes.slots };
+                        let bytes = both_from(bytes, planes.key(at, slot));
+                        let b = PlaneRows { planes: bytes, stride: 4 * planes.slots };
                         turned(turn, || tiles.add_planes::<0, true>(a, b), || tiles.add_planes::<1, true>(a, b));
                     }
                 };
@@ -137,9 +144,9 @@ impl Products<'_> {
                     let bytes = kept(self.rows_kept, planes, tile);
                     for slot in (0..planes.slots).step_by(step) {
                         let at = row * depth + block * planes.slots + slot;
-                        let a = PlaneRows { planes: self.factors.map(|plane| &plane[at..]), stride: depth };
-                        let first = planes.value(slot, dim);
-                        let b = PlaneRows { planes: bytes.map(|plane| &plane[first..]), stride: 4 * planes.dim };
+                        let a = PlaneRows { planes: both_from(self.factors, at), stride: depth };
+                        let bytes = both_from(bytes, planes.value(slot, dim));
+                        let b = PlaneRows { planes: bytes, stride: 4 * planes.dim };
                         turned(turn, || tiles.add_planes::<0, false>(a, b), || tiles.add_planes::<1, false>(a, b));
                     }
                 }
@@ -174,7 +181,8 @@ fn store(
 ) {
     const ELEMENT: usize = size_of::<i32>();
     let mut put = |column: usize, turn: usize| {
-        let place = sums.each_mut().map(|sums| &mut sums[(first + column) * ELEMENT..]);
+        let (place, [sums, mixed]) = ((first + column) * ELEMENT, &mut *sums);
+        let place = [&mut sums[place..], &mut mixed[place..]];
         let stride = columns * ELEMENT;
         if turn == 0 { tiles.store::<0>(place, stride) } else { tiles.store::<1>(place, stride) }
     };
