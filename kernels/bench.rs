@@ -17,7 +17,7 @@ mod timing;
 mod together;
 mod weights;
 
-use std::{cell::RefCell, time::Duration};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 pub use self::{
     floor::{Arithmetic, Bound, Floor, State, Work},
@@ -29,7 +29,7 @@ pub use crate::conformance::fault_of;
 use self::weights::Arena;
 use crate::{
     DType,
-    cpu::{Cpu, CpuConfig},
+    cpu::{Cpu, CpuConfig, Weight},
     group::Group,
     memory::Memory,
 };
@@ -41,12 +41,20 @@ pub struct Bench {
     time: Duration,
     /// Weights of the format that was measured last: all its cases follow one another.
     arena: RefCell<Option<Arena>>,
+    /// The same as those of the shape that was measured last.
+    weights: RefCell<Option<Rc<ShapedWeights>>>,
 }
 
 impl Bench {
     /// A lone device. `time` is what the runs of one case may take together; at least a few are made in any case.
     pub fn new(config: CpuConfig, time: Duration) -> Self {
-        Self { cpu: Cpu::new(config.clone(), Group::solo()), config, time, arena: RefCell::default() }
+        Self {
+            cpu: Cpu::new(config.clone(), Group::solo()),
+            config,
+            time,
+            arena: RefCell::default(),
+            weights: RefCell::default(),
+        }
     }
 
     /// The device's name for people.
@@ -73,6 +81,29 @@ impl Bench {
         }
         last.clone().expect("just made")
     }
+
+    /// The same as weights `[outputs, inputs]`, rearranged where kernels want them so.
+    fn weights(&self, dtype: DType, [outputs, inputs]: [usize; 2]) -> Rc<ShapedWeights> {
+        let mut last = self.weights.borrow_mut();
+        if last.as_ref().is_none_or(|weights| (weights.dtype, weights.shape) != (dtype, [outputs, inputs])) {
+            *last = None;
+            let matrices = self.arena(dtype).matrices(outputs, inputs).into_iter();
+            let all: Vec<_> = matrices.map(|matrix| self.cpu.weight(vec![matrix]).expect("a weight")).collect();
+            // Once, so that none is when it is measured.
+            for weight in &all {
+                self.cpu.prepare(weight);
+            }
+            *last = Some(Rc::new(ShapedWeights { dtype, shape: [outputs, inputs], all }));
+        }
+        last.clone().expect("just made")
+    }
+}
+
+/// Weights of one format and shape that go round.
+struct ShapedWeights {
+    dtype: DType,
+    shape: [usize; 2],
+    all: Vec<Weight>,
 }
 
 /// Something to measure.

@@ -6,11 +6,13 @@ use std::{fs, path::Path};
 const LAST_CACHE_BYTES: usize = 32 << 20;
 /// The least that goes round, whatever a virtual machine says of its caches: the largest weight measured fits.
 const COLD_BYTES_MIN: usize = 128 << 20;
+/// The most: a last cache that is larger than a quarter of it belongs to many cores, and holds others' data.
+const COLD_BYTES_MAX: usize = 512 << 20;
 
 /// Bytes through which cold operands go round: several times the last cache, since caches do not forget in strict order.
 pub(super) fn cold_bytes() -> usize {
     let last = last_cache_bytes(Path::new("/sys/devices/system/cpu/cpu0/cache")).unwrap_or(LAST_CACHE_BYTES);
-    COLD_BYTES_MIN.max(4 * last)
+    (4 * last).clamp(COLD_BYTES_MIN, COLD_BYTES_MAX)
 }
 
 /// The largest cache that the first core uses.
@@ -48,6 +50,6 @@ mod tests {
     #[test]
     fn what_goes_round_is_more_than_the_last_cache() {
         assert_eq!(last_cache_bytes(Path::new("/nowhere")), None);
-        assert!(cold_bytes() >= COLD_BYTES_MIN);
+        assert!((COLD_BYTES_MIN..=COLD_BYTES_MAX).contains(&cold_bytes()));
     }
 }

@@ -4,7 +4,6 @@ use super::{
     Arithmetic, Bench, Case, Outcome, State, Timing, Work,
     shapes::{HEAD, MODELS},
     spread,
-    weights::Arena,
 };
 use crate::{
     DType, Matrix,
@@ -81,12 +80,13 @@ impl Product {
 
     fn measure(self, bench: &Bench) -> Outcome {
         let Self { dtype, rows, inputs, outputs } = self;
-        let (cpu, arena) = (&bench.cpu, bench.arena(dtype));
+        let cpu = &bench.cpu;
         let values = Samples::new(2).floats(rows * inputs);
         let x = cpu.tensor(rows, inputs, &values).expect("memory");
-        let weights: Vec<_> = self.matrices(&arena).map(|matrix| cpu.weight(vec![matrix]).expect("a weight")).collect();
-        let fault = fault_of(|| self.check(cpu, &values, &arena.matrices(outputs, inputs)[0]));
-        let mut next = weights.iter().cycle();
+        let weights = bench.weights(dtype, [outputs, inputs]);
+        let matrix = &bench.arena(dtype).matrices(outputs, inputs)[0];
+        let fault = fault_of(|| self.check(cpu, &values, matrix));
+        let mut next = weights.all.iter().cycle();
         let timing = Timing::measure(bench.time, || {
             cpu.matmul(&x, next.next().expect("a cycle"), None).expect("a product");
         });
@@ -97,10 +97,6 @@ impl Product {
             timing,
             work: Work { bytes, operations, arithmetic: arithmetic(cpu, dtype), state: State::Cold },
         }
-    }
-
-    fn matrices(self, arena: &Arena) -> impl Iterator<Item = Matrix> {
-        arena.matrices(self.outputs, self.inputs).into_iter()
     }
 
     /// Compares some rows' and outputs' sums of the whole product with the reference.

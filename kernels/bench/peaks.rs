@@ -3,6 +3,8 @@
 use std::{array, hint::black_box, time::Duration};
 
 use super::{Timing, caches::cold_bytes};
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::simd::{Line, TILE_ROWS, Tiles};
 use crate::cpu::{
     Cpu, Floats,
     simd::{self, Kernel, LANES, Simd, Wide},
@@ -19,7 +21,7 @@ pub struct Peaks {
     pub f32: f64,
     /// Those of 16-bit integers, as packed weights are multiplied.
     pub int16: f64,
-    /// Those of bytes, where there are instructions for them; kernels use those of AVX-512.
+    /// Those of bytes, where there are instructions for them; kernels use those of AVX-512, and for many rows tiles.
     pub int8: Option<Int8Peak>,
 }
 
@@ -60,10 +62,15 @@ pub(super) fn measure(cpu: &Cpu, time: Duration) -> Peaks {
     }
 }
 
-/// Of the instruction that kernels use, or of what the machine has where it lacks that.
+/// Of the best instruction that kernels use, or of what the machine has where it lacks those.
 fn int8(cpu: &Cpu, time: Duration) -> Option<Int8Peak> {
     let isa = cpu.isa;
-    if isa.run(DotsQuads) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(tiles) = isa.tiles() {
+        let peak = of_items(cpu, time, TILE_STEPS * 2 * TILE_OPERATIONS, || multiply_tiles(tiles));
+        return Some(Int8Peak { instructions: "amx-int8", peak });
+    }
+    if isa.has_byte_dots() {
         let peak = of_items(cpu, time, STEPS * 8 * SIDE, || {
             black_box(isa.run(MultiplyIntegers::<true> { factor: black_box(3) }));
         });
@@ -75,6 +82,23 @@ fn int8(cpu: &Cpu, time: Duration) -> Option<Int8Peak> {
             black_box((dots.run)(ROUNDS));
         }),
     })
+}
+
+/// Steps of a loop over products of whole tiles, two in each, and the operations of one.
+#[cfg(target_arch = "x86_64")]
+const TILE_STEPS: usize = 10_000;
+#[cfg(target_arch = "x86_64")]
+const TILE_OPERATIONS: usize = 2 * TILE_ROWS * TILE_ROWS * size_of::<Line>();
+
+/// Products of tiles, whose loading takes less time than they do.
+#[cfg(target_arch = "x86_64")]
+fn multiply_tiles(tiles: Tiles) {
+    let tiles = tiles.shaped(size_of::<Line>());
+    let (x, w) = black_box(([Line::default(); TILE_ROWS], [[1; size_of::<Line>()]; TILE_ROWS]));
+    for _ in 0..TILE_STEPS / 2 {
+        tiles.begin::<0, true>(&x, [0, 0], &w);
+        tiles.begin::<1, true>(&x, [0, 0], &w);
+    }
 }
 
 fn memory(cpu: &Cpu, time: Duration) -> f64 {
@@ -214,18 +238,6 @@ impl<const BYTES: bool> MultiplyIntegers<BYTES> {
             factor = wide.add_int(factor, one);
         }
         lanes(wide, &chains.map(|chain| wide.float(chain)))
-    }
-}
-
-/// Whether kernels multiply bytes.
-struct DotsQuads;
-
-impl Kernel for DotsQuads {
-    type Output = bool;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> bool {
-        S::DOTS_QUADS
     }
 }
 

@@ -69,10 +69,12 @@ impl KvShape {
         self.values_from.is_none() && self.head_dim <= LARGEST_HEAD && self.block_size <= LARGEST_BLOCK
     }
 
-    /// The format that this machine's CPU is fastest with, of those of two bytes.
+    /// The format that this machine's CPU is fastest with, of those of two bytes: integers where it has tiles.
     pub fn fastest_on_cpu(&self) -> KvDType {
-        let multiplies_bytes = Instructions::Best.isa().has_byte_dots();
-        if multiplies_bytes && self.takes_int16() { KvDType::Int16 } else { KvDType::F16 }
+        match Instructions::Best.isa().has_tiles() && self.takes_int16() {
+            true => KvDType::Int16,
+            false => KvDType::F16,
+        }
     }
 
     /// Slots of a block with their padding.

@@ -267,6 +267,14 @@ impl Isa {
         self.run(Dots)
     }
 
+    /// Whether it multiplies whole tiles of bytes.
+    pub(crate) fn has_tiles(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.tiles().is_some();
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// Its tiles.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn tiles(self) -> Option<Tiles> {

@@ -17,7 +17,7 @@ def description():
     text = pathlib.Path("/proc/cpuinfo").read_text()
     fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     named = {name.strip(): value.strip() for name, value in fields.items()}
-    features = [name for name in ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni") if name in named.get("flags", "").split()]
+    features = [name for name in ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8") if name in named.get("flags", "").split()]
     usable = len(os.sched_getaffinity(0))
     return f"{named.get('model name', platform.machine())}, {usable} cores ({', '.join(features) or 'no vectors known'}), Linux {platform.release()}"
 

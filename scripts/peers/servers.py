@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 
-from . import Failure
+from . import Failure, load
 from .machine import children, seconds_of
 
 READY_WITHIN_S = 300
@@ -68,6 +68,18 @@ class Server:
         """The last line of its log that says something."""
         lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
         return lines[-1] if lines else "it said nothing"
+
+    def prefill_speed(self, length, rng):
+        """Tokens per second of a prompt of so many until the first token arrives."""
+        return load.speed.prefill_speed(self.url, length, rng)
+
+    def decode_speed(self, output, rng, depth):
+        """Tokens per second of so many after a prompt of `depth`."""
+        return load.speed.decode_speed(self.url, output, rng, depth)
+
+    def many(self, clients, prompt, output, seed):
+        """What a burst of clients sees, by name."""
+        return load.many(self.url, clients, prompt, output, seed)
 
     def cpu_seconds(self):
         """Processor time that it and its workers have taken."""

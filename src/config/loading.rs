@@ -28,7 +28,7 @@ pub struct LoadingFlags {
     /// Where weights come from: dummy makes random ones of the shape that config.json describes, for tests of scale.
     #[arg(long, value_enum, default_value = "default", help_heading = "Model")]
     pub load_choices: LoadChoice,
-    /// Storage format of keys and values: bf16 on GPUs, f16 on the CPU, unless --dtype is f32.
+    /// Storage format of keys and values: bf16 on GPUs, f16 on the CPU (int16 where it has AMX), unless --dtype is f32.
     #[arg(long, value_enum, default_value = "auto", help_heading = "Scheduling and memory")]
     pub kv_cache_dtype: KvCacheType,
 }
