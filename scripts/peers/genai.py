@@ -1,5 +1,5 @@
 """OpenVINO GenAI, a library without a server: in an environment of its own, with a process of its own that answers how fast it
-was. Run as a program it is that process."""
+was. Run as a program it is that process, to which this file may not look like the library's modules: hence its name."""
 
 import json
 import pathlib
