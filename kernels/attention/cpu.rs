@@ -206,9 +206,11 @@ impl Place<'_> {
 mod tests {
     use super::*;
     use crate::{
-        KvDType,
+        KvDType, KvShape,
         attention::{Case, compute},
         cpu::Instructions,
+        memory::Memory,
+        rotary::{Pairing, Rotary, Turns},
     };
 
     #[test]
@@ -216,6 +218,45 @@ mod tests {
         for cpu in Cpu::kinds() {
             crate::attention::check(&cpu);
             crate::attention::check_int16(&cpu);
+        }
+    }
+
+    /// A model that goes wrong gives no numbers, but ends no rank.
+    #[test]
+    fn what_is_no_number_is_no_fault() {
+        const TOKENS: u32 = 20;
+        let heads = Case::new([2, 1, 40, 2, 0], 32, &[]).heads;
+        let shape = KvShape {
+            layers: 1,
+            blocks: 1,
+            block_size: 32,
+            kv_heads: 1,
+            head_dim: 40,
+            values_from: None,
+            dtype: KvDType::Int16,
+        };
+        let batch = Batch {
+            tokens: vec![0; TOKENS as usize],
+            positions: (0..TOKENS).collect(),
+            slot_mapping: (0..TOKENS).collect(),
+            query_starts: vec![0, TOKENS],
+            block_tables: vec![vec![0]],
+            context_lengths: vec![TOKENS],
+            ..Batch::default()
+        };
+        let still = Turns { frequencies: Vec::new(), magnitude: 1.0, pairing: Pairing::Half, positions: usize::MAX };
+        for cpu in Cpu::kinds() {
+            let angles = cpu.angles(still.clone()).expect("memory");
+            for value in [f32::NAN, f32::INFINITY, f32::MAX, f32::MIN_POSITIVE / 2.0] {
+                let mut cache = cpu.kv_cache(shape).expect("memory");
+                let mut values = vec![1.0; TOKENS as usize * heads.qkv_columns()];
+                values.iter_mut().step_by(3).for_each(|element| *element = value);
+                let mut qkv = cpu.tensor(TOKENS as usize, heads.qkv_columns(), &values).expect("memory");
+                cpu.rotary_store(&mut qkv, &heads, None, &angles, (&mut cache, 0), &batch).expect("stored");
+                let scoring = Scoring { scale: 0.1, window: None, sinks: None };
+                let output = cpu.attention(&qkv, &cache, 0, &heads, &scoring, &batch).expect("attention");
+                assert_eq!(output.rows(), TOKENS as usize);
+            }
         }
     }
 

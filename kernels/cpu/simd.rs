@@ -278,7 +278,13 @@ impl Isa {
     /// Its tiles.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn tiles(self) -> Option<Tiles> {
-        if let Isa::Amx(_, tiles) = self { Some(tiles) } else { None }
+        self.amx().map(|(_, tiles)| tiles)
+    }
+
+    /// Its tiles, and the vectors beside them: kernels for tiles are not worth compiling for others.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn amx(self) -> Option<(Avx2<true>, Tiles)> {
+        if let Isa::Amx(avx512, tiles) = self { Some((avx512, tiles)) } else { None }
     }
 
     /// Runs a kernel in it.

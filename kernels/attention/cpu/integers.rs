@@ -202,7 +202,8 @@ impl Part<'_, '_> {
                 sums[1] = wide.add_int(sums[1], wide.and(above, wide.splat_int(!255)));
             }
             let [numbers, above] = [sum(simd, wide.float(sums[0])), sum(simd, wide.float(sums[1]))];
-            facts.excess = i32::from(KEY_EXCESS) * (numbers as i32 + above as i32 / 256);
+            // Of what is no number anything may come, but no fault.
+            facts.excess = i32::from(KEY_EXCESS).wrapping_mul((numbers as i32).wrapping_add(above as i32 / 256));
             // Scores are in powers of two.
             facts.step = most / LARGEST_SHORT * self.view.scoring.scale * LOG2_E * 256.0;
         }
@@ -243,7 +244,7 @@ impl Part<'_, '_> {
             let (first, end) = (view.first_seen(row).saturating_sub(tile.start), view.seen(row) - tile.start);
             let sees_all = first == 0 && end >= kept.len() * block_size && slots == block_size;
             let facts = &mut self.facts[query];
-            let (excess, step) = (wide.splat_int(-facts.excess), wide.splat(facts.step));
+            let (excess, step) = (wide.splat_int(facts.excess.wrapping_neg()), wide.splat(facts.step));
             let [uppers, mixed] = sixteens(&mut self.products, query * self.lanes, count);
             let mut best = unseen;
             for (block, &tile) in kept.iter().enumerate() {

@@ -18,17 +18,23 @@ const MANY: usize = 6;
 /// Where there are a few.
 const FEW: usize = 4;
 
-/// How many vectors of sixteen lanes of `R` queries are computed next, where so many lanes are left: as many as have room in
-/// registers, with the vectors that they are multiplied with and one factor. None where eight lanes are left.
-#[inline(always)]
-fn vectors<S: Simd, const R: usize>(left: usize) -> usize {
-    let sixteens = left / Sixteen::<S>::COUNT;
-    let fit = |vectors: usize| vectors <= sixteens && (R + 1) * vectors * S::Wide::REGISTERS < S::REGISTERS;
-    match () {
-        () if fit(4) => 4,
-        () if fit(2) => 2,
-        () => sixteens.min(1),
-    }
+/// Whether so many vectors of sixteen lanes of `R` queries have room in registers, with the vectors that they are multiplied
+/// with and one factor.
+const fn fit<S: Simd, const R: usize>(vectors: usize) -> bool {
+    (R + 1) * vectors * S::Wide::REGISTERS < S::REGISTERS
+}
+
+/// Calls what computes `V` vectors of `R` queries with as many as fit and are left, of sixteen lanes while so many are left.
+/// What never fits is not compiled.
+macro_rules! some_of {
+    ($self:ident.$some:ident::<$simd:ident, $format:ident, $r:ident>($value:ident, $left:expr, $($argument:expr),+)) => {
+        match $left / Sixteen::<$simd>::COUNT {
+            0 => $self.$some::<_, $format, $r, 1>(Eight($value), $($argument),+),
+            4.. if const { fit::<$simd, $r>(4) } => $self.$some::<_, $format, $r, 4>(Sixteen($value), $($argument),+),
+            2.. if const { fit::<$simd, $r>(2) } => $self.$some::<_, $format, $r, 2>(Sixteen($value), $($argument),+),
+            _ => $self.$some::<_, $format, $r, 1>(Sixteen($value), $($argument),+),
+        }
+    };
 }
 
 /// How many of so many queries that are left are computed next. What lacks of a full side is computed for nothing.
@@ -157,12 +163,7 @@ impl<F: KvFormat> Part<'_, '_, F> {
         let mut slot = 0;
         while slot < slots {
             let place = Scores { at: place.at + slot, ..place };
-            slot += match vectors::<S, R>(slots - slot) {
-                0 => self.score_some::<_, G, R, 1>(Eight(simd), &keys[slot..], slots, place),
-                1 => self.score_some::<_, G, R, 1>(Sixteen(simd), &keys[slot..], slots, place),
-                2 => self.score_some::<_, G, R, 2>(Sixteen(simd), &keys[slot..], slots, place),
-                _ => self.score_some::<_, G, R, 4>(Sixteen(simd), &keys[slot..], slots, place),
-            };
+            slot += some_of!(self.score_some::<S, G, R>(simd, slots - slot, &keys[slot..], slots, place));
         }
     }
 
@@ -355,12 +356,7 @@ impl<F: KvFormat> Part<'_, '_, F> {
         let padded = self.view.cache.shape().padded_value_dim();
         let mut dim = 0;
         while dim < padded {
-            dim += match vectors::<S, R>(padded - dim) {
-                0 => self.add_some::<_, G, R, 1>(Eight(simd), tile, values, query, dim),
-                1 => self.add_some::<_, G, R, 1>(Sixteen(simd), tile, values, query, dim),
-                2 => self.add_some::<_, G, R, 2>(Sixteen(simd), tile, values, query, dim),
-                _ => self.add_some::<_, G, R, 4>(Sixteen(simd), tile, values, query, dim),
-            };
+            dim += some_of!(self.add_some::<S, G, R>(simd, padded - dim, tile, values, query, dim));
         }
     }
 

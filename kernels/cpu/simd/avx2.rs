@@ -24,7 +24,7 @@ impl<const WIDE: bool> Avx2<WIDE> {
 
     /// Runs a kernel compiled for the extensions.
     #[inline]
-    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output
     where
         Self: Widened,
     {

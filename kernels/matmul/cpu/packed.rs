@@ -127,10 +127,10 @@ impl PackedProduct<'_> {
 
     fn run_rows<L: Layout>(&self, rows: Range<usize>, isa: Isa) {
         #[cfg(target_arch = "x86_64")]
-        if let Some(tiles) = isa.tiles()
+        if let Some(amx) = isa.amx()
             && rows.len() >= tiled::TILED_ROWS
         {
-            return tiled::run::<L>(self, rows, isa, tiles);
+            return tiled::run::<L>(self, rows, amx);
         }
         isa.run(Multiply::<L>::of(self, rows));
     }

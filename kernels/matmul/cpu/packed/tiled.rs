@@ -12,7 +12,7 @@ use super::{
     layout::MOST_PIECES,
     rounded::{Head, Quads},
 };
-use crate::cpu::simd::{Isa, Kernel, Shaped, Simd, SumRow, TILE_ROWS, Tiles, Wide};
+use crate::cpu::simd::{Avx2, Kernel, Shaped, Simd, SumRow, TILE_ROWS, Tiles, Wide};
 
 /// From so many rows on a tile is worth its loading and storing.
 pub(super) const TILED_ROWS: usize = 12;
@@ -51,7 +51,7 @@ struct Group {
 }
 
 /// Computes rows `rows` of a product.
-pub(super) fn run<L: Layout>(product: &PackedProduct, rows: Range<usize>, isa: Isa, tiles: Tiles) {
+pub(super) fn run<L: Layout>(product: &PackedProduct, rows: Range<usize>, (avx512, tiles): (Avx2<true>, Tiles)) {
     ROOM.with_borrow_mut(|Room { weights, sums, quads, heads }| {
         let PackedProduct { x, picked, .. } = product;
         let blocks = x.layout();
@@ -75,7 +75,7 @@ pub(super) fn run<L: Layout>(product: &PackedProduct, rows: Range<usize>, isa: I
             ((&quads[..], &heads[..]), apart)
         };
         weights.resize(blocks.groups, Group { quads: [[0; 4 * SIDE]; QUADS], heads: [[[0.0; SIDE]; 2]; MOST_PIECES] });
-        isa.run(Tiled::<L> { product, rows, tiles, weights, sums, quads, heads, apart, layout: PhantomData });
+        avx512.run(Tiled::<L> { product, rows, tiles, weights, sums, quads, heads, apart, layout: PhantomData });
     });
 }
 
