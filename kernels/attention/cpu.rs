@@ -242,7 +242,6 @@ mod tests {
             query_starts: vec![0, TOKENS],
             block_tables: vec![vec![0]],
             context_lengths: vec![TOKENS],
-            ..Batch::default()
         };
         let still = Turns { frequencies: Vec::new(), magnitude: 1.0, pairing: Pairing::Half, positions: usize::MAX };
         for cpu in Cpu::kinds() {
