@@ -85,7 +85,7 @@ fn steps(value: f32, scale: f32) -> f32 {
 
 /// The greatest magnitude, not more than f32 holds.
 fn greatest(values: &[f32]) -> f32 {
-    values.iter().fold(0.0f32, |greatest, value| greatest.max(value.abs())).min(f32::MAX)
+    crate::cpu::greatest(values).min(f32::MAX)
 }
 
 /// As f16 holds it.
