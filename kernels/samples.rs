@@ -130,15 +130,18 @@ pub(crate) trait Tested: crate::Backend {
 }
 
 impl Tested for crate::cpu::Cpu {
-    /// By half a step, of the largest of 32 activations; an average one is half as large.
+    /// By half a step, of the largest of some activations; an average one is half as large. And by what weights are off, of the
+    /// largest of some: an average one is a quarter as large.
     fn rounding(&self, weight: DType) -> f32 {
-        if !crate::matmul::Packed::are_integers(weight) {
+        use crate::{cpu::Rounding, matmul::Packed};
+        if !Packed::are_integers(weight) {
             return 0.0;
         }
+        let of_weights = 4.0 * Packed::rounding(weight, self.isa);
         match self.rounding {
-            crate::cpu::Rounding::Nothing => 0.0,
-            crate::cpu::Rounding::Shorts => 1.0 / 32768.0,
-            crate::cpu::Rounding::Bytes => 1.0 / 127.0,
+            Rounding::Nothing => 0.0,
+            Rounding::Shorts => 1.0 / 32768.0 + of_weights,
+            Rounding::Bytes => 1.0 / 127.0 + of_weights,
         }
     }
 }

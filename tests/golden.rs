@@ -18,13 +18,15 @@ use server::{
 };
 
 const TOLERANCE: Tolerance = Tolerance { logprob: 2e-3, margin: 5e-3 };
-const ROUNDED: Tolerance = Tolerance { logprob: 1e-2, margin: 2e-2 };
+/// Where activations are rounded to 16 bits, and quantized weights where the machine multiplies tiles.
+const ROUNDED: Tolerance = Tolerance { logprob: 3e-2, margin: 5e-2 };
 
 /// A server of the model whose every case was compared.
 fn check(model: &str, file: &str, flags: &[&str]) -> Server {
     let flags = [&["--enable-logprob", "--kv-cache-dtype", "f32"], flags].concat();
     let server = Server::of_golden(&format!("{model}{file}"), &flags);
-    check_all(&server, &cases(model), TOLERANCE, &flags.join(" "));
+    let tolerance = if model.starts_with("gguf/") { ROUNDED } else { TOLERANCE };
+    check_all(&server, &cases(model), tolerance, &flags.join(" "));
     server
 }
 

@@ -4,7 +4,7 @@ use std::{array, hint::black_box, time::Duration};
 
 use super::{Timing, caches::cold_bytes};
 #[cfg(target_arch = "x86_64")]
-use crate::cpu::simd::{Line, TILE_ROWS, Tiles};
+use crate::cpu::simd::{TILE_ROWS, TileRow, Tiles};
 use crate::cpu::{
     Cpu, Floats,
     simd::{self, Kernel, LANES, Simd, Wide},
@@ -19,9 +19,9 @@ pub struct Peaks {
     pub cache: f64,
     /// Multiplications and additions of f32 per second, in the vectors that kernels use.
     pub f32: f64,
-    /// Those of 16-bit integers, as packed weights are multiplied.
+    /// Those of 16-bit integers, as packed weights are multiplied: with tiles of bytes four products of these.
     pub int16: f64,
-    /// Those of bytes, where there are instructions for them; kernels use those of AVX-512, and for many rows tiles.
+    /// Those of bytes, where there are instructions for them; kernels use those of AVX-512 and tiles.
     pub int8: Option<Int8Peak>,
 }
 
@@ -49,16 +49,20 @@ const TIME_MIN: Duration = Duration::from_millis(300);
 /// Measures all of them, each for about `time`.
 pub(super) fn measure(cpu: &Cpu, time: Duration) -> Peaks {
     let (isa, time) = (cpu.isa, time.max(TIME_MIN));
+    let int8 = int8(cpu, time);
     Peaks {
         memory: memory(cpu, time),
         cache: cache(cpu, time),
         f32: of_items(cpu, time, STEPS * 2 * SIDE, || {
             black_box(isa.run(Multiply { factor: black_box(0.999_999) }));
         }),
-        int16: of_items(cpu, time, STEPS * 4 * SIDE, || {
-            black_box(isa.run(MultiplyIntegers::<false> { factor: black_box(3) }));
-        }),
-        int8: int8(cpu, time),
+        int16: match int8 {
+            Some(Int8Peak { peak, .. }) if isa.has_tiles() => peak / 4.0,
+            _ => of_items(cpu, time, STEPS * 4 * SIDE, || {
+                black_box(isa.run(MultiplyIntegers::<false> { factor: black_box(3) }));
+            }),
+        },
+        int8,
     }
 }
 
@@ -67,7 +71,7 @@ fn int8(cpu: &Cpu, time: Duration) -> Option<Int8Peak> {
     let isa = cpu.isa;
     #[cfg(target_arch = "x86_64")]
     if let Some(tiles) = isa.tiles() {
-        let peak = of_items(cpu, time, TILE_STEPS * 2 * TILE_OPERATIONS, || multiply_tiles(tiles));
+        let peak = of_items(cpu, time, TILE_STEPS * 4 * TILE_OPERATIONS, || multiply_tiles(tiles));
         return Some(Int8Peak { instructions: "amx-int8", peak });
     }
     if isa.has_byte_dots() {
@@ -84,20 +88,23 @@ fn int8(cpu: &Cpu, time: Duration) -> Option<Int8Peak> {
     })
 }
 
-/// Steps of a loop over products of whole tiles, two in each, and the operations of one.
+/// Steps of a loop over products of whole tiles, four in each, and the operations of one.
 #[cfg(target_arch = "x86_64")]
-const TILE_STEPS: usize = 10_000;
+const TILE_STEPS: usize = 5_000;
 #[cfg(target_arch = "x86_64")]
-const TILE_OPERATIONS: usize = 2 * TILE_ROWS * TILE_ROWS * size_of::<Line>();
+const TILE_OPERATIONS: usize = 2 * TILE_ROWS * TILE_ROWS * size_of::<TileRow>();
 
-/// Products of tiles, whose loading takes less time than they do.
+/// Products of tiles, whose loading takes less time than they do: of bytes as weights have them, for those of zeros take less
+/// power, and with it time.
 #[cfg(target_arch = "x86_64")]
 fn multiply_tiles(tiles: Tiles) {
-    let tiles = tiles.shaped(size_of::<Line>());
-    let (x, w) = black_box(([Line::default(); TILE_ROWS], [[1; size_of::<Line>()]; TILE_ROWS]));
-    for _ in 0..TILE_STEPS / 2 {
-        tiles.begin::<0, true>(&x, [0, 0], &w);
-        tiles.begin::<1, true>(&x, [0, 0], &w);
+    let tiles = tiles.shaped(TILE_ROWS, size_of::<TileRow>());
+    let row = |row: usize| TileRow(array::from_fn(|at| ((row * size_of::<TileRow>() + at) * 0x9e37).to_le_bytes()[1]));
+    let planes = |first: usize| [0, TILE_ROWS].map(|plane| array::from_fn(|at| row(first + plane + at)));
+    let (x, w) = black_box((planes(0), planes(2 * TILE_ROWS)));
+    tiles.clear_words();
+    for _ in 0..TILE_STEPS {
+        tiles.add_words::<false>([&x[0], &x[1]], &w);
     }
 }
 

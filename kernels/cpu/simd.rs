@@ -18,10 +18,12 @@ mod wide;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
 pub(crate) use byte_dots::ByteDots;
 pub(crate) use portable::Portable;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use tiles::{PlaneRows, Shaped, SumRow, Tiles};
+pub(crate) use tiles::{PlaneRows, Shaped, TileRow, Tiles, WordSums};
 pub(crate) use wide::Wide;
 
 /// Lanes of a vector.
@@ -194,6 +196,13 @@ pub(crate) trait Kernel {
 
     /// Computes it; `#[inline(always)]` in every implementation.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Arithmetic that is compiled for AVX-512 alone, as there is no other use for it: what goes with tiles.
+#[cfg(target_arch = "x86_64")]
+pub(crate) trait Kernel512 {
+    /// Computes it; `#[inline(always)]` in every implementation.
+    fn run(self, avx512: Avx512);
 }
 
 /// The instruction set that a device uses, found once when it is made.

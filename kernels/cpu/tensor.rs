@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use super::{Floats, team::Team};
+use super::{Floats, simd::Isa, team::Team};
 use crate::{Matrix, matmul::Packed};
 
 /// `[rows, columns]` of f32, row-major. Its memory goes back to the device's [`Buffers`] when it is dropped, so that a
@@ -138,9 +138,9 @@ impl Weight {
         })
     }
 
-    /// Packs the parts that can be, unless they are.
-    pub(crate) fn pack(&self, team: &Team) {
-        self.packed.get_or_init(|| self.parts.iter().map(|part| Packed::of(part, team)).collect());
+    /// Packs the parts that can be, unless they are, for products in this instruction set.
+    pub(crate) fn pack(&self, isa: Isa, team: &Team) {
+        self.packed.get_or_init(|| self.parts.iter().map(|part| Packed::of(part, isa, team)).collect());
     }
 
     /// Whether some part is packed.

@@ -50,13 +50,18 @@ pub(crate) enum Packed {
 
 impl Packed {
     /// The matrix rearranged, if that's worth while.
-    pub(crate) fn of(matrix: &Matrix, team: &Team) -> Option<Self> {
+    pub(crate) fn of(matrix: &Matrix, isa: Isa, team: &Team) -> Option<Self> {
         match matrix {
             matrix if matrix.rows() == 0 => None,
-            matrix if Self::are_integers(matrix.dtype()) => Some(Self::Integers(Integers::new(matrix, team))),
+            matrix if Self::are_integers(matrix.dtype()) => Some(Self::Integers(Integers::new(matrix, isa, team))),
             matrix if Halves::takes(matrix) => Some(Self::Halves(Halves::new(matrix, team))),
             _ => None,
         }
+    }
+
+    /// What a weight of this format may be off by in products of this instruction set, relative to the largest near it.
+    pub(crate) fn rounding(dtype: DType, isa: Isa) -> f32 {
+        Integers::rounding(dtype, isa)
     }
 
     /// Whether weights of this format are multiplied as integers, so that activations are rounded.
@@ -215,6 +220,12 @@ pub(crate) struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// Where [`Self::put`] would write, for hints.
+    #[inline(always)]
+    fn address(&self, row: usize, at: usize) -> *const u8 {
+        self.output.address((self.first_row + row) * self.stride + self.first_column + at).cast()
+    }
+
     /// Writes neighbouring outputs of row `row`, the first being the product's number `at`.
     #[inline(always)]
     fn put(&self, row: usize, at: usize, sums: &[f32]) {
@@ -224,7 +235,11 @@ impl Place<'_> {
         // thread has these elements.
         let to = unsafe { self.output.part(start..start + sums.len()) };
         match self.bias {
-            None => to.copy_from_slice(sums),
+            // Most are of whole sides, and a few numbers are written sooner than a copy is called.
+            None => match (<&mut [f32; PACKED_SIDE]>::try_from(&mut *to), <&[f32; PACKED_SIDE]>::try_from(sums)) {
+                (Ok(to), Ok(sums)) => *to = *sums,
+                _ => to.copy_from_slice(sums),
+            },
             Some(bias) => {
                 for ((to, sum), bias) in to.iter_mut().zip(sums).zip(&bias[column..]) {
                     *to = sum + bias;

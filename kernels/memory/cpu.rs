@@ -45,7 +45,7 @@ impl Memory for Cpu {
 
     fn prepare(&self, weight: &Weight) -> bool {
         if self.rounding != Rounding::Nothing {
-            weight.pack(&self.team);
+            weight.pack(self.isa, &self.team);
         }
         weight.is_packed()
     }

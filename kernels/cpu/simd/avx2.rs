@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd, Wide, avx512::Avx512, wide::Two};
+use super::{Kernel, Kernel512, Simd, Wide, avx512::Avx512, wide::Two};
 
 /// Exists only where the three extensions were found, and those of AVX-512 where it is `WIDE`: [`Avx2::detect`] is the only
 /// way to make one.
@@ -33,6 +33,15 @@ impl<const WIDE: bool> Avx2<WIDE> {
     }
 }
 
+impl Avx2<true> {
+    /// Runs a kernel that is for AVX-512 alone.
+    #[inline]
+    pub(crate) fn run_512<K: Kernel512>(self, kernel: K) {
+        // SAFETY: `self` proves that the machine has the extensions.
+        unsafe { run_512(Avx512(self), kernel) }
+    }
+}
+
 #[target_feature(enable = "avx2,fma,f16c")]
 fn run<K: Kernel, const WIDE: bool>(avx2: Avx2<WIDE>, kernel: K) -> K::Output
 where
@@ -47,6 +56,11 @@ where
     Avx2<WIDE>: Widened,
 {
     kernel.run(avx2)
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512vl,avx512bw,avx512dq,avx512vnni")]
+fn run_512<K: Kernel512>(avx512: Avx512, kernel: K) {
+    kernel.run(avx512);
 }
 
 /// What it has for sixteen lanes.

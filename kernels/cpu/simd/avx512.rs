@@ -1,6 +1,6 @@
 //! Sixteen lanes as one register of AVX-512.
 
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 use super::{Avx2, EXP2, EXP2_LOWEST, Wide};
 
@@ -15,6 +15,131 @@ macro_rules! avx512 {
         // from references to arrays of the size that the intrinsic reads or writes, none of which asks for alignment.
         unsafe { $value }
     }};
+}
+
+/// The instruction itself: of the intrinsic the compiler makes two, for a chain of sums to be shorter, whatever else is to be
+/// done.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dpwssd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: registers in, a register out.
+    unsafe {
+        asm!(
+            "vpdpwssd {sum}, {a}, {b}",
+            sum = inout(zmm_reg) sum, a = in(zmm_reg) a, b = in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
+}
+
+/// What only kernels for it alone use. A pair is two integers of 16 bits, with a sign, in one number.
+impl Avx512 {
+    /// Asks for the cache line at `address`, which may be anywhere: a hint has no effect but on time.
+    #[inline(always)]
+    pub(crate) fn prefetch(self, address: *const u8) {
+        avx512!(_mm_prefetch::<_MM_HINT_T0>(address.cast()))
+    }
+
+    /// The same, for the second-level cache.
+    #[inline(always)]
+    pub(crate) fn prefetch_near(self, address: *const u8) {
+        avx512!(_mm_prefetch::<_MM_HINT_T1>(address.cast()))
+    }
+
+    /// Sixteen integers of 16 bits (little-endian), each as both of a pair.
+    #[inline(always)]
+    pub(crate) fn twice(self, from: &[u8; 32]) -> __m512i {
+        let once = avx512!(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast())));
+        self.or(once, self.shift_left::<16>(once))
+    }
+
+    /// The same integers as numbers.
+    #[inline(always)]
+    pub(crate) fn shorts(self, from: &[u8; 32]) -> __m512i {
+        avx512!(_mm512_cvtepi16_epi32(_mm256_loadu_si256(from.as_ptr().cast())))
+    }
+
+    /// The lower halves of products.
+    #[inline(always)]
+    pub(crate) fn mul_int(self, a: __m512i, b: __m512i) -> __m512i {
+        avx512!(_mm512_mullo_epi32(a, b))
+    }
+
+    #[inline(always)]
+    pub(crate) fn xor(self, a: __m512i, b: __m512i) -> __m512i {
+        avx512!(_mm512_xor_si512(a, b))
+    }
+
+    #[inline(always)]
+    pub(crate) fn add_pairs(self, a: __m512i, b: __m512i) -> __m512i {
+        avx512!(_mm512_add_epi16(a, b))
+    }
+
+    /// `a · b / 2¹⁵`, the nearest integers (of two the greater one).
+    #[inline(always)]
+    pub(crate) fn mul_pairs(self, a: __m512i, b: __m512i) -> __m512i {
+        avx512!(_mm512_mulhrs_epi16(a, b))
+    }
+
+    #[inline(always)]
+    pub(crate) fn shift_pairs_left<const BY: u32>(self, a: __m512i) -> __m512i {
+        avx512!(_mm512_slli_epi16::<BY>(a))
+    }
+
+    /// Zeros come in.
+    #[inline(always)]
+    pub(crate) fn shift_pairs_right<const BY: u32>(self, a: __m512i) -> __m512i {
+        avx512!(_mm512_srli_epi16::<BY>(a))
+    }
+
+    /// Signs come in.
+    #[inline(always)]
+    pub(crate) fn divide_pairs<const BY: u32>(self, a: __m512i) -> __m512i {
+        avx512!(_mm512_srai_epi16::<BY>(a))
+    }
+
+    /// Of whole numbers: signs come in.
+    #[inline(always)]
+    pub(crate) fn divide<const BY: u32>(self, a: __m512i) -> __m512i {
+        avx512!(_mm512_srai_epi32::<BY>(a))
+    }
+
+    /// `sum` and both products of pairs.
+    #[inline(always)]
+    pub(crate) fn dot_pairs_onto(self, sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        avx512!(dpwssd(sum, a, b))
+    }
+
+    /// The sums of the first four lanes, of the next four, and so on.
+    #[inline(always)]
+    pub(crate) fn sums_of_fours(self, a: __m512i) -> [i32; 4] {
+        let mut sums = [0; 4];
+        avx512!({
+            let twos = _mm512_add_epi32(a, _mm512_shuffle_epi32::<0b01_00_11_10>(a));
+            let fours = _mm512_add_epi32(twos, _mm512_shuffle_epi32::<0b10_11_00_01>(twos));
+            let first = _mm512_castsi512_si128(_mm512_maskz_compress_epi32(0x1111, fours));
+            _mm_storeu_si128(sums.as_mut_ptr().cast(), first);
+        });
+        sums
+    }
+
+    #[inline(always)]
+    pub(crate) fn max_int(self, a: __m512i, b: __m512i) -> __m512i {
+        avx512!(_mm512_max_epi32(a, b))
+    }
+
+    /// The largest lane.
+    #[inline(always)]
+    pub(crate) fn max_int_lane(self, a: __m512i) -> i32 {
+        avx512!(_mm512_reduce_max_epi32(a))
+    }
+
+    /// The bits of numbers.
+    #[inline(always)]
+    pub(crate) fn of_bits(self, a: __m512) -> __m512i {
+        avx512!(_mm512_castps_si512(a))
+    }
 }
 
 impl Wide for Avx512 {

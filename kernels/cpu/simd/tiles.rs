@@ -3,8 +3,8 @@
 //! The compiler knows neither the registers nor the instructions, so that products are pieces of assembly. What they leave in
 //! tiles stays there from one to the next: nothing else in the program uses them.
 //!
-//! A product takes some fifty cycles, of which its multiplier needs sixteen. So two of them are on their way at once: one is
-//! begun before the sums of the one before are asked for.
+//! A product takes some fifty cycles, of which its multiplier needs sixteen. So other work is begun before its sums are asked
+//! for.
 
 use std::{
     arch::{asm, x86_64::__cpuid_count},
@@ -14,7 +14,7 @@ use std::{
 
 use nix::libc;
 
-use super::{Line, TILE_ROWS};
+use super::TILE_ROWS;
 
 /// Bytes of a row of a tile at most: as many as of a row of sums.
 const ROW_BYTES: usize = 64;
@@ -23,19 +23,21 @@ const ROW_BYTES: usize = 64;
 #[derive(Clone, Copy)]
 pub(crate) struct Tiles(());
 
-/// Sums of products, one row after the other: 32-bit integers (little-endian).
+/// A row of a tile: a line of the cache.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub(crate) struct SumRow(pub(crate) [u8; ROW_BYTES]);
+pub(crate) struct TileRow(pub(crate) [u8; ROW_BYTES]);
 
-impl SumRow {
-    /// Sums of nothing.
+impl TileRow {
+    /// Of nothing.
     pub(crate) const ZERO: Self = Self([0; ROW_BYTES]);
 }
 
 /// This thread's tiles, in the shape of some products, as long as this lives.
 pub(crate) struct Shaped {
-    /// Bytes of a row that are multiplied.
+    /// Rows that are multiplied,
+    rows: usize,
+    /// and bytes of each.
     bytes: usize,
     /// Another thread has tiles of its own.
     of_thread: PhantomData<*const ()>,
@@ -48,13 +50,14 @@ impl Tiles {
         FOUND.get_or_init(|| has_tiles() && permitted()).then_some(Self(()))
     }
 
-    /// Shapes this thread's tiles for products of [`TILE_ROWS`] rows, of each of which `bytes` are multiplied: whole fours of
-    /// them.
+    /// Shapes this thread's tiles for products of `rows` rows, of each of which `bytes` are multiplied: whole fours of them.
+    /// Fewer rows take less time.
     #[inline(always)]
-    pub(crate) fn shaped(self, bytes: usize) -> Shaped {
+    pub(crate) fn shaped(self, rows: usize, bytes: usize) -> Shaped {
+        assert!((1..=TILE_ROWS).contains(&rows), "rows of a tile");
         assert!((4..=ROW_BYTES).contains(&bytes) && bytes.is_multiple_of(4), "bytes of a tile's row");
         let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], bytes: [0; 16], rows: [0; 16] };
-        let (sums, x, w) = ((TILE_ROWS, ROW_BYTES), (TILE_ROWS, bytes), (bytes / 4, ROW_BYTES));
+        let (sums, x, w) = ((rows, ROW_BYTES), (rows, bytes), (bytes / 4, ROW_BYTES));
         for (tile, (rows, bytes)) in [sums, sums, x, x, w, w, sums, sums].into_iter().enumerate() {
             (config.rows[tile], config.bytes[tile]) = (rows as u8, bytes as u16);
         }
@@ -62,7 +65,7 @@ impl Tiles {
         // LDTILECFG), of palette 1, and within its bounds, as asserted. No code but what is between here and the drop of
         // what is returned uses the thread's tiles.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, preserves_flags, readonly)) };
-        Shaped { bytes, of_thread: PhantomData }
+        Shaped { rows, bytes, of_thread: PhantomData }
     }
 }
 
@@ -74,99 +77,6 @@ struct Config {
     reserved: [u8; 14],
     bytes: [u16; 16],
     rows: [u8; 16],
-}
-
-/// Multiplies into the sums of one of two products on their way, with weights of its own: the numbers of the tiles.
-macro_rules! begin {
-    ($x:expr, $w:expr, $sums:literal, $rows:literal, $weights:literal) => {
-        asm!(
-            concat!("tileloadd tmm", $weights, ", [{w} + {stride}]"),
-            concat!("tileloadd tmm", $rows, ", [{x} + {stride}]"),
-            concat!("tilezero tmm", $sums),
-            concat!("tdpbssd tmm", $sums, ", tmm", $rows, ", tmm", $weights),
-            x = in(reg) $x,
-            w = in(reg) $w,
-            stride = in(reg) ROW_BYTES,
-            options(nostack, preserves_flags, readonly),
-        )
-    };
-}
-
-/// The same once more, with the weights that are there.
-macro_rules! go_on {
-    ($x:expr, $sums:literal, $rows:literal, $weights:literal) => {
-        asm!(
-            concat!("tileloadd tmm", $rows, ", [{x} + {stride}]"),
-            concat!("tilezero tmm", $sums),
-            concat!("tdpbssd tmm", $sums, ", tmm", $rows, ", tmm", $weights),
-            x = in(reg) $x,
-            stride = in(reg) ROW_BYTES,
-            options(nostack, preserves_flags, readonly),
-        )
-    };
-}
-
-macro_rules! store {
-    ($tile:literal, $sums:expr) => {
-        asm!(
-            concat!("tilestored [{sums} + {stride}], tmm", $tile),
-            sums = in(reg) $sums,
-            stride = in(reg) ROW_BYTES,
-            options(nostack, preserves_flags),
-        )
-    };
-}
-
-impl Shaped {
-    /// Begins product `TURN` (0 or 1): sixteen columns of sums, `sums[m][n] = Σ x[m][k] · w[k / 4][4 n + k mod 4]`, over
-    /// the bytes `k` of each row of `x` from byte `at` on; where `BOTH`, another sixteen, with bytes from `first` on.
-    #[inline(always)]
-    pub(crate) fn begin<const TURN: usize, const BOTH: bool>(
-        &self,
-        x: &[Line],
-        [first, at]: [usize; 2],
-        w: &[[u8; 64]],
-    ) {
-        assert!(x.len() >= TILE_ROWS && w.len() >= self.bytes / 4, "rows of the shape");
-        assert!(first.max(at) + self.bytes <= size_of::<Line>(), "bytes of a row");
-        let from = |at| x.as_ptr().cast::<u8>().wrapping_add(at);
-        let (x, y, w) = (from(at), from(first), w.as_ptr());
-        // SAFETY: the tiles have 16 rows of `self.bytes`, as this value proves, and what is read was found to be
-        // there. Nothing but tiles is written, and those this value has for itself.
-        unsafe {
-            if TURN == 0 {
-                begin!(x, w, "1", "3", "4");
-                if BOTH {
-                    go_on!(y, "0", "2", "4");
-                }
-            } else {
-                begin!(x, w, "7", "3", "5");
-                if BOTH {
-                    go_on!(y, "6", "2", "5");
-                }
-            }
-        }
-    }
-
-    /// The sums of product `TURN`: from `first` on where `BOTH`, then from `at` on.
-    #[inline(always)]
-    pub(crate) fn end<const TURN: usize, const BOTH: bool>(&self, sums: &mut [[SumRow; TILE_ROWS]; 2]) {
-        let [first, second] = sums.each_mut().map(|sums| sums.as_mut_ptr());
-        // SAFETY: tiles of sums have 16 rows, as this value proves, and so has what is written.
-        unsafe {
-            if TURN == 0 {
-                if BOTH {
-                    store!("0", first);
-                }
-                store!("1", second);
-            } else {
-                if BOTH {
-                    store!("6", first);
-                }
-                store!("7", second);
-            }
-        }
-    }
 }
 
 /// Rows of a tile in two planes, of upper bytes and of lower ones.
@@ -222,8 +132,8 @@ impl Shaped {
         let there = |rows: PlaneRows, count: usize, bytes: usize| {
             rows.planes.iter().all(|plane| plane.len() >= (count - 1) * rows.stride + bytes)
         };
-        assert!(there(a, TILE_ROWS, self.bytes) && there(b, self.bytes / 4, ROW_BYTES), "rows of the shape");
-        // SAFETY: the tiles have 16 rows of `self.bytes`, as this value proves, and what is read was found to
+        assert!(there(a, self.rows, self.bytes) && there(b, self.bytes / 4, ROW_BYTES), "rows of the shape");
+        // SAFETY: the tiles have the rows and bytes that this value tells, as it proves, and what is read was found to
         // be there. Nothing but tiles is written, and those this value has for itself.
         unsafe {
             match (TURN, A_SIGNED) {
@@ -238,9 +148,9 @@ impl Shaped {
     /// Stores the sums of product `TURN`: rows of 16 32-bit integers, `stride` bytes apart.
     #[inline(always)]
     pub(crate) fn store<const TURN: usize>(&self, sums: [&mut [u8]; 2], stride: usize) {
-        assert!(sums.iter().all(|sums| sums.len() >= (TILE_ROWS - 1) * stride + ROW_BYTES), "rows of sums");
+        assert!(sums.iter().all(|sums| sums.len() >= (self.rows - 1) * stride + ROW_BYTES), "rows of sums");
         let [first, second] = sums.map(|sums| sums.as_mut_ptr());
-        // SAFETY: tiles of sums have 16 rows, as this value proves, and those were found to be there.
+        // SAFETY: tiles of sums have the rows that this value tells, as it proves, and those were found to be there.
         unsafe {
             match TURN {
                 0 => asm!(
@@ -256,6 +166,77 @@ impl Shaped {
                     options(nostack, preserves_flags),
                 ),
             }
+        }
+    }
+}
+
+/// What rows and weights in two planes, upper bytes and lower ones, are multiplied to: sums of upper bytes times upper ones,
+/// of upper ones times lower ones either way, and of lower ones times lower ones. A word is `256 · upper + lower`.
+pub(crate) type WordSums = [[TileRow; TILE_ROWS]; 3];
+
+/// Products of words, in 16 columns of sums, whole rows deep. All bytes have a sign, but for the lower ones of weights.
+impl Shaped {
+    /// Forgets all sums.
+    #[inline(always)]
+    pub(crate) fn clear_words(&self) {
+        // SAFETY: nothing but tiles is written, and those this value has for itself.
+        unsafe { asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm6", options(nomem, nostack, preserves_flags)) };
+    }
+
+    /// Adds to the sums: `x[upper, lower]`, a plane's rows side by side, times `w[upper, lower]`, a row of which has four bytes
+    /// for each of 16 columns. Where `BYTES`, words of `x` are their lower bytes.
+    #[inline(always)]
+    pub(crate) fn add_words<const BYTES: bool>(&self, x: [&[TileRow]; 2], w: &[[TileRow; TILE_ROWS]; 2]) {
+        assert!(self.bytes == ROW_BYTES && x.iter().all(|plane| plane.len() >= self.rows), "rows of the shape");
+        let [x_upper, x_lower] = x.map(<[TileRow]>::as_ptr);
+        let [w_upper, w_lower] = w.each_ref().map(|plane| plane.as_ptr());
+        // SAFETY: the tiles have the rows that this value tells, as it proves, and what is read was found to be there; those
+        // of weights have 16, since rows have 64 bytes. Nothing but tiles is written, and those this value has for itself.
+        unsafe {
+            asm!(
+                "tileloadd tmm3, [{x} + {stride}]",
+                "tileloadd tmm4, [{w} + {stride}]",
+                "tdpbssd tmm1, tmm3, tmm4",
+                "tileloadd tmm5, [{v} + {stride}]",
+                "tdpbsud tmm6, tmm3, tmm5",
+                x = in(reg) x_lower,
+                w = in(reg) w_upper,
+                v = in(reg) w_lower,
+                stride = in(reg) ROW_BYTES,
+                options(nostack, preserves_flags, readonly),
+            );
+            if !BYTES {
+                asm!(
+                    "tileloadd tmm2, [{x} + {stride}]",
+                    "tdpbsud tmm1, tmm2, tmm5",
+                    "tdpbssd tmm0, tmm2, tmm4",
+                    x = in(reg) x_upper,
+                    stride = in(reg) ROW_BYTES,
+                    options(nostack, preserves_flags, readonly),
+                );
+            }
+        }
+    }
+
+    /// Stores the sums; where `BYTES`, not the first ones.
+    #[inline(always)]
+    pub(crate) fn store_words<const BYTES: bool>(&self, sums: &mut WordSums) {
+        let [uppers, mixed, lowers] = sums.each_mut().map(|sums| sums.as_mut_ptr());
+        // SAFETY: tiles of sums have 16 rows at most, and so has what is written.
+        unsafe {
+            if !BYTES {
+                asm!(
+                    "tilestored [{sums} + {stride}], tmm0",
+                    sums = in(reg) uppers, stride = in(reg) ROW_BYTES,
+                    options(nostack, preserves_flags),
+                );
+            }
+            asm!(
+                "tilestored [{mixed} + {stride}], tmm1",
+                "tilestored [{lowers} + {stride}], tmm6",
+                mixed = in(reg) mixed, lowers = in(reg) lowers, stride = in(reg) ROW_BYTES,
+                options(nostack, preserves_flags),
+            );
         }
     }
 }
@@ -288,44 +269,47 @@ fn permitted() -> bool {
 mod tests {
     use super::*;
 
-    /// Against the plain sum, of whole rows and of parts of them.
+    type Planes = [[TileRow; TILE_ROWS]; 2];
+
+    /// Against the plain sums, of all rows and of fewer.
     #[test]
-    fn products_are_those_of_bytes() {
+    fn products_of_words_are_those_of_their_bytes() {
         let Some(tiles) = Tiles::detect() else { return };
-        [16, 32, 64].into_iter().for_each(|bytes| check(tiles, bytes));
+        for rows in [1, 7, TILE_ROWS] {
+            check::<false>(tiles, rows);
+            check::<true>(tiles, rows);
+        }
     }
 
-    fn check(tiles: Tiles, bytes: usize) {
-        let row = |row: usize, step: usize| std::array::from_fn(|at| (row * 89 + at * step) as u8);
-        let x: Vec<[u8; 64]> = (0..TILE_ROWS).map(|at| row(at, 37)).collect();
-        let w: Vec<[u8; 64]> = (0..bytes / 4).map(|at| row(at, 101)).collect();
-        let last = 64 - bytes;
-        let expected = |at: usize| -> Vec<i32> {
-            let term = |m: usize, n: usize, k: usize| {
-                i32::from(x[m][at + k].cast_signed()) * i32::from(w[k / 4][4 * n + k % 4].cast_signed())
-            };
-            (0..16 * TILE_ROWS).map(|sum| (0..bytes).map(|k| term(sum / 16, sum % 16, k)).sum()).collect()
+    fn check<const BYTES: bool>(tiles: Tiles, rows: usize) {
+        let row = |row: usize, step: usize| TileRow(std::array::from_fn(|at| (row * 89 + at * step) as u8));
+        let planes =
+            |step: usize| -> Planes { [0, 7].map(|plane| std::array::from_fn(|at| row(at + plane, step + plane))) };
+        let (x, w) = (planes(37), planes(101));
+        let x_byte = |plane: usize, m: usize, k: usize| i32::from(x[plane][m].0[k].cast_signed());
+        let w_byte = |plane: usize, n: usize, k: usize| {
+            let byte = w[plane][k / 4].0[4 * n + k % 4];
+            if plane == 0 { i32::from(byte.cast_signed()) } else { i32::from(byte) }
         };
-        let numbers =
-            |bytes: &[u8]| -> Vec<i32> { bytes.as_chunks().0.iter().copied().map(i32::from_le_bytes).collect() };
-        let sums_of = |sums: &[SumRow]| -> Vec<i32> { sums.iter().flat_map(|row| numbers(&row.0)).collect() };
-        let lines: Vec<Line> =
-            x.iter().map(|row| Line(numbers(row).as_chunks().0.try_into().expect("two halves"))).collect();
-        let mut sums = [[SumRow([1; 64]); TILE_ROWS]; 2];
-        let shaped = tiles.shaped(bytes);
-        shaped.begin::<0, true>(&lines, [0, last], &w);
-        shaped.begin::<1, false>(&lines, [0, 0], &w);
-        shaped.end::<0, true>(&mut sums);
-        assert_eq!(sums_of(&sums[0]), expected(0), "rows of {bytes}");
-        assert_eq!(sums_of(&sums[1]), expected(last), "rows of {bytes}");
-        shaped.begin::<0, true>(&lines, [last, 0], &w);
-        shaped.end::<1, false>(&mut sums);
-        assert_eq!(sums_of(&sums[0]), expected(0), "rows of {bytes}, left alone");
-        assert_eq!(sums_of(&sums[1]), expected(0), "rows of {bytes}");
-        shaped.begin::<1, true>(&lines, [0, last], &w);
-        shaped.end::<0, true>(&mut sums);
-        assert_eq!(sums_of(&sums[0]), expected(last), "rows of {bytes}");
-        shaped.end::<1, true>(&mut sums);
-        assert_eq!(sums_of(&sums[1]), expected(last), "rows of {bytes}");
+        let dot = |[of_x, of_w]: [usize; 2], m, n| -> i32 {
+            (0..ROW_BYTES).map(|k| x_byte(of_x, m, k) * w_byte(of_w, n, k)).sum()
+        };
+        let mut sums = [[TileRow([1; 64]); TILE_ROWS]; 3];
+        let shaped = tiles.shaped(rows, ROW_BYTES);
+        shaped.clear_words();
+        shaped.add_words::<BYTES>([&x[0], &x[1]], &w);
+        shaped.add_words::<BYTES>([&x[0], &x[1]], &w);
+        shaped.store_words::<BYTES>(&mut sums);
+        for (m, n) in (0..TILE_ROWS).flat_map(|m| (0..16).map(move |n| (m, n))) {
+            let found = sums.map(|sums| i32::from_le_bytes(sums[m].0[4 * n..][..4].try_into().expect("a number")));
+            let mixed = if BYTES { dot([1, 0], m, n) } else { dot([0, 1], m, n) + dot([1, 0], m, n) };
+            let mut expected = [dot([0, 0], m, n), mixed, dot([1, 1], m, n)].map(|sum| 2 * sum);
+            if m >= rows {
+                expected = [0x0101_0101; 3];
+            } else if BYTES {
+                expected[0] = 0x0101_0101;
+            }
+            assert_eq!(found, expected, "{rows} rows, {BYTES}, at {m}, {n}");
+        }
     }
 }

@@ -17,25 +17,29 @@
 //! Sixteen outputs lie in sixteen lanes ([`Integers`]), in memory as they are read, so that no sum goes across lanes and each
 //! output has one chain of sums, in the order of its inputs, whatever else is computed: a row's result has the same bits in
 //! any company.
+//!
+//! Where the machine multiplies whole tiles of bytes there is a faster form of both, and of the sum: [`words`].
 
 mod layout;
 mod many;
 mod multiply;
 mod rounded;
 #[cfg(target_arch = "x86_64")]
-mod tiled;
+mod words;
 
 use std::ops::Range;
 
-pub(crate) use self::rounded::Rounded;
+#[cfg(target_arch = "x86_64")]
+use self::words::WordRows;
 use self::{
     layout::{Layout, with_layout},
     multiply::Multiply,
+    rounded::GroupRows,
 };
 use super::{Picked, Place};
 use crate::{
     DType, Matrix,
-    cpu::{Floats, Split, simd::Isa, team::Team},
+    cpu::{Floats, Split, Tensor, simd::Isa, team::Team},
 };
 
 /// Inputs that have a scale in common, of weights as of activations.
@@ -54,7 +58,8 @@ pub(crate) const MANY_ROWS: usize = 8;
 /// Outputs that are multiplied together then: parts of a product are best multiples of them.
 pub(crate) const OUTPUTS_OF_MANY: usize = many::SIDES * SIDE;
 
-/// A stored matrix, rearranged: side by side sixteen outputs after sixteen, of these the inputs span by span.
+/// A stored matrix, rearranged: side by side sixteen outputs after sixteen, of these the inputs span by span, or, for tiles,
+/// stretch by stretch.
 pub(crate) struct Integers {
     dtype: DType,
     outputs: usize,
@@ -69,14 +74,34 @@ impl Integers {
         with_layout!(dtype, L => L::STORED > 0, else false)
     }
 
-    /// Rearranges a matrix that [`Self::takes`] says yes to.
-    pub(crate) fn new(matrix: &Matrix, team: &Team) -> Self {
-        with_layout!(matrix.dtype(), L => Self::of::<L>(matrix, team), else unreachable!("a format with a layout"))
+    /// What a weight may be off by once it is rearranged for this instruction set, relative to the largest near it.
+    pub(crate) fn rounding(dtype: DType, isa: Isa) -> f32 {
+        with_layout!(dtype, L => if isa.has_tiles() { L::WIDTH.rounding_of_words() / 32768.0 } else { 0.0 }, else 0.0)
     }
 
-    fn of<L: Layout>(matrix: &Matrix, team: &Team) -> Self {
+    /// Rearranges a matrix that [`Self::takes`] says yes to, for products in this instruction set.
+    pub(crate) fn new(matrix: &Matrix, isa: Isa, team: &Team) -> Self {
+        with_layout!(matrix.dtype(), L => Self::of::<L>(matrix, isa, team), else unreachable!("a format with a layout"))
+    }
+
+    fn of<L: Layout>(matrix: &Matrix, isa: Isa, team: &Team) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if isa.has_tiles() {
+            let groups = matrix.columns() / GROUP;
+            return Self::packed(matrix, words::stride::<L>(groups), team, |rows, to| {
+                words::pack::<L>(rows, groups, to)
+            });
+        }
         let spans = matrix.columns() / (L::SPAN * GROUP);
-        let stride = spans * L::BYTES;
+        Self::packed(matrix, spans * L::BYTES, team, |rows, to| {
+            for (span, to) in to.chunks_exact_mut(L::BYTES).enumerate() {
+                L::pack(rows.map(|row| &row[span * L::STORED..][..L::STORED]), to);
+            }
+        })
+    }
+
+    /// `pack` rearranges what sixteen outputs have stored as `stride` bytes.
+    fn packed(matrix: &Matrix, stride: usize, team: &Team, pack: impl Fn([&[u8]; SIDE], &mut [u8]) + Sync) -> Self {
         let sides = matrix.rows().div_ceil(SIDE);
         let mut blocks = Floats::new();
         blocks.resize((sides * stride).div_ceil(size_of::<f32>()));
@@ -87,9 +112,7 @@ impl Integers {
             // What is missing is the last output once more: nobody asks for it.
             let rows: [&[u8]; SIDE] =
                 std::array::from_fn(|lane| matrix.row((side * SIDE + lane).min(matrix.rows() - 1)));
-            for (span, to) in to.chunks_exact_mut(L::BYTES).enumerate() {
-                L::pack(rows.map(|row| &row[span * L::STORED..][..L::STORED]), to);
-            }
+            pack(rows, to);
         });
         Self { dtype: matrix.dtype(), outputs: matrix.rows(), stride, blocks }
     }
@@ -98,6 +121,49 @@ impl Integers {
     #[inline(always)]
     fn side(&self, first: usize) -> &[u8] {
         &self.blocks.bytes()[first / SIDE * self.stride..][..self.stride]
+    }
+}
+
+/// Activations as integers, as weights of the same instruction set are multiplied with.
+pub(crate) enum Rounded {
+    Groups(GroupRows),
+    #[cfg(target_arch = "x86_64")]
+    Words(WordRows),
+}
+
+impl Default for Rounded {
+    fn default() -> Self {
+        Self::Groups(GroupRows::default())
+    }
+}
+
+impl Rounded {
+    /// Makes it that of `x`, whose columns are whole groups; where `bytes`, of 8 bits.
+    pub(crate) fn convert(&mut self, x: &Tensor, bytes: bool, isa: Isa, team: &Team) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some((avx512, _)) = isa.amx() {
+            return match self {
+                Self::Words(rows) => rows.convert(x, bytes, avx512, team),
+                _ => {
+                    *self = Self::Words(WordRows::default());
+                    self.convert(x, bytes, isa, team);
+                }
+            };
+        }
+        match self {
+            Self::Groups(rows) => rows.convert(x, bytes, isa, team),
+            #[cfg(target_arch = "x86_64")]
+            Self::Words(_) => unreachable!("a device has one instruction set"),
+        }
+    }
+
+    /// Rows that lie together, and are best multiplied together.
+    pub(crate) fn block(&self) -> usize {
+        match self {
+            Self::Groups(rows) => rows.block(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Words(rows) => rows.block(),
+        }
     }
 }
 
@@ -115,23 +181,19 @@ impl PackedProduct<'_> {
     pub(crate) fn run(&self, isa: Isa) {
         assert!(self.outputs.start.is_multiple_of(SIDE), "whole sides from the first output on");
         assert!(self.outputs.end <= self.weight.outputs, "outputs of the weight");
-        for first in (0..self.picked.count()).step_by(ROWS_AT_ONCE) {
-            let rows = first..self.picked.count().min(first + ROWS_AT_ONCE);
-            with_layout!(
-                self.weight.dtype,
-                L => self.run_rows::<L>(rows, isa),
-                else unreachable!("packed weights have a layout")
-            );
-        }
+        with_layout!(self.weight.dtype, L => self.run_of::<L>(isa), else unreachable!("packed weights have a layout"));
     }
 
-    fn run_rows<L: Layout>(&self, rows: Range<usize>, isa: Isa) {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(amx) = isa.amx()
-            && rows.len() >= tiled::TILED_ROWS
-        {
-            return tiled::run::<L>(self, rows, amx);
+    fn run_of<L: Layout>(&self, isa: Isa) {
+        let count = self.picked.count();
+        let runs = |most: usize| (0..count).step_by(most).map(move |first| first..count.min(first + most));
+        match self.x {
+            Rounded::Groups(x) => runs(ROWS_AT_ONCE).for_each(|rows| isa.run(Multiply::<L>::of(self, x, rows))),
+            #[cfg(target_arch = "x86_64")]
+            Rounded::Words(x) => {
+                let amx = isa.amx().expect("who makes words has tiles");
+                runs(words::ROWS_AT_ONCE).for_each(|rows| words::run::<L>(self, x, rows, amx));
+            }
         }
-        isa.run(Multiply::<L>::of(self, rows));
     }
 }

@@ -1,8 +1,9 @@
 //! The default model itself, 135M parameters in Q4_1 and Q8_0.
 //!
 //! The tolerances are those of the small models: though logits reach 25 and layers are thirty, sums of another order move a
-//! logit by 4e-5 (measured on one, two and three ranks), and activations rounded to 16 bits by 3e-3. Activations rounded
-//! to 8 bits, a wrong block layout or one layer's missing norm would move them by 0.1 and more.
+//! logit by 4e-5 (measured on one, two and three ranks), activations rounded to 16 bits by 3e-3, and weights as well, where
+//! machines multiply tiles, by 1.1e-2. Activations rounded to 8 bits, a wrong block layout or one layer's missing norm would
+//! move them by 0.1 and more.
 
 use kernels::cpu::Rounding::{Bytes, Nothing, Shorts};
 use serde::Deserialize;
@@ -123,7 +124,7 @@ fn smollm2_finds_a_long_text_as_likely_as_the_reference_does() {
     let (checkpoint, golden) = open();
     let Perplexity { token_ids, chunk, chunks } = golden.perplexity;
     let tokens = &token_ids[..chunk];
-    for (rounding, tolerance) in [(Nothing, 1e-5), (Shorts, 2e-5), (Bytes, 5e-3)] {
+    for (rounding, tolerance) in [(Nothing, 1e-5), (Shorts, 1e-4), (Bytes, 5e-3)] {
         let sum = on_ranks(&checkpoint, Ranks { rounding, ..2.into() }, 1024, |rank| {
             let (_, rows) = prompt(rank, tokens);
             let scored = rows.iter().zip(&tokens[1..]);

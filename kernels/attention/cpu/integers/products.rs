@@ -86,7 +86,7 @@ impl Multiplier {
         if self.shaped.as_ref().is_none_or(|&(shape, _)| shape != bytes) {
             // The old shape ends before the new one begins.
             self.shaped = None;
-            self.shaped = Some((bytes, tiles.shaped(bytes)));
+            self.shaped = Some((bytes, tiles.shaped(TILE_ROWS, bytes)));
         }
         &self.shaped.as_ref().expect("just shaped").1
     }

@@ -31,12 +31,75 @@ pub(super) enum Width {
     Eight,
 }
 
+impl Width {
+    /// Bits of a quant.
+    pub(super) const fn bits(self) -> usize {
+        match self {
+            Self::Four => 4,
+            Self::Six => 6,
+            Self::Eight => 8,
+        }
+    }
+
+    /// What a weight may be off by as a word, in words: half of the largest quant where factors are whole numbers, half a word
+    /// where they are not, and half a word for an offset or for the word itself.
+    pub(super) const fn rounding_of_words(self) -> f32 {
+        match self {
+            Self::Four => 4.5,
+            Self::Six => 16.0,
+            Self::Eight => 1.0,
+        }
+    }
+
+    /// Puts one output's quants among those of the sixteen.
+    pub(super) fn put(self, quants: [u8; GROUP], lane: usize, to: &mut [u8]) {
+        let mut put = |vector: usize, bytes: [u8; 4]| {
+            to[(vector * SIDE + lane) * 4..][..4].copy_from_slice(&bytes);
+        };
+        if self == Self::Eight {
+            quants.as_chunks::<4>().0.iter().enumerate().for_each(|(quad, four)| put(quad, *four));
+            return;
+        }
+        for (vector, eight) in quants.as_chunks::<8>().0.iter().enumerate() {
+            put(vector, std::array::from_fn(|at| eight[at] & 15 | eight[at + 4] << 4));
+        }
+        if self == Self::Six {
+            for (vector, sixteen) in quants.as_chunks::<16>().0.iter().enumerate() {
+                let upper = |at: usize, quad: usize| (sixteen[4 * quad + at] >> 4) << (2 * quad);
+                put(QUADS / 2 + vector, std::array::from_fn(|at| (0..4).map(|quad| upper(at, quad)).sum()));
+            }
+        }
+    }
+
+    /// Two quads of a group, whose quants these are.
+    #[inline(always)]
+    pub(super) fn quads<W: Wide>(self, wide: W, quants: &[u8], both: usize) -> [W::I; 2] {
+        let vector = |at: usize| wide.words(quants[at * 4 * SIDE..][..4 * SIDE].try_into().expect("a vector"));
+        if self == Self::Eight {
+            return [vector(2 * both), vector(2 * both + 1)];
+        }
+        let (words, mask) = (vector(both), wide.splat_int(0x0f0f_0f0f));
+        let [first, second] = [wide.and(words, mask), wide.and(wide.shift_right::<4>(words), mask)];
+        if self == Self::Four {
+            return [first, second];
+        }
+        let (words, mask) = (vector(QUADS / 2 + both / 2), wide.splat_int(0x3030_3030));
+        let uppers = match both % 2 {
+            0 => [wide.shift_left::<4>(words), wide.shift_left::<2>(words)],
+            _ => [words, wide.shift_right::<2>(words)],
+        };
+        [wide.or(first, wide.and(uppers[0], mask)), wide.or(second, wide.and(uppers[1], mask))]
+    }
+}
+
 /// A storage format, rearranged.
 pub(super) trait Layout {
     /// Groups of a span.
     const SPAN: usize = 1;
     /// Scales of a group.
     const PIECES: usize = 1;
+    /// Groups that have their scales in common.
+    const SHARED: usize = 1;
     /// Bytes of a span as one output has it stored.
     const STORED: usize;
     /// Bytes of a span's heads.
@@ -95,27 +158,11 @@ pub(super) trait Layout {
     fn pack(stored: [&[u8]; SIDE], span: &mut [u8]) {
         let (heads, quants) = span.split_at_mut(Self::HEADS);
         Self::pack_heads(stored, heads);
+        // Bytes lose their sign.
+        let sign = if Self::WIDTH == Width::Eight { SIGN } else { 0 };
         for (group, to) in quants.chunks_exact_mut(Self::QUANTS).enumerate() {
             for (lane, stored) in stored.into_iter().enumerate() {
-                let quants = Self::stored_quants(stored, group);
-                let mut put = |vector: usize, bytes: [u8; 4]| {
-                    to[(vector * SIDE + lane) * 4..][..4].copy_from_slice(&bytes);
-                };
-                if Self::WIDTH == Width::Eight {
-                    for (quad, four) in quants.as_chunks::<4>().0.iter().enumerate() {
-                        put(quad, four.map(|byte| byte ^ SIGN));
-                    }
-                    continue;
-                }
-                for (vector, eight) in quants.as_chunks::<8>().0.iter().enumerate() {
-                    put(vector, std::array::from_fn(|at| eight[at] & 15 | eight[at + 4] << 4));
-                }
-                if Self::WIDTH == Width::Six {
-                    for (vector, sixteen) in quants.as_chunks::<16>().0.iter().enumerate() {
-                        let upper = |at: usize, quad: usize| (sixteen[4 * quad + at] >> 4) << (2 * quad);
-                        put(QUADS / 2 + vector, std::array::from_fn(|at| (0..4).map(|quad| upper(at, quad)).sum()));
-                    }
-                }
+                Self::WIDTH.put(Self::stored_quants(stored, group).map(|quant| quant ^ sign), lane, to);
             }
         }
     }
@@ -123,22 +170,7 @@ pub(super) trait Layout {
     /// Two quads of a group.
     #[inline(always)]
     fn quads<W: Wide>(wide: W, span: &[u8], group: usize, both: usize) -> [W::I; 2] {
-        let quants = &span[Self::HEADS + group * Self::QUANTS..][..Self::QUANTS];
-        let vector = |at: usize| wide.words(quants[at * 4 * SIDE..][..4 * SIDE].try_into().expect("a vector"));
-        if Self::WIDTH == Width::Eight {
-            return [vector(2 * both), vector(2 * both + 1)];
-        }
-        let (words, mask) = (vector(both), wide.splat_int(0x0f0f_0f0f));
-        let [first, second] = [wide.and(words, mask), wide.and(wide.shift_right::<4>(words), mask)];
-        if Self::WIDTH == Width::Four {
-            return [first, second];
-        }
-        let (words, mask) = (vector(QUADS / 2 + both / 2), wide.splat_int(0x3030_3030));
-        let uppers = match both % 2 {
-            0 => [wide.shift_left::<4>(words), wide.shift_left::<2>(words)],
-            _ => [words, wide.shift_right::<2>(words)],
-        };
-        [wide.or(first, wide.and(uppers[0], mask)), wide.or(second, wide.and(uppers[1], mask))]
+        Self::WIDTH.quads(wide, &span[Self::HEADS + group * Self::QUANTS..][..Self::QUANTS], both)
     }
 }
 
@@ -269,6 +301,7 @@ impl Layout for Q6_K {
 
 impl Layout for WInt8 {
     const SPAN: usize = 4;
+    const SHARED: usize = 4;
     const STORED: usize = 132;
     const HEADS: usize = 4 * SIDE;
     const WIDTH: Width = Width::Eight;
@@ -290,6 +323,7 @@ impl Layout for WInt8 {
 
 impl Layout for WInt4 {
     const SPAN: usize = 4;
+    const SHARED: usize = 4;
     const STORED: usize = 68;
     const HEADS: usize = 3 * SIDE;
     const WIDTH: Width = Width::Four;

@@ -9,7 +9,7 @@ use std::{marker::PhantomData, ops::Range};
 use super::{
     Layout, PackedProduct, QUADS, ROWS_AT_ONCE, SIDE,
     layout::{MOST_PIECES, ask_ahead},
-    rounded::{Head, Quads},
+    rounded::{GroupRows, Head, Quads},
 };
 use crate::cpu::simd::{Simd, Wide};
 
@@ -24,6 +24,7 @@ pub(super) const fn fits<S: Simd>() -> bool {
 /// Rows `rows` of a product, at most [`ROWS_AT_ONCE`].
 pub(super) struct Many<'a, L> {
     product: &'a PackedProduct<'a>,
+    x: &'a GroupRows,
     rows: Range<usize>,
     layout: PhantomData<L>,
 }
@@ -40,16 +41,16 @@ struct Group<W: Wide, const N: usize> {
 }
 
 impl<'a, L: Layout> Many<'a, L> {
-    pub(super) fn of(product: &'a PackedProduct<'a>, rows: Range<usize>) -> Self {
+    pub(super) fn of(product: &'a PackedProduct<'a>, x: &'a GroupRows, rows: Range<usize>) -> Self {
         assert!(rows.len() <= ROWS_AT_ONCE, "rows whose sums have a place");
-        Self { product, rows, layout: PhantomData }
+        Self { product, x, rows, layout: PhantomData }
     }
 
     /// All outputs, of `M` rows side by side: as many as registers have sums for, so that products wait for each other less.
     /// Where `BYTES`, the upper bytes of activations are known to be none.
     #[inline(always)]
     pub(super) fn all<S: Simd, const BYTES: bool, const M: usize>(&self, simd: S) {
-        let PackedProduct { x, picked, outputs, .. } = self.product;
+        let (PackedProduct { picked, outputs, .. }, x) = (self.product, self.x);
         let mut first = [0; ROWS_AT_ONCE];
         for (first, row) in first.iter_mut().zip(self.rows.clone()) {
             *first = x.layout().first(picked.at(row));
@@ -74,7 +75,7 @@ impl<'a, L: Layout> Many<'a, L> {
         first: &[usize],
         sums: &mut [Sums],
     ) {
-        let PackedProduct { x, weight, outputs, place, .. } = self.product;
+        let (PackedProduct { weight, outputs, place, .. }, x) = (self.product, self.x);
         let blocks = x.layout();
         let sides: [&[u8]; N] = std::array::from_fn(|side| weight.side(output + side * SIDE));
         assert!(sides[0].len() == blocks.groups / L::SPAN * L::BYTES, "weights of as many groups");

@@ -6,20 +6,21 @@ use super::{
     Layout, MANY_ROWS, PackedProduct, QUADS, ROWS, SIDE,
     layout::ask_ahead,
     many::{self, Many},
-    rounded::{Head, Quads},
+    rounded::{GroupRows, Head, Quads},
 };
 use crate::cpu::simd::{Kernel, Simd, Wide};
 
 /// Rows `rows` of a product.
 pub(super) struct Multiply<'a, L> {
     product: &'a PackedProduct<'a>,
+    x: &'a GroupRows,
     rows: Range<usize>,
     layout: PhantomData<L>,
 }
 
 impl<'a, L: Layout> Multiply<'a, L> {
-    pub(super) fn of(product: &'a PackedProduct<'a>, rows: Range<usize>) -> Self {
-        Self { product, rows, layout: PhantomData }
+    pub(super) fn of(product: &'a PackedProduct<'a>, x: &'a GroupRows, rows: Range<usize>) -> Self {
+        Self { product, x, rows, layout: PhantomData }
     }
 }
 
@@ -29,9 +30,9 @@ impl<L: Layout> Kernel for Multiply<'_, L> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         // Where products are of pairs, a byte is a short.
-        let bytes = S::DOTS_QUADS && self.product.x.bytes;
+        let bytes = S::DOTS_QUADS && self.x.bytes;
         if many::fits::<S>() && self.rows.len() >= MANY_ROWS {
-            let many = Many::<L>::of(self.product, self.rows);
+            let many = Many::<L>::of(self.product, self.x, self.rows);
             if bytes { many.all::<S, true, 4>(simd) } else { many.all::<S, false, 2>(simd) }
         } else if bytes {
             self.all::<S, true>(simd)
@@ -62,7 +63,7 @@ impl<L: Layout> Multiply<'_, L> {
     #[inline(always)]
     fn some<S: Simd, const BYTES: bool, const M: usize>(&self, simd: S, output: usize, row: usize) -> usize {
         let (wide, is_first) = (simd.wide(), row == self.rows.start);
-        let PackedProduct { x, picked, weight, outputs, place } = self.product;
+        let (PackedProduct { picked, weight, outputs, place, .. }, x) = (self.product, self.x);
         let (blocks, side) = (x.layout(), weight.side(output));
         let x: [(&[Quads], &[Head]); M] = std::array::from_fn(|m| x.from(blocks.first(picked.at(row + m))));
         assert!(side.len() == blocks.groups / L::SPAN * L::BYTES, "weights of as many groups");

@@ -3,7 +3,7 @@
 use super::{GROUP, QUADS, ROWS_AT_ONCE};
 use crate::cpu::{
     LARGEST_SHORT, Split, Tensor,
-    simd::{Isa, Kernel, LANES, Line, Simd, TILE_ROWS},
+    simd::{Isa, Kernel, LANES, Line, Simd},
     team::Team,
 };
 
@@ -17,7 +17,7 @@ const NANOSECONDS: f64 = 0.4;
 /// Rows of activations, `[blocks][groups][rows of a block]`: where many rows pass by a group's weights, their groups are
 /// neighbours in memory; a lone row's are so, too.
 #[derive(Default)]
-pub(crate) struct Rounded {
+pub(crate) struct GroupRows {
     groups: usize,
     /// Rows of a block.
     block: usize,
@@ -49,21 +49,17 @@ pub(super) struct Head {
     pub(super) less_32: [i32; 2],
 }
 
-impl Rounded {
+impl GroupRows {
     /// Makes it that of `x`, whose columns are whole groups.
     pub(crate) fn convert(&mut self, x: &Tensor, bytes: bool, isa: Isa, team: &Team) {
         let (rows, columns) = (x.rows(), x.columns());
         assert!(columns.is_multiple_of(GROUP), "whole groups");
-        // Blocks of about as many rows each; of whole tiles, where there are such.
+        // Blocks of about as many rows each.
         let blocks = rows.div_ceil(ROWS_AT_ONCE).max(1);
-        let mut block = rows.div_ceil(blocks).max(1);
-        if block > TILE_ROWS {
-            block = block.next_multiple_of(TILE_ROWS);
-        }
+        let block = rows.div_ceil(blocks).max(1);
         (self.groups, self.block, self.bytes) = (columns / GROUP, block, bytes);
         let largest = if bytes { LARGEST_BYTE } else { LARGEST_SHORT };
-        // A tile may be read whole that begins at the last row.
-        let count = blocks * self.block * self.groups + TILE_ROWS;
+        let count = blocks * self.block * self.groups;
         self.quads.resize(count, Quads::default());
         self.heads.resize(count, Head::default());
         let layout = self.layout();
