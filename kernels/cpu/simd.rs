@@ -298,6 +298,15 @@ impl Isa {
         if let Isa::Amx(avx512, tiles) = self { Some((avx512, tiles)) } else { None }
     }
 
+    /// The same without tiles: what is left is best for few rows.
+    pub(crate) fn beside_tiles(self) -> Self {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx(avx512, _) => Isa::Avx512(avx512),
+            other => other,
+        }
+    }
+
     /// Runs a kernel in it.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {

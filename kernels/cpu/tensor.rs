@@ -148,13 +148,14 @@ impl Weight {
         self.packed.get().is_some_and(|packed| packed.iter().any(Option::is_some))
     }
 
-    /// Whether some part is packed as integers.
-    pub(crate) fn has_integers(&self) -> bool {
-        let is_integers = |packed: &Option<Packed>| matches!(packed, Some(Packed::Integers(_)));
-        self.packed.get().is_some_and(|packed| packed.iter().any(is_integers))
+    /// Whether some part is packed as integers, in words or not.
+    pub(crate) fn has_integers(&self, words: bool) -> bool {
+        let are_such =
+            |packed: &Option<Packed>| matches!(packed, Some(Packed::Integers(own)) if own.is_words() == words);
+        self.packed.get().is_some_and(|packed| packed.iter().any(are_such))
     }
 
-    /// Whether all parts are.
+    /// Whether all parts are packed.
     pub(crate) fn is_packed(&self) -> bool {
         self.packed.get().is_some_and(|packed| packed.iter().all(Option::is_some))
     }

@@ -27,7 +27,7 @@ pub(crate) use self::{
 use self::{
     direct::Direct,
     halves::{Halves, HalvesProduct},
-    packed::{Integers, MANY_ROWS, OUTPUTS_OF_MANY, PackedProduct},
+    packed::{Integers, Kinds, MANY_ROWS, OUTPUTS_OF_MANY, PackedProduct},
     panel::{PANEL_ROWS, SIDE, panel_outputs},
     with_format::with_format,
 };
@@ -104,9 +104,11 @@ impl Cpu {
     /// What packed parts of `weight` are multiplied with: `x` in integers, if there are any.
     pub(crate) fn rounded(&self, x: &Tensor, weight: &Weight) -> Option<MutexGuard<'_, Rounded>> {
         self.prepare(weight);
-        weight.has_integers().then(|| {
+        [false, true].map(|words| weight.has_integers(words)).contains(&true).then(|| {
             let mut rounded = self.rounded.lock().unwrap_or_else(PoisonError::into_inner);
-            rounded.convert(x, self.rounding == Rounding::Bytes, self.isa, &self.team);
+            let [groups, words] = [false, true].map(|words| weight.has_integers(words));
+            let kinds = Kinds { groups, words, bytes: self.rounding == Rounding::Bytes };
+            rounded.convert(x, kinds, self.isa, &self.team);
             rounded
         })
     }

@@ -50,6 +50,13 @@ impl Memory for Cpu {
         weight.is_packed()
     }
 
+    fn prepare_for_few(&self, weight: &Weight) -> bool {
+        if self.rounding != Rounding::Nothing {
+            weight.pack(self.isa.beside_tiles(), &self.team);
+        }
+        weight.is_packed()
+    }
+
     fn batch(&self, batch: Batch) -> Result<Batch> {
         Ok(batch)
     }

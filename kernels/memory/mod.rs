@@ -46,6 +46,11 @@ pub trait Memory: Send + Sized + 'static {
         false
     }
 
+    /// The same for a weight that is multiplied with few rows, whatever the batch: a model's head.
+    fn prepare_for_few(&self, weight: &Self::Weight) -> bool {
+        self.prepare(weight)
+    }
+
     /// Hands a step's batch to the device.
     fn batch(&self, batch: Batch) -> Result<Self::Batch>;
 

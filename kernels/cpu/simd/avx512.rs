@@ -93,12 +93,6 @@ impl Avx512 {
         avx512!(_mm512_srli_epi16::<BY>(a))
     }
 
-    /// Signs come in.
-    #[inline(always)]
-    pub(crate) fn divide_pairs<const BY: u32>(self, a: __m512i) -> __m512i {
-        avx512!(_mm512_srai_epi16::<BY>(a))
-    }
-
     /// Of whole numbers: signs come in.
     #[inline(always)]
     pub(crate) fn divide<const BY: u32>(self, a: __m512i) -> __m512i {

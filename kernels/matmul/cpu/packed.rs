@@ -62,6 +62,8 @@ pub(crate) const OUTPUTS_OF_MANY: usize = many::SIDES * SIDE;
 /// stretch by stretch.
 pub(crate) struct Integers {
     dtype: DType,
+    /// Whether it is to be multiplied in words.
+    is_words: bool,
     outputs: usize,
     /// Bytes of sixteen outputs.
     stride: usize,
@@ -76,7 +78,7 @@ impl Integers {
 
     /// What a weight may be off by once it is rearranged for this instruction set, relative to the largest near it.
     pub(crate) fn rounding(dtype: DType, isa: Isa) -> f32 {
-        with_layout!(dtype, L => if isa.has_tiles() { L::WIDTH.rounding_of_words() / 32768.0 } else { 0.0 }, else 0.0)
+        with_layout!(dtype, L => if isa.has_tiles() { L::WIDTH.rounding_of_words().unwrap_or_default() / 32768.0 } else { 0.0 }, else 0.0)
     }
 
     /// Rearranges a matrix that [`Self::takes`] says yes to, for products in this instruction set.
@@ -86,14 +88,14 @@ impl Integers {
 
     fn of<L: Layout>(matrix: &Matrix, isa: Isa, team: &Team) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if isa.has_tiles() {
+        if isa.has_tiles() && words::takes::<L>() {
             let groups = matrix.columns() / GROUP;
-            return Self::packed(matrix, words::stride::<L>(groups), team, |rows, to| {
+            return Self::packed(matrix, true, words::stride::<L>(groups), team, |rows, to| {
                 words::pack::<L>(rows, groups, to)
             });
         }
         let spans = matrix.columns() / (L::SPAN * GROUP);
-        Self::packed(matrix, spans * L::BYTES, team, |rows, to| {
+        Self::packed(matrix, false, spans * L::BYTES, team, |rows, to| {
             for (span, to) in to.chunks_exact_mut(L::BYTES).enumerate() {
                 L::pack(rows.map(|row| &row[span * L::STORED..][..L::STORED]), to);
             }
@@ -101,7 +103,13 @@ impl Integers {
     }
 
     /// `pack` rearranges what sixteen outputs have stored as `stride` bytes.
-    fn packed(matrix: &Matrix, stride: usize, team: &Team, pack: impl Fn([&[u8]; SIDE], &mut [u8]) + Sync) -> Self {
+    fn packed(
+        matrix: &Matrix,
+        is_words: bool,
+        stride: usize,
+        team: &Team,
+        pack: impl Fn([&[u8]; SIDE], &mut [u8]) + Sync,
+    ) -> Self {
         let sides = matrix.rows().div_ceil(SIDE);
         let mut blocks = Floats::new();
         blocks.resize((sides * stride).div_ceil(size_of::<f32>()));
@@ -114,7 +122,12 @@ impl Integers {
                 std::array::from_fn(|lane| matrix.row((side * SIDE + lane).min(matrix.rows() - 1)));
             pack(rows, to);
         });
-        Self { dtype: matrix.dtype(), outputs: matrix.rows(), stride, blocks }
+        Self { dtype: matrix.dtype(), is_words, outputs: matrix.rows(), stride, blocks }
+    }
+
+    /// Whether it is to be multiplied in words.
+    pub(crate) fn is_words(&self) -> bool {
+        self.is_words
     }
 
     /// The sixteen outputs that begin with this one.
@@ -124,46 +137,44 @@ impl Integers {
     }
 }
 
-/// Activations as integers, as weights of the same instruction set are multiplied with.
-pub(crate) enum Rounded {
-    Groups(GroupRows),
+/// Activations as integers, in groups or in words or both, as the weights are that they are multiplied with.
+#[derive(Default)]
+pub(crate) struct Rounded {
+    has_words: bool,
+    groups: GroupRows,
     #[cfg(target_arch = "x86_64")]
-    Words(WordRows),
+    words: WordRows,
 }
 
-impl Default for Rounded {
-    fn default() -> Self {
-        Self::Groups(GroupRows::default())
-    }
+/// What activations are wanted as.
+#[derive(Clone, Copy)]
+pub(crate) struct Kinds {
+    pub(crate) groups: bool,
+    pub(crate) words: bool,
+    /// Of 8 bits.
+    pub(crate) bytes: bool,
 }
 
 impl Rounded {
-    /// Makes it that of `x`, whose columns are whole groups; where `bytes`, of 8 bits.
-    pub(crate) fn convert(&mut self, x: &Tensor, bytes: bool, isa: Isa, team: &Team) {
+    /// Makes it that of `x`, whose columns are whole groups.
+    pub(crate) fn convert(&mut self, x: &Tensor, kinds: Kinds, isa: Isa, team: &Team) {
+        self.has_words = kinds.words;
         #[cfg(target_arch = "x86_64")]
-        if let Some((avx512, _)) = isa.amx() {
-            return match self {
-                Self::Words(rows) => rows.convert(x, bytes, avx512, team),
-                _ => {
-                    *self = Self::Words(WordRows::default());
-                    self.convert(x, bytes, isa, team);
-                }
-            };
+        if let Some((avx512, _)) = isa.amx().filter(|_| kinds.words) {
+            self.words.convert(x, kinds.bytes, avx512, team);
         }
-        match self {
-            Self::Groups(rows) => rows.convert(x, bytes, isa, team),
-            #[cfg(target_arch = "x86_64")]
-            Self::Words(_) => unreachable!("a device has one instruction set"),
+        if kinds.groups {
+            self.groups.convert(x, kinds.bytes, isa, team);
         }
     }
 
-    /// Rows that lie together, and are best multiplied together.
+    /// Rows that are best multiplied together.
     pub(crate) fn block(&self) -> usize {
-        match self {
-            Self::Groups(rows) => rows.block(),
-            #[cfg(target_arch = "x86_64")]
-            Self::Words(rows) => rows.block(),
+        #[cfg(target_arch = "x86_64")]
+        if self.has_words {
+            return self.words.block();
         }
+        self.groups.block()
     }
 }
 
@@ -187,13 +198,11 @@ impl PackedProduct<'_> {
     fn run_of<L: Layout>(&self, isa: Isa) {
         let count = self.picked.count();
         let runs = |most: usize| (0..count).step_by(most).map(move |first| first..count.min(first + most));
-        match self.x {
-            Rounded::Groups(x) => runs(ROWS_AT_ONCE).for_each(|rows| isa.run(Multiply::<L>::of(self, x, rows))),
-            #[cfg(target_arch = "x86_64")]
-            Rounded::Words(x) => {
-                let amx = isa.amx().expect("who makes words has tiles");
-                runs(words::ROWS_AT_ONCE).for_each(|rows| words::run::<L>(self, x, rows, amx));
-            }
+        #[cfg(target_arch = "x86_64")]
+        if self.weight.is_words {
+            let amx = isa.amx().expect("who makes words has tiles");
+            return runs(words::ROWS_AT_ONCE).for_each(|rows| words::run::<L>(self, &self.x.words, rows, amx));
         }
+        runs(ROWS_AT_ONCE).for_each(|rows| isa.run(Multiply::<L>::of(self, &self.x.groups, rows)));
     }
 }

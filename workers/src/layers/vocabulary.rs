@@ -33,7 +33,7 @@ impl<M: Memory> Vocabulary<M> {
 
     /// Makes it ready to be the head.
     pub(crate) fn prepare(&self, device: &M) {
-        device.prepare(&self.weight);
+        device.prepare_for_few(&self.weight);
     }
 
     /// `[tokens, hidden size]`: the batch's tokens as hidden states times `scale`, on all ranks.

@@ -41,13 +41,13 @@ impl Width {
         }
     }
 
-    /// What a weight may be off by as a word, in words: half of the largest quant where factors are whole numbers, half a word
-    /// where they are not, and half a word for an offset or for the word itself.
-    pub(super) const fn rounding_of_words(self) -> f32 {
+    /// What a weight may be off by as a word, in words: half of the largest quant for its factor, and half a word for an
+    /// offset. Bytes would be no more exact than bf16, and are none.
+    pub(super) const fn rounding_of_words(self) -> Option<f32> {
         match self {
-            Self::Four => 4.5,
-            Self::Six => 16.0,
-            Self::Eight => 1.0,
+            Self::Four => Some(4.5),
+            Self::Six => Some(16.0),
+            Self::Eight => None,
         }
     }
 

@@ -5,26 +5,26 @@
 //! weight's place between zero and the largest of its stretch becomes such a *word*,
 //!
 //! ```text
-//! word = round(quant · factor) + offset
+//! word = quant · factor + offset
 //! ```
 //!
 //! with a factor and an offset for what has a scale in common as it is stored, so that weights are read in as few bytes as
-//! ever. Factors are whole numbers where quants have 4 or 6 bits, and 256ths where they have 8. What remains of a product over a stretch is a sum of products of words, exact in whatever order it is computed:
+//! ever. What remains of a product over a stretch is a sum of products of words, exact in whatever order it is computed:
 //!
 //! ```text
 //! y += ⌊Σ word · a ÷ 256⌋ · (scale of the words · 256 · scale of the activations)
 //! ```
 //!
-//! So a weight is off by 1.4e-4 of the largest of its stretch at most where it is stored in 4 bits, by 4.9e-4 where in 6 and
-//! by 3.1e-5 where in 8 (one in bf16 is off by 2e-3 of itself); an activation by 2⁻¹⁶ of the largest of its own. Of 8 bits an activation is its word's lower byte; the sum
-//! is not divided then.
+//! So a weight is off by 1.4e-4 of the largest of its stretch at most where it is stored in 4 bits, and by 4.9e-4 where in 6
+//! (one in bf16 is off by 2e-3 of itself); an activation by 2⁻¹⁶ of the largest of its own. Quants of 8 bits are not made words:
+//! factors, being whole numbers, would be too small to be exact. Of 8 bits an activation is its word's lower byte; the sum is not
+//! divided then.
 //!
 //! A word is two bytes, an upper one with a sign and a lower one without; those of activations both have one. Tiles multiply
 //! each plane of bytes with each ([`tiled`]): four products of bytes where f32 in two bf16 each would take six. Few rows are not
-//! worth a tile: for them it is done in vectors ([`few`], [`lone`]).
+//! worth a tile: for them quants are multiplied in vectors ([`few`]).
 
 mod few;
-mod lone;
 mod rows;
 mod tiled;
 
@@ -51,11 +51,8 @@ const LEAST: f32 = 1e-30;
 const PREFETCH_BYTES: usize = 2048;
 
 /// How a format's stretches of sixteen outputs lie in memory: the scales of their words, then, unit after unit, factors and
-/// offsets of groups that have such in common, and the quants of each, of 4 bits and 6 bits and 8 bits with a sign.
+/// offsets of groups that have such in common, and the quants of each, with a sign.
 trait Words: Layout {
-    /// Whether words are whole multiples of quants. Were they that of bytes, they would be off by 2⁻⁹ of the largest.
-    const WHOLE: bool = !matches!(Self::WIDTH, Width::Eight);
-
     /// Bytes of a piece's factors, and of its offsets.
     const PIECE: usize = if Self::OFFSETS { 4 * SIDE } else { 2 * SIDE };
 
@@ -112,13 +109,12 @@ impl<'a> Stretch<'a> {
         let mut words = [[avx512.splat_int(0); 2]; QUADS];
         for piece in 0..L::PIECES {
             let [factors, offsets] = self.pieces::<L>(group, piece);
-            let (mut factors, offsets) = (avx512.twice(factors), avx512.twice(offsets));
-            if L::WHOLE {
-                factors = match L::WIDTH {
-                    Width::Four => avx512.shift_pairs_left::<3>(factors),
-                    _ => avx512.shift_pairs_left::<5>(factors),
-                };
-            }
+            let (factors, offsets) = (avx512.twice(factors), avx512.twice(offsets));
+            // A quant's highest bit is that of a pair: what is too much is taken off by the product.
+            let factors = match L::WIDTH {
+                Width::Four => avx512.shift_pairs_left::<3>(factors),
+                _ => avx512.shift_pairs_left::<5>(factors),
+            };
             for both in piece * QUADS / 2 / L::PIECES..(piece + 1) * QUADS / 2 / L::PIECES {
                 let highest = highest::<L>(avx512, quants, both);
                 for quad in 0..2 {
@@ -166,15 +162,16 @@ fn highest<L: Layout>(avx512: Avx512, quants: &[u8], both: usize) -> [[<Avx512 a
         ];
     }
     let mut pairs = [[avx512.splat_int(0); 2]; 2];
+    let highest = avx512.splat_int(0xfc00_fc00_u32.cast_signed());
     for (pairs, quad) in pairs.iter_mut().zip(L::WIDTH.quads(avx512, quants, both)) {
-        *pairs = if L::WIDTH == Width::Eight {
-            [avx512.shift_pairs_left::<8>(quad), avx512.and(quad, avx512.splat_int(0xff00_ff00_u32.cast_signed()))]
-        } else {
-            let highest = avx512.splat_int(0xfc00_fc00_u32.cast_signed());
-            [avx512.shift_pairs_left::<10>(quad), avx512.and(avx512.shift_pairs_left::<2>(quad), highest)]
-        };
+        *pairs = [avx512.shift_pairs_left::<10>(quad), avx512.and(avx512.shift_pairs_left::<2>(quad), highest)];
     }
     pairs
+}
+
+/// Whether a format's weights are made words.
+pub(super) const fn takes<L: Layout>() -> bool {
+    L::WIDTH.rounding_of_words().is_some()
 }
 
 /// Bytes of sixteen outputs with so many groups.
@@ -198,8 +195,8 @@ pub(super) fn pack<L: Layout>(rows: [&[u8]; SIDE], groups: usize, mut to: &mut [
             for (group, to) in (first..).zip(unit[L::FACTORS..].chunks_exact_mut(L::QUANTS)) {
                 for (lane, row) in rows.into_iter().enumerate() {
                     let stored = L::stored_quants(&row[group / L::SPAN * L::STORED..][..L::STORED], group % L::SPAN);
-                    // Those without a sign are so much too large as this bit alone is.
-                    let highest = if L::WIDTH == Width::Eight { 0 } else { 1 << (L::WIDTH.bits() - 1) };
+                    // They have no sign, and are so much too large as this bit alone is.
+                    let highest = 1 << (L::WIDTH.bits() - 1);
                     L::WIDTH.put(stored.map(|quant| quant ^ highest), lane, to);
                 }
             }
@@ -236,14 +233,12 @@ fn pack_scales<L: Layout>(rows: [&[u8]; SIDE], groups: Range<usize>, scales: &mu
             _ => (f32::NAN, 0.0),
         };
         scales[4 * lane..][..4].copy_from_slice(&scale.to_le_bytes());
-        // What a factor is in units of: a word, or the largest word.
-        let unit = if L::WHOLE { half } else { 1.0 };
         let factors = units.chunks_exact_mut(L::UNIT).flat_map(|unit| unit[..L::FACTORS].chunks_exact_mut(L::PIECE));
         for ((worth, middle), to) in pieces.iter().zip(factors) {
             let mut put = |value: f32, at: usize| {
                 to[at + 2 * lane..][..2].copy_from_slice(&((value * inverse).round_ties_even() as i16).to_le_bytes());
             };
-            put(worth[lane] / unit, 0);
+            put(worth[lane] / half, 0);
             if L::OFFSETS {
                 put(middle[lane], 2 * SIDE);
             }
@@ -253,10 +248,10 @@ fn pack_scales<L: Layout>(rows: [&[u8]; SIDE], groups: Range<usize>, scales: &mu
 
 /// Computes rows `rows` of a product.
 pub(super) fn run<L: Layout>(product: &PackedProduct, x: &WordRows, rows: Range<usize>, amx: (Avx2<true>, Tiles)) {
-    match rows.len() {
-        ..=few::FEW_ROWS if L::WHOLE && x.has_sums() => few::run::<L>(product, x, rows, amx.0),
-        1 if !L::WHOLE => lone::run::<L>(product, x, rows.start, amx.0),
-        _ => tiled::run::<L>(product, x, rows, amx),
+    if rows.len() <= few::FEW_ROWS && x.has_sums() {
+        few::run::<L>(product, x, rows, amx.0);
+    } else {
+        tiled::run::<L>(product, x, rows, amx);
     }
 }
 
@@ -274,12 +269,15 @@ mod tests {
 
     const INPUTS: usize = 512;
 
-    /// Whatever computes them, one row, few of them or tiles.
+    /// Whatever computes them, vectors or tiles.
     #[test]
     fn what_is_no_number_stays_so_and_in_its_place() {
         let cpu = Cpu::solo(1, Instructions::Best);
+        if !cpu.isa.has_tiles() {
+            return;
+        }
         let mut samples = Samples::new(3);
-        for dtype in [DType::Q4_1, DType::Q6_K, DType::Q8_0] {
+        for dtype in [DType::Q4_1, DType::Q6_K] {
             // The third output has a scale that is infinite.
             let stored = samples.matrix(dtype, 20, INPUTS);
             let mut bytes: Vec<u8> = (0..20).flat_map(|row| stored.row(row).to_vec()).collect();

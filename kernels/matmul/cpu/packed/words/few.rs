@@ -1,5 +1,5 @@
-//! Few rows, of weights whose words are whole multiples of their quants: these are multiplied, and their sums with the factors,
-//! which comes to the same.
+//! Few rows: the time goes into reading weights. Quants are multiplied as they are, and their sums with the factors, which comes
+//! to the same as products of words.
 //!
 //! ```text
 //! Σ word · a = factor · Σ quant · a + offset · Σ a

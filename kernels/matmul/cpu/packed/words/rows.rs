@@ -1,6 +1,6 @@
 //! Activations as words, a stretch of them with a scale of their own.
 
-use super::{GROUP, LEAST, SIDE, STEP, STRETCH, few::Sums, lone::Spread, stretches};
+use super::{GROUP, LEAST, SIDE, STEP, STRETCH, few::Sums, stretches};
 use crate::cpu::{
     LARGEST_SHORT, Split, Tensor,
     simd::{Avx2, Avx512, Kernel512, TILE_ROWS, TileRow, Wide},
@@ -33,8 +33,6 @@ pub(crate) struct WordRows {
     scales: Vec<f32>,
     /// What a group's words sum up to, unless rows are many: `[tiles][groups][rows of a tile]`.
     sums: Vec<Sums>,
-    /// The row, if there is but one.
-    lone: Spread,
 }
 
 /// How rows lie in memory: `[tiles][steps][planes][rows of a tile]` of 64 bytes each, scales `[tiles][stretches][rows of a tile]`.
@@ -104,9 +102,6 @@ impl WordRows {
                 avx512.run_512(Convert { values: x.row(row), bytes, place });
             }
         });
-        if rows == 1 {
-            self.lone.fill(&self.lines, layout, avx512);
-        }
     }
 
     /// Rows that lie together, and are best multiplied together.
@@ -122,11 +117,6 @@ impl WordRows {
     /// All of them, where [`Lines`] says.
     pub(super) fn sums(&self) -> &[Sums] {
         &self.sums
-    }
-
-    /// The row, if there is but one.
-    pub(super) fn lone(&self) -> Option<&Spread> {
-        (self.layout.rows == 1).then_some(&self.lone)
     }
 
     /// Where rows are.
