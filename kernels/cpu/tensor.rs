@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::{Floats, simd::Isa, team::Team};
-use crate::{Matrix, matmul::Packed};
+use crate::{
+    Matrix,
+    matmul::{Integers, Packed},
+};
 
 /// `[rows, columns]` of f32, row-major. Its memory goes back to the device's [`Buffers`] when it is dropped, so that a
 /// steady step asks the allocator for nothing.
@@ -148,11 +151,12 @@ impl Weight {
         self.packed.get().is_some_and(|packed| packed.iter().any(Option::is_some))
     }
 
-    /// Whether some part is packed as integers, in words or not.
-    pub(crate) fn has_integers(&self, words: bool) -> bool {
-        let are_such =
-            |packed: &Option<Packed>| matches!(packed, Some(Packed::Integers(own)) if own.is_words() == words);
-        self.packed.get().is_some_and(|packed| packed.iter().any(are_such))
+    /// The parts that are packed as integers.
+    pub(crate) fn integers(&self) -> impl Iterator<Item = &Integers> {
+        self.packed.get().into_iter().flatten().filter_map(|packed| match packed {
+            Some(Packed::Integers(integers)) => Some(integers),
+            _ => None,
+        })
     }
 
     /// Whether all parts are packed.

@@ -22,12 +22,12 @@ use std::{
 
 pub(crate) use self::{
     decode::decode,
-    packed::{Rounded, SIDE as PACKED_SIDE},
+    packed::{Integers, Rounded, SIDE as PACKED_SIDE},
 };
 use self::{
     direct::Direct,
     halves::{Halves, HalvesProduct},
-    packed::{Integers, Kinds, MANY_ROWS, OUTPUTS_OF_MANY, PackedProduct},
+    packed::{Kinds, MANY_ROWS, OUTPUTS_OF_MANY, PackedProduct},
     panel::{PANEL_ROWS, SIDE, panel_outputs},
     with_format::with_format,
 };
@@ -104,9 +104,10 @@ impl Cpu {
     /// What packed parts of `weight` are multiplied with: `x` in integers, if there are any.
     pub(crate) fn rounded(&self, x: &Tensor, weight: &Weight) -> Option<MutexGuard<'_, Rounded>> {
         self.prepare(weight);
-        [false, true].map(|words| weight.has_integers(words)).contains(&true).then(|| {
+        let words = weight.integers().any(Integers::is_words);
+        let groups = weight.integers().any(|integers| !integers.is_words());
+        (groups || words).then(|| {
             let mut rounded = self.rounded.lock().unwrap_or_else(PoisonError::into_inner);
-            let [groups, words] = [false, true].map(|words| weight.has_integers(words));
             let kinds = Kinds { groups, words, bytes: self.rounding == Rounding::Bytes };
             rounded.convert(x, kinds, self.isa, &self.team);
             rounded

@@ -78,7 +78,8 @@ impl Integers {
 
     /// What a weight may be off by once it is rearranged for this instruction set, relative to the largest near it.
     pub(crate) fn rounding(dtype: DType, isa: Isa) -> f32 {
-        with_layout!(dtype, L => if isa.has_tiles() { L::WIDTH.rounding_of_words().unwrap_or_default() / 32768.0 } else { 0.0 }, else 0.0)
+        let words = with_layout!(dtype, L => L::WIDTH.rounding_of_words(), else None);
+        words.filter(|_| isa.has_tiles()).unwrap_or_default() / 32768.0
     }
 
     /// Rearranges a matrix that [`Self::takes`] says yes to, for products in this instruction set.
@@ -192,17 +193,32 @@ impl PackedProduct<'_> {
     pub(crate) fn run(&self, isa: Isa) {
         assert!(self.outputs.start.is_multiple_of(SIDE), "whole sides from the first output on");
         assert!(self.outputs.end <= self.weight.outputs, "outputs of the weight");
-        with_layout!(self.weight.dtype, L => self.run_of::<L>(isa), else unreachable!("packed weights have a layout"));
-    }
-
-    fn run_of<L: Layout>(&self, isa: Isa) {
-        let count = self.picked.count();
-        let runs = |most: usize| (0..count).step_by(most).map(move |first| first..count.min(first + most));
         #[cfg(target_arch = "x86_64")]
         if self.weight.is_words {
-            let amx = isa.amx().expect("who makes words has tiles");
-            return runs(words::ROWS_AT_ONCE).for_each(|rows| words::run::<L>(self, &self.x.words, rows, amx));
+            return self.run_words(isa);
         }
-        runs(ROWS_AT_ONCE).for_each(|rows| isa.run(Multiply::<L>::of(self, &self.x.groups, rows)));
+        with_layout!(
+            self.weight.dtype,
+            L => self.runs(ROWS_AT_ONCE).for_each(|rows| isa.run(Multiply::<L>::of(self, &self.x.groups, rows))),
+            else unreachable!("packed weights have a layout")
+        );
+    }
+
+    /// Of the formats that [`words::takes`] says yes to: others are not worth compiling it for.
+    #[cfg(target_arch = "x86_64")]
+    fn run_words(&self, isa: Isa) {
+        let amx = isa.amx().expect("who makes words has tiles");
+        with_layout!(
+            among Q4_0, Q4_1, Q4_K, Q6_K, WInt4, WInt4G32;
+            self.weight.dtype,
+            L => self.runs(words::ROWS_AT_ONCE).for_each(|rows| words::run::<L>(self, &self.x.words, rows, amx)),
+            else unreachable!("only these are made words")
+        );
+    }
+
+    /// Its rows, so many at most together.
+    fn runs(&self, most: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let count = self.picked.count();
+        (0..count).step_by(most).map(move |first| first..count.min(first + most))
     }
 }

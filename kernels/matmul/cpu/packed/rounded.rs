@@ -8,9 +8,9 @@ use crate::cpu::{
 };
 
 /// The largest of 8 bits: its upper byte is none.
-const LARGEST_BYTE: f32 = 127.0;
-/// A group whose magnitudes are all below this is zero: the inverse of its step would not be finite.
-const LEAST: f32 = 1e-30;
+pub(super) const LARGEST_BYTE: f32 = 127.0;
+/// What has magnitudes that are all below this is zero: the inverse of its step would not be finite.
+pub(super) const LEAST: f32 = 1e-30;
 /// What converting an element costs a thread, roughly: only sharing among threads depends on it.
 const NANOSECONDS: f64 = 0.4;
 

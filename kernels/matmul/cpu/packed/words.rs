@@ -34,6 +34,7 @@ pub(super) use self::rows::{ROWS_AT_ONCE, WordRows};
 use super::{
     GROUP, PackedProduct, QUADS, SIDE,
     layout::{Layout, Width},
+    rounded::LEAST,
 };
 use crate::cpu::simd::{Avx2, Avx512, Portable, Simd, Tiles, Wide};
 
@@ -45,8 +46,6 @@ const STEP: usize = 2;
 const VECTOR: usize = 4 * SIDE;
 /// The largest word, with room for what rounding adds: a whole multiple of quants of 6 bits.
 const LARGEST_WORD: f32 = 1023.0 * 32.0;
-/// A stretch whose weights are all below this is zero.
-const LEAST: f32 = 1e-30;
 /// How far ahead of the weights being read others are asked for.
 const PREFETCH_BYTES: usize = 2048;
 

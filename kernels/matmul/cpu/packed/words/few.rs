@@ -24,7 +24,7 @@ pub(super) fn run<L: Layout>(product: &PackedProduct, x: &WordRows, rows: Range<
     }
 }
 
-/// `M` rows, or fewer: what is missing is the last one once more.
+/// `M` rows.
 struct Few<'a, L, const M: usize> {
     product: &'a PackedProduct<'a>,
     rows: Range<usize>,
@@ -47,7 +47,7 @@ impl<'a, L: Layout, const M: usize> Few<'a, L, M> {
     fn of(product: &'a PackedProduct<'a>, x: &'a WordRows, rows: Range<usize>) -> Self {
         let layout = x.layout();
         let row = |index: usize| {
-            let row = product.picked.at(rows.start + index.min(rows.len() - 1));
+            let row = product.picked.at(rows.start + index);
             let (lines, scales) = (&x.lines()[layout.line(row)..], &x.scales()[layout.scale(row)..]);
             Row { lines, sums: &x.sums()[layout.sum(row)..], scales }
         };

@@ -1,14 +1,12 @@
 //! Activations as words, a stretch of them with a scale of their own.
 
-use super::{GROUP, LEAST, SIDE, STEP, STRETCH, few::Sums, stretches};
+use super::{super::rounded::LARGEST_BYTE, GROUP, LEAST, SIDE, STEP, STRETCH, few::Sums, stretches};
 use crate::cpu::{
     LARGEST_SHORT, Split, Tensor,
     simd::{Avx2, Avx512, Kernel512, TILE_ROWS, TileRow, Wide},
     team::Team,
 };
 
-/// The largest of 8 bits.
-const LARGEST_BYTE: f32 = 127.0;
 /// So many bytes of activations stay in a core's second-level cache while weights pass by.
 const BYTES_AT_ONCE: usize = 1 << 20;
 /// Rows that pass by weights as long as these are unpacked: more would gain little.
