@@ -328,9 +328,11 @@ fn what_two_groups_died_of_is_given_up_and_the_others_go_on() {
 
 #[test]
 fn nobody_is_suspected_of_what_was_killed_from_outside() {
-    let world = World::new(Behaviour::Hang);
+    let world = World::without_ranks();
     let killed = |rank| GroupEnd { reason: format!("somebody killed rank {rank}"), is_suspicious: false };
     let streams = [9, 5].map(|length| (length, world.submit(&request(length))));
+    world.until(|engine| engine.stats().waiting == 2); // Else the first could be two steps ahead before the second is seen.
+    world.group_up(Behaviour::Hang);
     for rank in 0..3 {
         world.until(|engine| engine.stats().running == 2 && engine.stats().steps_outstanding);
         world.engine.group_down(killed(rank));
