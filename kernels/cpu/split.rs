@@ -18,12 +18,6 @@ impl<'a, T> Split<'a, T> {
         Self { start: data.as_mut_ptr(), length: data.len(), data: PhantomData }
     }
 
-    /// Where an element is, or would be: for hints.
-    #[inline(always)]
-    pub(crate) fn address(&self, index: usize) -> *const T {
-        self.start.wrapping_add(index)
-    }
-
     /// A part of it.
     ///
     /// # Safety

@@ -1,6 +1,7 @@
 //! The threads that compute together: the caller and its helpers, joined at the end of every operation.
 //!
-//! A job is a number of items, claimed one by one from a counter. Helpers enter a job through a *door* that the caller
+//! A job is a number of items, claimed one by one. Each thread begins with a run of its own, the same share of every job,
+//! and then takes over from the others: so what it wrote in one operation is mostly in its cache for the next. Helpers enter a job through a *door* that the caller
 //! opens and closes: one that wakes too late finds it closed, so that nobody waits for a sleeping thread. Between jobs
 //! helpers spin for a moment (if told that they may) and then sleep: an idle team costs no CPU.
 
@@ -44,7 +45,8 @@ const SPIN_US: u64 = 100;
 impl Team {
     /// Starts `config.threads - 1` helpers, and pins them and the calling thread if `config.cores` says so.
     pub(crate) fn new(config: &CpuConfig) -> Self {
-        let shared = Arc::new(Shared::new(if config.spin { Duration::from_micros(SPIN_US) } else { Duration::ZERO }));
+        let spin = if config.spin { Duration::from_micros(SPIN_US) } else { Duration::ZERO };
+        let shared = Arc::new(Shared::new(config.threads.max(1), spin));
         pin(config.cores.first());
         let helpers = (1..config.threads).map(|index| Helper::start(&shared, index, config.cores.get(index))).collect();
         Self { shared, helpers, one_caller: PhantomData }
@@ -122,7 +124,7 @@ impl Helper {
         let own = sleeping.clone();
         let help = move || {
             pin(core.as_ref());
-            shared.help(&own);
+            shared.help(index, &own);
         };
         let thread = thread::Builder::new().name(format!("compute {index}")).spawn(help);
         Self { thread: thread.expect("the system refused a compute thread"), sleeping }

@@ -223,10 +223,11 @@ pub(crate) struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Where [`Self::put`] would write, for hints.
+    /// Writes a side's outputs of row `row`, or, if there are fewer from the product's number `at` on, the first `count`.
     #[inline(always)]
-    fn address(&self, row: usize, at: usize) -> *const u8 {
-        self.output.address((self.first_row + row) * self.stride + self.first_column + at).cast()
+    fn put_side(&self, row: usize, at: usize, sums: &[f32; PACKED_SIDE], count: usize) {
+        // Most are whole, and so many numbers are written sooner than a copy is called.
+        if count == PACKED_SIDE { self.put(row, at, sums) } else { self.put(row, at, &sums[..count]) }
     }
 
     /// Writes neighbouring outputs of row `row`, the first being the product's number `at`.
@@ -238,11 +239,7 @@ impl Place<'_> {
         // thread has these elements.
         let to = unsafe { self.output.part(start..start + sums.len()) };
         match self.bias {
-            // Most are of whole sides, and a few numbers are written sooner than a copy is called.
-            None => match (<&mut [f32; PACKED_SIDE]>::try_from(&mut *to), <&[f32; PACKED_SIDE]>::try_from(sums)) {
-                (Ok(to), Ok(sums)) => *to = *sums,
-                _ => to.copy_from_slice(sums),
-            },
+            None => to.copy_from_slice(sums),
             Some(bias) => {
                 for ((to, sum), bias) in to.iter_mut().zip(sums).zip(&bias[column..]) {
                     *to = sum + bias;

@@ -41,12 +41,6 @@ impl Avx512 {
         avx512!(_mm_prefetch::<_MM_HINT_T0>(address.cast()))
     }
 
-    /// The same, for the second-level cache.
-    #[inline(always)]
-    pub(crate) fn prefetch_near(self, address: *const u8) {
-        avx512!(_mm_prefetch::<_MM_HINT_T1>(address.cast()))
-    }
-
     /// Sixteen integers of 16 bits (little-endian), each as both of a pair.
     #[inline(always)]
     pub(crate) fn twice(self, from: &[u8; 32]) -> __m512i {

@@ -18,8 +18,8 @@ use crossbeam::utils::CachePadded;
 pub(super) struct Shared {
     /// `epoch << 33 | open << 32 | helpers inside`; the epoch counts jobs.
     door: CachePadded<AtomicU64>,
-    /// The next unclaimed item.
-    next: CachePadded<AtomicUsize>,
+    /// Of each thread's own items the next unclaimed one.
+    next: Box<[CachePadded<AtomicUsize>]>,
     /// Written by the caller while the door is closed and nobody is inside, read by helpers inside.
     job: UnsafeCell<Job>,
     /// Whether the caller sleeps until the last helper has left.
@@ -42,15 +42,18 @@ unsafe impl Sync for Shared {}
 // SAFETY: as above; the pointer is used only under that protocol.
 unsafe impl Send for Shared {}
 
+/// The number of the thread that has the jobs done.
+const CALLER: usize = 0;
+
 const OPEN: u64 = 1 << 32;
 const INSIDE: u64 = OPEN - 1;
 
 impl Shared {
-    pub(super) fn new(spin: Duration) -> Self {
+    pub(super) fn new(threads: usize, spin: Duration) -> Self {
         let nothing: &'static (dyn Fn(usize) + Sync) = &|_| {};
         Self {
             door: CachePadded::new(AtomicU64::new(0)),
-            next: CachePadded::new(AtomicUsize::new(0)),
+            next: (0..threads).map(|_| CachePadded::new(AtomicUsize::new(0))).collect(),
             job: UnsafeCell::new(Job { work: nothing, items: 0 }),
             caller_sleeps: CachePadded::new(AtomicBool::new(false)),
             caller: Mutex::new(None),
@@ -67,7 +70,9 @@ impl Shared {
         let work: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(work) };
         // SAFETY: the door is closed and nobody is inside (the last job ended so), thus nobody reads the job.
         unsafe { *self.job.get() = Job { work, items } };
-        self.next.store(0, Ordering::Relaxed);
+        for (thread, next) in self.next.iter().enumerate() {
+            next.store(thread * items / self.next.len(), Ordering::Relaxed);
+        }
         let epoch = self.door.load(Ordering::Relaxed) >> 33;
         // SYNC: job visible to helpers that enter.
         self.door.store((epoch + 1) << 33 | OPEN, Ordering::Release);
@@ -86,18 +91,27 @@ impl Shared {
         self.stop.store(true, Ordering::SeqCst);
     }
 
-    fn claim(&self, items: usize) -> Option<usize> {
-        let item = self.next.fetch_add(1, Ordering::Relaxed);
-        (item < items).then_some(item)
+    /// An item for this thread: of its own, while there are such, else of another's.
+    fn claim(&self, thread: usize, items: usize) -> Option<usize> {
+        let threads = self.next.len();
+        (thread..threads).chain(0..thread).find_map(|owner| {
+            let (next, end) = (&self.next[owner], (owner + 1) * items / threads);
+            // Who only looks disturbs nobody.
+            if next.load(Ordering::Relaxed) >= end {
+                return None;
+            }
+            let item = next.fetch_add(1, Ordering::Relaxed);
+            (item < end).then_some(item)
+        })
     }
 
     /// A helper's life.
-    pub(super) fn help(&self, sleeping: &AtomicBool) {
+    pub(super) fn help(&self, thread: usize, sleeping: &AtomicBool) {
         let mut last_epoch = 0;
         while self.wait_for_job(last_epoch, sleeping) {
             if let Some(epoch) = self.enter() {
                 last_epoch = epoch;
-                self.work();
+                self.work(thread);
                 self.leave();
             }
         }
@@ -132,13 +146,13 @@ impl Shared {
         Some(before >> 33)
     }
 
-    fn work(&self) {
+    fn work(&self, thread: usize) {
         // SAFETY: we are inside, so the job is not written until we leave.
         let job = unsafe { *self.job.get() };
         // SAFETY: the caller keeps what `work` points to alive until we leave.
         let work = unsafe { &*job.work };
         let all = || {
-            while let Some(item) = self.claim(job.items) {
+            while let Some(item) = self.claim(thread, job.items) {
                 work(item);
             }
         };
@@ -204,7 +218,7 @@ pub(super) struct Visit<'a>(&'a Shared);
 
 impl Visit<'_> {
     pub(super) fn shared_items(&self, work: &(dyn Fn(usize) + Sync), items: usize) {
-        while let Some(item) = self.0.claim(items) {
+        while let Some(item) = self.0.claim(CALLER, items) {
             work(item);
         }
     }
@@ -213,7 +227,9 @@ impl Visit<'_> {
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
         // After a panic of the caller, what is unclaimed stays undone.
-        self.0.next.store(usize::MAX / 2, Ordering::Relaxed);
+        if thread::panicking() {
+            self.0.next.iter().for_each(|next| next.store(usize::MAX / 2, Ordering::Relaxed));
+        }
         self.0.door.fetch_and(!OPEN, Ordering::Relaxed);
         self.0.wait_until_empty();
     }

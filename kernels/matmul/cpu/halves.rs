@@ -210,7 +210,7 @@ impl<P: Pair> Multiply<'_, P> {
         for (index, [lower, upper]) in chains.into_iter().enumerate() {
             let mut values = [0.0; SIDE];
             wide.store(wide.add(lower, upper), &mut values);
-            place.put(row + index, first, &values[..count]);
+            place.put_side(row + index, first, &values, count);
         }
         M
     }

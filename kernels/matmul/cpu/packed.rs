@@ -79,7 +79,7 @@ impl Integers {
     /// What a weight may be off by once it is rearranged for this instruction set, relative to the largest near it.
     pub(crate) fn rounding(dtype: DType, isa: Isa) -> f32 {
         let words = with_layout!(dtype, L => L::WIDTH.rounding_of_words(), else None);
-        words.filter(|_| isa.has_tiles()).unwrap_or_default() / 32768.0
+        words.filter(|_| isa.has_tiles()).unwrap_or_default()
     }
 
     /// Rearranges a matrix that [`Self::takes`] says yes to, for products in this instruction set.

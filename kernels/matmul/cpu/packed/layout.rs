@@ -20,6 +20,13 @@ const PREFETCH_BYTES: usize = 2048;
 /// Pieces that a group has at most.
 pub(super) const MOST_PIECES: usize = 2;
 
+/// Groups that have their scales in common at most; others are a divisor of it.
+pub(super) const MOST_SHARED: usize = 4;
+
+/// What the largest of a stretch is as a word: a whole multiple of the largest quant of 6 bits. Products of 576 such and lower
+/// bytes fit 32 bits, with room for what rounding adds.
+pub(super) const LARGEST_WORD: f32 = 909.0 * 32.0;
+
 /// How quants are packed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Width {
@@ -41,12 +48,12 @@ impl Width {
         }
     }
 
-    /// What a weight may be off by as a word, in words: half of the largest quant for its factor, and half a word for an
-    /// offset. Bytes would be no more exact than bf16, and are none.
+    /// What a weight may be off by as a word, relative to the largest near it: half of the largest quant for its factor, and
+    /// half a word for an offset. Bytes would be no more exact than bf16, and are none.
     pub(super) const fn rounding_of_words(self) -> Option<f32> {
         match self {
-            Self::Four => Some(4.5),
-            Self::Six => Some(16.0),
+            Self::Four => Some(4.5 / LARGEST_WORD),
+            Self::Six => Some(16.0 / LARGEST_WORD),
             Self::Eight => None,
         }
     }

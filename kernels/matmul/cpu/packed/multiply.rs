@@ -84,7 +84,7 @@ impl<L: Layout> Multiply<'_, L> {
         for (index, sums) in chains.into_iter().enumerate() {
             let mut values = [0.0; SIDE];
             wide.store(sums, &mut values);
-            place.put(row + index, first, &values[..count]);
+            place.put_side(row + index, first, &values, count);
         }
         M
     }

@@ -1,7 +1,7 @@
 //! Products in words, where the machine multiplies whole tiles of bytes (AMX).
 //!
 //! A tile's sums are worth their time only if they may stay there for many inputs, and so may have no scale in between.
-//! So weights are integers of 16 bits here, activations too, and 384 inputs have a scale in common: a *stretch*. A stored
+//! So weights are integers of 16 bits here, activations too, and up to 576 inputs have a scale in common: a *stretch*. A stored
 //! weight's place between zero and the largest of its stretch becomes such a *word*,
 //!
 //! ```text
@@ -15,7 +15,7 @@
 //! y += ⌊Σ word · a ÷ 256⌋ · (scale of the words · 256 · scale of the activations)
 //! ```
 //!
-//! So a weight is off by 1.4e-4 of the largest of its stretch at most where it is stored in 4 bits, and by 4.9e-4 where in 6
+//! So a weight is off by 1.5e-4 of the largest of its stretch at most where it is stored in 4 bits, and by 5.5e-4 where in 6
 //! (one in bf16 is off by 2e-3 of itself); an activation by 2⁻¹⁶ of the largest of its own. Quants of 8 bits are not made words:
 //! factors, being whole numbers, would be too small to be exact. Of 8 bits an activation is its word's lower byte; the sum is not
 //! divided then.
@@ -33,19 +33,17 @@ use std::ops::Range;
 pub(super) use self::rows::{ROWS_AT_ONCE, WordRows};
 use super::{
     GROUP, PackedProduct, QUADS, SIDE,
-    layout::{Layout, Width},
+    layout::{LARGEST_WORD, Layout, MOST_SHARED, Width},
     rounded::LEAST,
 };
 use crate::cpu::simd::{Avx2, Avx512, Portable, Simd, Tiles, Wide};
 
-/// Groups of a stretch; the last one of a matrix may have fewer.
-const STRETCH: usize = 12;
+/// Groups of a stretch at most: more products of the largest words with lower bytes would not fit 32 bits.
+const STRETCH: usize = 18;
 /// Groups that fill a row of a tile.
 const STEP: usize = 2;
 /// Bytes of a vector.
 const VECTOR: usize = 4 * SIDE;
-/// The largest word, with room for what rounding adds: a whole multiple of quants of 6 bits.
-const LARGEST_WORD: f32 = 1023.0 * 32.0;
 /// How far ahead of the weights being read others are asked for.
 const PREFETCH_BYTES: usize = 2048;
 
@@ -180,7 +178,16 @@ pub(super) fn stride<L: Layout>(groups: usize) -> usize {
 
 /// The groups of each stretch.
 fn stretches(groups: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..groups).step_by(STRETCH).map(move |first| first..groups.min(first + STRETCH))
+    let most = groups_of_stretch(groups);
+    (0..groups).step_by(most).map(move |first| first..groups.min(first + most))
+}
+
+/// Of so many groups those of a stretch, of about as many each; the last one may have fewer. They are whole steps, and whole
+/// units of any format that there is in so many groups.
+fn groups_of_stretch(groups: usize) -> usize {
+    let whole = if groups.is_multiple_of(MOST_SHARED) { MOST_SHARED } else { STEP };
+    let count = groups.div_ceil(STRETCH / whole * whole).max(1);
+    groups.div_ceil(count).next_multiple_of(whole).max(whole)
 }
 
 /// Rearranges what sixteen outputs have stored.

@@ -94,7 +94,7 @@ impl<L: Layout, const M: usize> Few<'_, L, M> {
         for (row, chain) in self.rows.clone().zip(chains) {
             let mut values = [0.0; SIDE];
             avx512.store(chain, &mut values);
-            place.put(row, output - outputs.start, &values[..count]);
+            place.put_side(row, output - outputs.start, &values, count);
         }
     }
 

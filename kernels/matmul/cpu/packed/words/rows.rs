@@ -1,6 +1,6 @@
 //! Activations as words, a stretch of them with a scale of their own.
 
-use super::{super::rounded::LARGEST_BYTE, GROUP, LEAST, SIDE, STEP, STRETCH, few::Sums, stretches};
+use super::{super::rounded::LARGEST_BYTE, GROUP, LEAST, SIDE, STEP, few::Sums, groups_of_stretch, stretches};
 use crate::cpu::{
     LARGEST_SHORT, Split, Tensor,
     simd::{Avx2, Avx512, Kernel512, TILE_ROWS, TileRow, Wide},
@@ -50,7 +50,7 @@ impl Lines {
 
     #[inline(always)]
     pub(super) fn stretches(self) -> usize {
-        self.groups.div_ceil(STRETCH)
+        self.groups.div_ceil(groups_of_stretch(self.groups))
     }
 
     /// Where a row's upper bytes of its first step are; the lower ones are a tile's rows behind them, and so on.

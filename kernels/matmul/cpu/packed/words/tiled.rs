@@ -103,73 +103,83 @@ struct Tiled<'a, L> {
 /// Sums that are not yet in their chains.
 #[derive(Clone, Copy)]
 struct Behind<'a> {
-    /// The first row of their tile.
-    row: usize,
+    /// The first output and the rows of their tile.
+    output: usize,
+    rows: (usize, usize),
     /// Which sums they are.
     turn: usize,
-    stretch: usize,
-    scales: &'a [u8; VECTOR],
+    /// What words of weights are worth, and of rows.
+    scales: (&'a [u8; VECTOR], &'a [f32]),
+    /// Whether chains begin with them, and whether they end.
+    is_first: bool,
+    is_last: bool,
 }
 
 impl<L: Layout> Kernel512 for Tiled<'_, L> {
     #[inline(always)]
-    fn run(mut self, avx512: Avx512) {
+    fn run(self, avx512: Avx512) {
         assert!(self.rows.len() <= ROWS_AT_ONCE, "rows that stay near");
-        let tiles = self.tiles.shaped(self.x.layout.rows, size_of::<TileRow>());
-        for output in self.product.outputs.clone().step_by(SIDE) {
-            if self.x.bytes {
-                self.some::<true>(avx512, &tiles, output);
-            } else {
-                self.some::<false>(avx512, &tiles, output);
-            }
-        }
+        if self.x.bytes { self.all::<true>(avx512) } else { self.all::<false>(avx512) }
     }
 }
 
-impl<L: Layout> Tiled<'_, L> {
-    /// Sixteen outputs. Where `BYTES`, words of activations are their lower bytes.
+impl<'a, L: Layout> Tiled<'a, L> {
+    /// All outputs. Where `BYTES`, words of activations are their lower bytes.
     #[inline(always)]
-    fn some<const BYTES: bool>(&mut self, avx512: Avx512, tiles: &Shaped, output: usize) {
-        let (PackedProduct { weight, outputs, place, .. }, X { layout, lines, .. }) = (self.product, self.x);
-        self.chains.fill(Chain([0.0; SIDE]));
+    fn all<const BYTES: bool>(mut self, avx512: Avx512) {
+        let tiles = self.tiles.shaped(self.x.layout.rows, size_of::<TileRow>());
+        let mut behind = None;
+        for output in self.product.outputs.clone().step_by(SIDE) {
+            self.some::<BYTES>(avx512, &tiles, output, &mut behind);
+        }
+        if let Some(behind) = behind {
+            self.add::<BYTES>(avx512, behind, 0..TILE_ROWS);
+        }
+    }
+
+    /// Sixteen outputs. The sums of each tile are turned to floats while the next one is multiplied, a few rows with each
+    /// step: all at once they would keep its products waiting.
+    #[inline(always)]
+    fn some<const BYTES: bool>(
+        &mut self,
+        avx512: Avx512,
+        tiles: &Shaped,
+        output: usize,
+        behind: &mut Option<Behind<'a>>,
+    ) {
+        let (weight, X { layout, lines, scales, .. }) = (self.product.weight, self.x);
         let mut rest = weight.side(output);
-        let (mut behind, mut turn) = (None, 0);
         for (index, groups) in stretches(layout.groups).enumerate() {
             let (stretch, next) = Stretch::of::<L>(rest, groups.len());
             let steps = groups.len().div_ceil(STEP);
+            let rows_of_step = TILE_ROWS.div_ceil(steps);
             self.unpack(avx512, &stretch, groups.len(), 0);
             for row in (0..self.rows.len()).step_by(TILE_ROWS) {
+                let lines = &lines[layout.line(row) + groups.start / STEP * 2 * layout.rows..];
                 tiles.clear_words();
                 for step in 0..steps {
                     // While some words are multiplied, the next ones are made.
                     if row == 0 && step + 1 < steps {
                         self.unpack(avx512, &stretch, groups.len(), step + 1);
                     }
-                    let first = layout.line(row) + (groups.start / STEP + step) * 2 * layout.rows;
-                    let planes = [&lines[first..], &lines[first + layout.rows..]];
-                    tiles.add_words::<BYTES>(planes, &self.planes[step]);
-                }
-                tiles.store_words::<BYTES>(&mut self.sums[turn]);
-                // While these are multiplied, those before them are turned to floats.
-                if let Some(behind) = behind.replace(Behind { row, turn, stretch: index, scales: stretch.scales }) {
-                    self.add::<BYTES>(avx512, behind);
-                }
-                turn ^= 1;
-                if index == 0 {
-                    let rows = row..self.rows.len().min(row + TILE_ROWS);
-                    for row in self.rows.start + rows.start..self.rows.start + rows.end {
-                        avx512.prefetch_near(place.address(row, output - outputs.start));
+                    let lines = &lines[step * 2 * layout.rows..];
+                    tiles.add_words::<BYTES>([lines, &lines[layout.rows..]], &self.planes[step]);
+                    if let Some(behind) = *behind {
+                        self.add::<BYTES>(avx512, behind, step * rows_of_step..(step + 1) * rows_of_step);
                     }
                 }
+                let turn = behind.map_or(0, |behind| behind.turn ^ 1);
+                tiles.store_words::<BYTES>(&mut self.sums[turn]);
+                *behind = Some(Behind {
+                    output,
+                    rows: (row, (self.rows.len() - row).min(TILE_ROWS)),
+                    turn,
+                    scales: (stretch.scales, &scales[layout.scale(row) + index * layout.rows..]),
+                    is_first: index == 0,
+                    is_last: groups.end == layout.groups,
+                });
             }
             rest = next;
-        }
-        if let Some(behind) = behind {
-            self.add::<BYTES>(avx512, behind);
-        }
-        let (first, count) = (output - outputs.start, (outputs.end - output).min(SIDE));
-        for (row, Chain(sums)) in self.rows.clone().zip(&*self.chains) {
-            place.put(row, first, &sums[..count]);
         }
     }
 
@@ -192,14 +202,15 @@ impl<L: Layout> Tiled<'_, L> {
         }
     }
 
-    /// Adds to each row's chain what a stretch gives.
+    /// Adds to the chains of some of a tile's rows what a stretch gives; where they end with it, they are the outputs.
     #[inline(always)]
-    fn add<const BYTES: bool>(&mut self, avx512: Avx512, Behind { row, turn, stretch, scales }: Behind) {
-        let of_weights = avx512.bits(avx512.words(scales));
-        let of_rows = &self.x.scales[self.x.layout.scale(row) + stretch * self.x.layout.rows..];
+    fn add<const BYTES: bool>(&mut self, avx512: Avx512, behind: Behind, of_tile: Range<usize>) {
+        let Behind { output, rows: (first, count), turn, scales: (of_weights, of_rows), is_first, is_last } = behind;
+        let PackedProduct { outputs, place, .. } = self.product;
+        let of_weights = avx512.bits(avx512.words(of_weights));
         let [uppers, mixed, lowers] = &self.sums[turn];
-        let count = (self.rows.len() - row).min(TILE_ROWS);
-        for (m, (Chain(chain), scale)) in self.chains[row..row + count].iter_mut().zip(of_rows).enumerate() {
+        let of_side = (outputs.end - output).min(SIDE);
+        for m in of_tile.start..of_tile.end.min(count) {
             let (mixed, lower) = (avx512.words(&mixed[m].0), avx512.words(&lowers[m].0));
             let sum = if BYTES {
                 avx512.add_int(avx512.shift_left::<8>(mixed), lower)
@@ -207,8 +218,17 @@ impl<L: Layout> Tiled<'_, L> {
                 let upper = avx512.shift_left::<8>(avx512.words(&uppers[m].0));
                 avx512.add_int(avx512.add_int(upper, mixed), avx512.divide::<8>(lower))
             };
-            let scale = avx512.mul(of_weights, avx512.splat(*scale));
-            avx512.store(avx512.fma(avx512.float(sum), scale, avx512.load(chain)), chain);
+            let Chain(chain) = &mut self.chains[first + m];
+            let before = if is_first { avx512.splat(0.0) } else { avx512.load(chain) };
+            let scale = avx512.mul(of_weights, avx512.splat(of_rows[m]));
+            let sums = avx512.fma(avx512.float(sum), scale, before);
+            if is_last {
+                let mut values = [0.0; SIDE];
+                avx512.store(sums, &mut values);
+                place.put_side(self.rows.start + first + m, output - outputs.start, &values, of_side);
+            } else {
+                avx512.store(sums, chain);
+            }
         }
     }
 }
