@@ -9,7 +9,10 @@ pub use angles::Angles;
 use super::{HeadNorms, Pairing, Rotary};
 use crate::{
     Batch, Heads, Result,
-    cpu::{Cpu, KvCache, Tensor, simd::Isa},
+    cpu::{
+        Cpu, KvCache, Tensor,
+        simd::{Isa, Kernel, Simd},
+    },
     rms_norm::normalise,
 };
 
@@ -41,12 +44,13 @@ impl Rotary for Cpu {
         self.team.share_rows([(qkv.data_mut(), columns)], rows, nanoseconds * columns as f64, |row, [values]| {
             let own = &table[batch.positions[row] as usize * width..][..width];
             let (cosines, sines) = own.split_at(width / 2);
-            for (index, head) in values.chunks_exact_mut(heads.dim).enumerate().take(heads.query + heads.kv) {
-                if let Some(norms) = &norms {
+            let values = &mut values[..(heads.query + heads.kv) * heads.dim];
+            if let Some(norms) = &norms {
+                for (index, head) in values.chunks_exact_mut(heads.dim).enumerate() {
                     norms.apply(isa, head, index < heads.query);
                 }
-                turn(head, cosines, sines, pairing);
             }
+            isa.run(Turn { heads: values, dim: heads.dim, cosines, sines, pairing });
         });
         self.keep(cache, layer, qkv, heads, batch);
         Ok(())
@@ -72,19 +76,48 @@ impl<'a> Norms<'a> {
     }
 }
 
-fn turn(head: &mut [f32], cosines: &[f32], sines: &[f32], pairing: Pairing) {
-    match pairing {
-        Pairing::Half => {
-            let (firsts, seconds) = head.split_at_mut(cosines.len());
-            for (((x, y), cosine), sine) in firsts.iter_mut().zip(seconds).zip(cosines).zip(sines) {
-                (*x, *y) = (*x * cosine - *y * sine, *x * sine + *y * cosine);
+/// A row's heads, turned by its position's angles.
+struct Turn<'a> {
+    heads: &'a mut [f32],
+    dim: usize,
+    cosines: &'a [f32],
+    sines: &'a [f32],
+    pairing: Pairing,
+}
+
+impl Kernel for Turn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { heads, dim, cosines, sines, pairing } = self;
+        for head in heads.chunks_exact_mut(dim) {
+            match pairing {
+                Pairing::Half => turn_halves(simd, head, cosines, sines),
+                Pairing::Interleaved => {
+                    for (([x, y], cosine), sine) in head.as_chunks_mut::<2>().0.iter_mut().zip(cosines).zip(sines) {
+                        (*x, *y) = (*x * cosine - *y * sine, *x * sine + *y * cosine);
+                    }
+                }
             }
         }
-        Pairing::Interleaved => {
-            for (([x, y], cosine), sine) in head.as_chunks_mut::<2>().0.iter_mut().zip(cosines).zip(sines) {
-                (*x, *y) = (*x * cosine - *y * sine, *x * sine + *y * cosine);
-            }
-        }
+    }
+}
+
+/// Products are rounded before they are added, in lanes as behind the last whole vector.
+#[inline(always)]
+fn turn_halves<S: Simd>(simd: S, head: &mut [f32], cosines: &[f32], sines: &[f32]) {
+    // What is behind the pairs isn't turned.
+    let (firsts, seconds) = head[..2 * cosines.len()].split_at_mut(cosines.len());
+    let ((firsts, xs), (seconds, ys)) = (firsts.as_chunks_mut(), seconds.as_chunks_mut());
+    let ((cosines, last_cosines), (sines, last_sines)) = (cosines.as_chunks(), sines.as_chunks());
+    for (((first, second), cosine), sine) in firsts.iter_mut().zip(seconds).zip(cosines).zip(sines) {
+        let (x, y, cosine, sine) = (simd.load(first), simd.load(second), simd.load(cosine), simd.load(sine));
+        simd.store(simd.sub(simd.mul(x, cosine), simd.mul(y, sine)), first);
+        simd.store(simd.add(simd.mul(x, sine), simd.mul(y, cosine)), second);
+    }
+    for (((x, y), cosine), sine) in xs.iter_mut().zip(ys).zip(last_cosines).zip(last_sines) {
+        (*x, *y) = (*x * cosine - *y * sine, *x * sine + *y * cosine);
     }
 }
 

@@ -20,7 +20,7 @@ use self::products::{Multiplier, Products};
 use super::{
     KEYS, QUERIES_ASKING, VALUES, View,
     sums::Sums,
-    task::{TILE, Task, Tile},
+    task::{TILE_OF_INTEGERS, Task, Tile},
 };
 use crate::cpu::{
     Floats, KEY_EXCESS, LARGEST_HEAD, LARGEST_SHORT, Planes,
@@ -50,7 +50,7 @@ pub(super) fn part<'a>(
     let lanes = view.steps.tile_blocks * planes.slots;
     // Whole tiles of queries: those that are missing hold anything, and nobody asks what becomes of it.
     let padded = task.queries().next_multiple_of(TILE_ROWS);
-    let lengths = [padded * planes.dim, padded * lanes, padded * lanes.max(planes.dim) * size_of::<i32>()];
+    let lengths = [padded * planes.dim, TILE_ROWS * lanes, TILE_ROWS * lanes.max(planes.dim) * size_of::<i32>()];
     work.resize(2 * lengths.iter().sum::<usize>() / size_of::<f32>());
     let mut rest = work.bytes_mut();
     let [queries, weights, products] = lengths.map(|length| {
@@ -92,6 +92,33 @@ struct Facts {
     weight_step: f32,
 }
 
+/// Queries that are computed together: as many as a tile of the machine has rows, so that their scores stay in the first-level
+/// cache.
+#[derive(Clone, Copy)]
+struct Band {
+    /// The query of its first row.
+    first: usize,
+    /// The first of its rows that sees some of a tile, and the first after them that does not.
+    rows: [usize; 2],
+}
+
+impl Band {
+    /// Those of a tile's queries, in order.
+    #[inline(always)]
+    fn all_of(tile: Tile) -> impl Iterator<Item = Self> {
+        (tile.first_query / TILE_ROWS * TILE_ROWS..tile.end_query).step_by(TILE_ROWS).map(move |first| {
+            let rows = [tile.first_query.max(first), tile.end_query.min(first + TILE_ROWS)];
+            Self { first, rows: rows.map(|row| row - first) }
+        })
+    }
+
+    /// The rows that see some of the tile, each with its query.
+    #[inline(always)]
+    fn rows(self) -> impl Iterator<Item = (usize, usize)> {
+        (self.rows[0]..self.rows[1]).map(move |row| (row, self.first + row))
+    }
+}
+
 /// The arithmetic of one partition.
 struct Part<'a, 'b> {
     view: &'a View<'a>,
@@ -105,10 +132,10 @@ struct Part<'a, 'b> {
     values: &'a [u8],
     /// `[queries][dim]` in two planes.
     queries: [&'a mut [u8]; 2],
-    /// A tile's weights, `[queries][lanes]` in two planes.
+    /// A tile's weights of a band, `[rows][lanes]` in two planes.
     weights: [&'a mut [u8]; 2],
-    /// Sums of 32 bits of a tile's products: of upper bytes, and of mixed ones. `[queries][lanes]` where they become scores,
-    /// `[queries][dim]` where they are weighted values.
+    /// Sums of 32 bits of a tile's products with a band: of upper bytes, and of mixed ones. `[rows][lanes]` where they become
+    /// scores, `[rows][dim]` where they are weighted values.
     products: [&'a mut [u8]; 2],
     facts: &'a mut [Facts],
     /// By what each query's sums shrink when its best score grows.
@@ -121,50 +148,23 @@ impl<'b> Kernel for Part<'_, 'b> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) -> Sums<'b> {
-        let (view, task, planes, lanes) = (self.view, self.task, self.planes, self.lanes);
+        let (view, task) = (self.view, self.task);
         self.sums.reset();
         self.round_queries(simd);
         for tile in view.tiles(task, self.partition) {
-            let mut kept = [0; TILE];
+            let mut kept = [0; TILE_OF_INTEGERS];
             for (kept, &block) in kept.iter_mut().zip(tile.blocks) {
                 *kept = view.cache.tile(view.layer, block as usize, task.kv_head);
             }
             let kept = &kept[..tile.blocks.len()];
-            let rows = tile.first_query..tile.end_query;
             self.ask_ahead(simd, tile, kept);
-            let [uppers, lowers] = &self.queries;
-            let [sums, mixed] = &mut self.products;
-            self.multiplier.multiply::<S, true>(
-                simd,
-                Products {
-                    rows: rows.clone(),
-                    factors: [uppers, lowers],
-                    depth: planes.dim,
-                    rows_kept: self.keys,
-                    tiles: kept,
-                    planes,
-                    sums: [sums, mixed],
-                    columns: lanes,
-                },
-            );
-            self.score(simd, tile, kept);
-            self.soften(simd, tile, kept);
-            let [uppers, lowers] = &self.weights;
-            let [sums, mixed] = &mut self.products;
-            self.multiplier.multiply::<S, false>(
-                simd,
-                Products {
-                    rows,
-                    factors: [uppers, lowers],
-                    depth: lanes,
-                    rows_kept: self.values,
-                    tiles: kept,
-                    planes,
-                    sums: [sums, mixed],
-                    columns: planes.dim,
-                },
-            );
-            self.add(simd, tile);
+            for band in Band::all_of(tile) {
+                self.multiply_keys(simd, band, kept);
+                self.score(simd, band, tile, kept);
+                self.soften(simd, band, kept);
+                self.multiply_values(simd, band, kept);
+                self.add(simd, band);
+            }
         }
         self.sums
     }
@@ -233,19 +233,57 @@ impl Part<'_, '_> {
         }
     }
 
+    /// The band's products with a tile's keys.
+    #[inline(always)]
+    fn multiply_keys<S: Simd>(&mut self, simd: S, band: Band, kept: &[usize]) {
+        let (dim, [sums, mixed]) = (self.planes.dim, &mut self.products);
+        self.multiplier.multiply::<S, true>(
+            simd,
+            Products {
+                rows: band.rows[0]..band.rows[1],
+                factors: self.queries.each_ref().map(|plane| &plane[band.first * dim..]),
+                depth: dim,
+                rows_kept: self.keys,
+                tiles: kept,
+                planes: self.planes,
+                sums: [sums, mixed],
+                columns: self.lanes,
+            },
+        );
+    }
+
+    /// The products of its weights with a tile's values.
+    #[inline(always)]
+    fn multiply_values<S: Simd>(&mut self, simd: S, band: Band, kept: &[usize]) {
+        let [sums, mixed] = &mut self.products;
+        self.multiplier.multiply::<S, false>(
+            simd,
+            Products {
+                rows: band.rows[0]..band.rows[1],
+                factors: self.weights.each_ref().map(|plane| &**plane),
+                depth: self.lanes,
+                rows_kept: self.values,
+                tiles: kept,
+                planes: self.planes,
+                sums: [sums, mixed],
+                columns: self.planes.dim,
+            },
+        );
+    }
+
     /// Products to scores, those of unseen positions to minus infinity; best scores follow.
     #[inline(always)]
-    fn score<S: Simd>(&mut self, simd: S, tile: Tile, kept: &[usize]) {
+    fn score<S: Simd>(&mut self, simd: S, band: Band, tile: Tile, kept: &[usize]) {
         let (view, wide, heads) = (self.view, simd.wide(), self.task.heads.len());
         let (slots, block_size) = (self.planes.slots, view.cache.shape().block_size);
         let (count, unseen) = (kept.len() * slots, wide.splat(f32::NEG_INFINITY));
-        for query in tile.first_query..tile.end_query {
-            let row = self.task.rows.start + query / heads;
-            let (first, end) = (view.first_seen(row).saturating_sub(tile.start), view.seen(row) - tile.start);
+        for (row, query) in band.rows() {
+            let token = self.task.rows.start + query / heads;
+            let (first, end) = (view.first_seen(token).saturating_sub(tile.start), view.seen(token) - tile.start);
             let sees_all = first == 0 && end >= kept.len() * block_size && slots == block_size;
             let facts = &mut self.facts[query];
             let (excess, step) = (wide.splat_int(facts.excess.wrapping_neg()), wide.splat(facts.step));
-            let [uppers, mixed] = sixteens(&mut self.products, query * self.lanes, count);
+            let [uppers, mixed] = sixteens(&mut self.products, row * self.lanes, count);
             let mut best = unseen;
             for (block, &tile) in kept.iter().enumerate() {
                 let own = block * slots / SIDE..(block + 1) * slots / SIDE;
@@ -271,20 +309,18 @@ impl Part<'_, '_> {
             self.sums.best[query] = new;
             self.keeps[query] = old - new;
         }
-        // Whole vectors: what lies beside the queries is nobody's.
-        let sixteens = tile.first_query / SIDE..tile.end_query.div_ceil(SIDE);
-        for keeps in &mut self.keeps.as_chunks_mut::<SIDE>().0[sixteens] {
-            wide.store(wide.exp2(wide.load(keeps)), keeps);
-        }
+        // All of them: what lies beside the queries is nobody's.
+        let keeps = self.keeps[band.first..].first_chunk_mut().expect("those of a band");
+        wide.store(wide.exp2(wide.load(keeps)), keeps);
     }
 
     /// Scores to weights, in integers; totals follow.
     #[inline(always)]
-    fn soften<S: Simd>(&mut self, simd: S, tile: Tile, kept: &[usize]) {
+    fn soften<S: Simd>(&mut self, simd: S, band: Band, kept: &[usize]) {
         let (wide, slots) = (simd.wide(), self.planes.slots);
         let count = kept.len() * slots;
-        for query in tile.first_query..tile.end_query {
-            let [_, scores] = sixteens(&mut self.products, query * self.lanes, count);
+        for (row, query) in band.rows() {
+            let [_, scores] = sixteens(&mut self.products, row * self.lanes, count);
             let best = wide.splat(self.sums.best[query]);
             let (mut total, mut most) = (wide.splat(0.0), wide.splat(0.0));
             for (block, &tile) in kept.iter().enumerate() {
@@ -300,7 +336,7 @@ impl Part<'_, '_> {
             let most = greatest(simd, most);
             let inverse = wide.splat(if most < LEAST { 0.0 } else { LARGEST_WEIGHT / most });
             self.facts[query].weight_step = most / LARGEST_WEIGHT * 256.0;
-            let (own, [uppers, lowers]) = (query * self.lanes..query * self.lanes + count, &mut self.weights);
+            let (own, [uppers, lowers]) = (row * self.lanes..row * self.lanes + count, &mut self.weights);
             let (uppers, lowers) = (uppers[own.clone()].as_chunks_mut().0, lowers[own].as_chunks_mut().0);
             for ((weight, upper), lower) in scores.iter().zip(uppers).zip(lowers) {
                 let weight = wide.round(wide.mul(wide.bits(wide.words(weight)), inverse));
@@ -312,11 +348,11 @@ impl Part<'_, '_> {
 
     /// Adds the tile's values, weighted.
     #[inline(always)]
-    fn add<S: Simd>(&mut self, simd: S, tile: Tile) {
+    fn add<S: Simd>(&mut self, simd: S, band: Band) {
         let (wide, dim) = (simd.wide(), self.planes.dim);
-        for query in tile.first_query..tile.end_query {
+        for (row, query) in band.rows() {
             let (keep, step) = (wide.splat(self.keeps[query]), wide.splat(self.facts[query].weight_step));
-            let [uppers, mixed] = sixteens(&mut self.products, query * dim, dim);
+            let [uppers, mixed] = sixteens(&mut self.products, row * dim, dim);
             let values = self.sums.values[query * dim..][..dim].as_chunks_mut().0;
             for ((value, upper), mixed) in values.iter_mut().zip(uppers).zip(mixed) {
                 let both = wide.add_int(wide.shift_left::<8>(wide.words(upper)), wide.words(mixed));
@@ -326,7 +362,7 @@ impl Part<'_, '_> {
     }
 }
 
-/// A query's sums of a tile's products, `count` from the first of its row on.
+/// A row's sums of a tile's products, `count` from `first` on.
 #[inline(always)]
 fn sixteens<'a>([sums, mixed]: &'a mut [&mut [u8]; 2], first: usize, count: usize) -> [&'a mut [[u8; SIXTEEN]]; 2] {
     let (start, bytes) = (first * size_of::<i32>(), count * size_of::<i32>());

@@ -3,14 +3,20 @@
 use std::ops::Range;
 
 use super::View;
-use crate::{Heads, KvShape};
+use crate::{Heads, KvDType, KvShape};
 
 /// Positions of a tile, about: their scores are few enough to stay in the first-level cache.
 pub(super) const TILE: usize = 64;
+/// The same where keys and values are 16-bit integers, so that scores take less time than what each tile takes besides.
+pub(super) const TILE_OF_INTEGERS: usize = 128;
 /// Positions of a partition, about.
 const PARTITION: usize = 256;
 /// Queries of a task, about: they share the reading of keys and values.
 const QUERIES: usize = 32;
+/// Where keys and values are 16-bit integers, so are scores and weights, and both take so little time that what a task and a
+/// partition need besides is to be shared by more.
+const PARTITION_OF_INTEGERS: usize = 512;
+const QUERIES_OF_INTEGERS: usize = 64;
 
 /// How positions are cut up.
 #[derive(Clone, Copy)]
@@ -21,13 +27,19 @@ pub(super) struct Steps {
     pub(super) tile: usize,
     /// Positions of a partition.
     pub(super) partition: usize,
+    /// Queries of a task, about.
+    queries: usize,
 }
 
 impl Steps {
     pub(super) fn of(shape: &KvShape) -> Self {
-        let tile_blocks = (TILE / shape.block_size).max(1);
+        let (tile, partition, queries) = match shape.dtype {
+            KvDType::Int16 => (TILE_OF_INTEGERS, PARTITION_OF_INTEGERS, QUERIES_OF_INTEGERS),
+            _ => (TILE, PARTITION, QUERIES),
+        };
+        let tile_blocks = (tile / shape.block_size).max(1);
         let tile = tile_blocks * shape.block_size;
-        Self { tile_blocks, tile, partition: (PARTITION / tile).max(1) * tile }
+        Self { tile_blocks, tile, partition: (partition / tile).max(1) * tile, queries }
     }
 }
 
@@ -66,7 +78,7 @@ impl<'a> View<'a> {
     /// The tiles of a partition that some query of the task sees, in order.
     #[inline(always)]
     pub(super) fn tiles(&self, task: &'a Task, partition: usize) -> impl Iterator<Item = Tile<'a>> + use<'a, '_> {
-        let Steps { tile_blocks, tile, partition: length } = self.steps;
+        let Steps { tile_blocks, tile, partition: length, .. } = self.steps;
         let end = self.seen(task.rows.end - 1).min((partition + 1) * length);
         let first = self.first_seen(task.rows.start) / tile * tile;
         let blocks = &self.batch.block_tables[task.sequence];
@@ -93,7 +105,7 @@ impl<'a> View<'a> {
             let rows = starts[0] as usize..starts[1] as usize;
             for kv_head in 0..self.heads.kv {
                 let heads = self.query_heads(kv_head);
-                let grain = (QUERIES / heads.len().max(1)).max(1);
+                let grain = (self.steps.queries / heads.len().max(1)).max(1);
                 for start in rows.clone().step_by(grain).rev() {
                     let rows = start..rows.end.min(start + grain);
                     let (first, end) = (self.first_seen(start), self.seen(rows.end - 1));

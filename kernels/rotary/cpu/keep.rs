@@ -4,12 +4,16 @@ use crate::{
     Batch, Heads, KvShape,
     cpu::{
         Cpu, Elements, KEY_EXCESS, KvBF16, KvCache, KvF8E4M3, KvF16, KvF32, KvFormat, KvInt8, LARGEST_SHORT, Split,
-        Tensor, greatest,
+        Tensor,
+        simd::{Kernel, Simd, Wide},
     },
 };
 
 /// What storing an element costs a thread, roughly: only sharing among threads depends on it.
 const NANOSECONDS: f64 = 1.0;
+
+/// The same of 16-bit integers.
+const NANOSECONDS_OF_SHORTS: f64 = 0.3;
 
 impl Cpu {
     /// Stores the key and value heads of `qkv [tokens, heads.qkv_columns()]` in layer `layer` at the batch's slot mapping.
@@ -76,9 +80,10 @@ impl Cpu {
     ) {
         let keys = KeepShorts { shape, bytes: Split::new(keys), scales: key_scales };
         let values = KeepShorts { shape, bytes: Split::new(values), scales: value_scales };
-        self.each(rows, shape, |place, key, value| {
-            keys.key(place, key);
-            values.value(place, value.expect("rows of their own, as the cache was made"));
+        let nanoseconds = NANOSECONDS_OF_SHORTS * (2 * rows.slots.len() * rows.heads.dim) as f64;
+        let isa = self.isa;
+        self.team.share(rows.heads.kv, nanoseconds, |head| {
+            isa.run(Shorts { rows: &rows, head, keys: &keys, values: &values });
         });
     }
 
@@ -154,29 +159,122 @@ struct KeepShorts<'a> {
     scales: Split<'a, f32>,
 }
 
+/// All tokens' keys and values of one head.
+struct Shorts<'a> {
+    rows: &'a Rows<'a>,
+    head: usize,
+    keys: &'a KeepShorts<'a>,
+    values: &'a KeepShorts<'a>,
+}
+
+impl Kernel for Shorts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Rows { qkv, heads, slots, tiles } = self.rows;
+        let size = self.keys.shape.block_size;
+        let place = |row: usize| Place { tile: tiles[row] + self.head, slot: slots[row] as usize % size };
+        let of_row = |row: usize, first_head: usize| &qkv.row(row)[(first_head + self.head) * heads.dim..][..heads.dim];
+        for row in 0..slots.len() {
+            self.keys.key(simd, place(row), of_row(row, heads.query));
+        }
+        let value = |row: usize| of_row(row, heads.query + heads.kv);
+        let mut row = 0;
+        while row < slots.len() {
+            let first = place(row);
+            let is_four = first.slot.is_multiple_of(FOUR)
+                && row + FOUR <= slots.len()
+                && (1..FOUR).all(|next| {
+                    let place = place(row + next);
+                    (place.tile, place.slot) == (first.tile, first.slot + next)
+                });
+            if is_four {
+                self.values.four(simd, first, std::array::from_fn(|next| value(row + next)));
+                row += FOUR;
+            } else {
+                self.values.value(simd, first, value(row));
+                row += 1;
+            }
+        }
+    }
+}
+
+/// Slots of values whose bytes are neighbours.
+const FOUR: usize = 4;
+/// Elements that are rounded together.
+const SIDE: usize = 16;
+
+/// A head by sixteen elements, the last of which zeros may follow.
+#[inline(always)]
+fn sixteens(head: &[f32]) -> impl Iterator<Item = [f32; SIDE]> {
+    (0..head.len()).step_by(SIDE).map(|dim| {
+        head[dim..].first_chunk().copied().unwrap_or_else(|| {
+            let mut last = [0.0; SIDE];
+            last[..head.len() - dim].copy_from_slice(&head[dim..]);
+            last
+        })
+    })
+}
+
 impl KeepShorts<'_> {
-    fn key(&self, place: Place, key: &[f32]) {
-        let (planes, factor) = (self.shape.planes(), self.keep_scale(place, key));
-        let [uppers, lowers] = self.planes(place);
-        for (quad, values) in key.chunks(4).enumerate() {
-            let at = planes.key(4 * quad, place.slot);
-            for (index, value) in values.iter().enumerate() {
-                let [upper, lower] = bytes(value * factor);
-                (uppers[at + index], lowers[at + index]) = (upper ^ KEY_EXCESS, lower ^ KEY_EXCESS);
+    #[inline(always)]
+    fn key<S: Simd>(&self, simd: S, place: Place, key: &[f32]) {
+        let (wide, layout, factor) = (simd.wide(), self.shape.planes(), self.keep_scale(simd, place, key));
+        let excess = wide.splat_int(KEY_EXCESS.into());
+        let mut planes = self.planes(place);
+        for (dim, values) in (0..).step_by(SIDE).zip(sixteens(key)) {
+            for (plane, integers) in planes.iter_mut().zip(in_planes(wide, &values, factor)) {
+                let bytes = wide.low_bytes(wide.add_int(integers, excess));
+                for (quad, four) in bytes.as_chunks::<4>().0.iter().enumerate() {
+                    plane[layout.key(dim + 4 * quad, place.slot)..][..4].copy_from_slice(four);
+                }
             }
         }
     }
 
-    fn value(&self, place: Place, value: &[f32]) {
-        let (planes, factor) = (self.shape.planes(), self.keep_scale(place, value));
-        let [uppers, lowers] = self.planes(place);
-        for (dim, value) in value.iter().enumerate() {
-            let at = planes.value(place.slot, dim);
-            [uppers[at], lowers[at]] = bytes(value * factor);
+    #[inline(always)]
+    fn value<S: Simd>(&self, simd: S, place: Place, value: &[f32]) {
+        let (wide, layout, factor) = (simd.wide(), self.shape.planes(), self.keep_scale(simd, place, value));
+        let mut planes = self.planes(place);
+        for (dim, values) in (0..).step_by(SIDE).zip(sixteens(value)) {
+            for (plane, integers) in planes.iter_mut().zip(in_planes(wide, &values, factor)) {
+                let to = plane[layout.value(place.slot, dim)..].iter_mut().step_by(FOUR);
+                to.zip(wide.low_bytes(integers)).for_each(|(to, byte)| *to = byte);
+            }
+        }
+    }
+
+    /// Those of four neighbouring slots, from a multiple of four on.
+    #[inline(always)]
+    fn four<S: Simd>(&self, simd: S, first: Place, values: [&[f32]; FOUR]) {
+        let (wide, layout) = (simd.wide(), self.shape.planes());
+        let mut factors = [0.0; FOUR];
+        for (next, value) in values.iter().enumerate() {
+            factors[next] = self.keep_scale(simd, Place { slot: first.slot + next, ..first }, value);
+        }
+        let lowest = wide.splat_int(0xff);
+        let mut planes = self.planes(first);
+        let mut heads = values.map(sixteens);
+        for dim in (0..values[0].len()).step_by(SIDE) {
+            let mut integers = [[wide.splat_int(0); 2]; FOUR];
+            for next in 0..FOUR {
+                let values = heads[next].next().expect("heads of one length");
+                integers[next] = in_planes(wide, &values, factors[next]);
+            }
+            let [a, b, c, d] = integers;
+            let at = layout.value(first.slot, dim);
+            for (plane, to) in planes.iter_mut().enumerate() {
+                let first = wide.or(wide.and(a[plane], lowest), wide.shift_left::<8>(wide.and(b[plane], lowest)));
+                let second = wide.or(wide.and(c[plane], lowest), wide.shift_left::<8>(wide.and(d[plane], lowest)));
+                let bytes = to[at..].first_chunk_mut().expect("sixteen fours");
+                wide.store_words(wide.or(first, wide.shift_left::<16>(second)), bytes);
+            }
         }
     }
 
     /// A tile's planes.
+    #[inline(always)]
     #[expect(clippy::mut_from_ref, reason = "each tile is lent to one thread")]
     fn planes(&self, place: Place) -> [&mut [u8]; 2] {
         let plane = self.shape.planes().bytes();
@@ -185,9 +283,17 @@ impl KeepShorts<'_> {
         unsafe { [self.bytes.part(start..start + plane), self.bytes.part(start + plane..start + 2 * plane)] }
     }
 
-    /// What the row's elements are multiplied by to become integers.
-    fn keep_scale(&self, place: Place, row: &[f32]) -> f32 {
-        let greatest = greatest(row);
+    /// What the head's elements are multiplied by to become integers.
+    #[inline(always)]
+    fn keep_scale<S: Simd>(&self, simd: S, place: Place, head: &[f32]) -> f32 {
+        let wide = simd.wide();
+        let mut most = wide.splat(0.0);
+        for values in sixteens(head) {
+            let values = wide.load(&values);
+            most = wide.max(wide.max(values, wide.sub(wide.splat(0.0), values)), most);
+        }
+        let [lower, upper] = wide.halves(most);
+        let greatest = simd.max_lane(simd.max(lower, upper));
         // Neither a row of zeros nor one of infinities has a scale; nor has one that is all but zero.
         let scales = (f32::MIN_POSITIVE * LARGEST_SHORT..=f32::MAX).contains(&greatest);
         let at = place.tile * self.shape.padded_slots() + place.slot;
@@ -197,12 +303,11 @@ impl KeepShorts<'_> {
     }
 }
 
-/// A number, at most [`LARGEST_SHORT`], rounded: its upper byte and its lower one, both with a sign.
+/// Sixteen numbers, once multiplied at most [`LARGEST_SHORT`], rounded: in the lowest byte of each lane its upper byte, and
+/// its lower one, both with a sign.
 #[inline(always)]
-fn bytes(value: f32) -> [u8; 2] {
-    // Beside so large a number nothing is left behind the point, and what is before it are the lowest bits.
-    const LARGE: f32 = 12_582_912.0;
-    let short = (value + LARGE).to_bits().wrapping_sub(LARGE.to_bits()).cast_signed();
-    let upper = (short + 128) >> 8;
-    [upper as u8, short as u8]
+fn in_planes<W: Wide>(wide: W, values: &[f32; SIDE], factor: f32) -> [W::I; 2] {
+    let numbers = wide.round(wide.mul(wide.load(values), wide.splat(factor)));
+    // The upper byte is one more where the lower one is below zero.
+    [wide.shift_right::<8>(wide.add_int(numbers, wide.splat_int(128))), numbers]
 }
