@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use super::{Floats, simd::Isa, team::Team};
+use super::{Floats, Rounding, simd::Isa, team::Team};
 use crate::{
     Matrix,
     matmul::{Integers, Packed},
@@ -141,9 +141,10 @@ impl Weight {
         })
     }
 
-    /// Packs the parts that can be, unless they are, for products in this instruction set.
-    pub(crate) fn pack(&self, isa: Isa, team: &Team) {
-        self.packed.get_or_init(|| self.parts.iter().map(|part| Packed::of(part, isa, team)).collect());
+    /// Packs the parts that can be, unless they are, for products in this instruction set with activations that are rounded
+    /// so.
+    pub(crate) fn pack(&self, rounding: Rounding, isa: Isa, team: &Team) {
+        self.packed.get_or_init(|| self.parts.iter().map(|part| Packed::of(part, rounding, isa, team)).collect());
     }
 
     /// Whether some part is packed.

@@ -49,11 +49,13 @@ pub(crate) enum Packed {
 }
 
 impl Packed {
-    /// The matrix rearranged, if that's worth while.
-    pub(crate) fn of(matrix: &Matrix, isa: Isa, team: &Team) -> Option<Self> {
+    /// The matrix rearranged for activations that are rounded so, if that's worth while.
+    pub(crate) fn of(matrix: &Matrix, rounding: Rounding, isa: Isa, team: &Team) -> Option<Self> {
         match matrix {
             matrix if matrix.rows() == 0 => None,
-            matrix if Self::are_integers(matrix.dtype()) => Some(Self::Integers(Integers::new(matrix, isa, team))),
+            matrix if Self::are_integers(matrix.dtype()) => {
+                Some(Self::Integers(Integers::new(matrix, rounding == Rounding::Bytes, isa, team)))
+            }
             matrix if Halves::takes(matrix) => Some(Self::Halves(Halves::new(matrix, team))),
             _ => None,
         }

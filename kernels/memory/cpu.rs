@@ -45,14 +45,14 @@ impl Memory for Cpu {
 
     fn prepare(&self, weight: &Weight) -> bool {
         if self.rounding != Rounding::Nothing {
-            weight.pack(self.isa, &self.team);
+            weight.pack(self.rounding, self.isa, &self.team);
         }
         weight.is_packed()
     }
 
     fn prepare_for_few(&self, weight: &Weight) -> bool {
         if self.rounding != Rounding::Nothing {
-            weight.pack(self.isa.beside_tiles(), &self.team);
+            weight.pack(self.rounding, self.isa.beside_tiles(), &self.team);
         }
         weight.is_packed()
     }

@@ -30,7 +30,7 @@ mod words;
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
-use self::words::WordRows;
+use self::words::{Cut, WordRows};
 use self::{
     layout::{Layout, with_layout},
     multiply::Multiply,
@@ -62,8 +62,9 @@ pub(crate) const OUTPUTS_OF_MANY: usize = many::SIDES * SIDE;
 /// stretch by stretch.
 pub(crate) struct Integers {
     dtype: DType,
-    /// Whether it is to be multiplied in words.
+    /// Whether it is to be multiplied in words, and whether with activations of 8 bits.
     is_words: bool,
+    bytes: bool,
     outputs: usize,
     /// Bytes of sixteen outputs.
     stride: usize,
@@ -83,20 +84,21 @@ impl Integers {
     }
 
     /// Rearranges a matrix that [`Self::takes`] says yes to, for products in this instruction set.
-    pub(crate) fn new(matrix: &Matrix, isa: Isa, team: &Team) -> Self {
-        with_layout!(matrix.dtype(), L => Self::of::<L>(matrix, isa, team), else unreachable!("a format with a layout"))
+    /// Where `bytes`, activations will have 8 bits.
+    pub(crate) fn new(matrix: &Matrix, bytes: bool, isa: Isa, team: &Team) -> Self {
+        with_layout!(matrix.dtype(), L => Self::of::<L>(matrix, bytes, isa, team), else unreachable!("a format with a layout"))
     }
 
-    fn of<L: Layout>(matrix: &Matrix, isa: Isa, team: &Team) -> Self {
+    fn of<L: Layout>(matrix: &Matrix, bytes: bool, isa: Isa, team: &Team) -> Self {
         #[cfg(target_arch = "x86_64")]
         if isa.has_tiles() && words::takes::<L>() {
-            let groups = matrix.columns() / GROUP;
-            return Self::packed(matrix, true, words::stride::<L>(groups), team, |rows, to| {
-                words::pack::<L>(rows, groups, to)
+            let cut = Cut::of(matrix.columns() / GROUP, bytes);
+            return Self::packed(matrix, [true, bytes], words::stride::<L>(cut), team, |rows, to| {
+                words::pack::<L>(rows, cut, to)
             });
         }
         let spans = matrix.columns() / (L::SPAN * GROUP);
-        Self::packed(matrix, false, spans * L::BYTES, team, |rows, to| {
+        Self::packed(matrix, [false, bytes], spans * L::BYTES, team, |rows, to| {
             for (span, to) in to.chunks_exact_mut(L::BYTES).enumerate() {
                 L::pack(rows.map(|row| &row[span * L::STORED..][..L::STORED]), to);
             }
@@ -106,7 +108,7 @@ impl Integers {
     /// `pack` rearranges what sixteen outputs have stored as `stride` bytes.
     fn packed(
         matrix: &Matrix,
-        is_words: bool,
+        [is_words, bytes]: [bool; 2],
         stride: usize,
         team: &Team,
         pack: impl Fn([&[u8]; SIDE], &mut [u8]) + Sync,
@@ -123,7 +125,7 @@ impl Integers {
                 std::array::from_fn(|lane| matrix.row((side * SIDE + lane).min(matrix.rows() - 1)));
             pack(rows, to);
         });
-        Self { dtype: matrix.dtype(), is_words, outputs: matrix.rows(), stride, blocks }
+        Self { dtype: matrix.dtype(), is_words, bytes, outputs: matrix.rows(), stride, blocks }
     }
 
     /// Whether it is to be multiplied in words.
@@ -208,6 +210,7 @@ impl PackedProduct<'_> {
     #[cfg(target_arch = "x86_64")]
     fn run_words(&self, isa: Isa) {
         let amx = isa.amx().expect("who makes words has tiles");
+        assert_eq!(self.weight.bytes, self.x.words.bytes(), "activations of so many bits");
         with_layout!(
             among Q4_0, Q4_1, Q4_K, Q6_K, WInt4, WInt4G32;
             self.weight.dtype,

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Where activations are rounded, and weights as well.
-const WORDS: Tolerance = Tolerance { logit: 2e-2, logprob: 3e-2, margin: 5e-2 };
+const WORDS: Tolerance = Tolerance { logit: 3e-2, logprob: 3e-2, margin: 5e-2 };
 
 fn tolerance(ranks: &Ranks) -> Tolerance {
     if ranks.rounding == Nothing { ranks.tolerance() } else { WORDS }

@@ -40,6 +40,8 @@ use crate::cpu::simd::{Avx2, Avx512, Portable, Simd, Tiles, Wide};
 
 /// Groups of a stretch at most: more products of the largest words with lower bytes would not fit 32 bits.
 const STRETCH: usize = 18;
+/// The same where activations have 8 bits.
+const STRETCH_OF_BYTES: usize = 12;
 /// Groups that fill a row of a tile.
 const STEP: usize = 2;
 /// Bytes of a vector.
@@ -171,28 +173,46 @@ pub(super) const fn takes<L: Layout>() -> bool {
     L::WIDTH.rounding_of_words().is_some()
 }
 
-/// Bytes of sixteen outputs with so many groups.
-pub(super) fn stride<L: Layout>(groups: usize) -> usize {
-    stretches(groups).map(|groups| L::bytes_of(groups.len())).sum()
+/// How many groups there are, and how they are cut into stretches.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Cut {
+    groups: usize,
+    /// Those of a stretch; the last one may have fewer.
+    of_stretch: usize,
 }
 
-/// The groups of each stretch.
-fn stretches(groups: usize) -> impl Iterator<Item = Range<usize>> {
-    let most = groups_of_stretch(groups);
-    (0..groups).step_by(most).map(move |first| first..groups.min(first + most))
+impl Cut {
+    /// Of so many groups stretches of about as many each: whole steps, and whole units of any format that there is in so many
+    /// groups. They are shorter where activations have but 8 bits, of which one that is much larger than the others near it
+    /// takes most.
+    pub(super) fn of(groups: usize, bytes: bool) -> Self {
+        let most = if bytes { STRETCH_OF_BYTES } else { STRETCH };
+        let whole = if groups.is_multiple_of(MOST_SHARED) { MOST_SHARED } else { STEP };
+        let count = groups.div_ceil(most / whole * whole).max(1);
+        Self { groups, of_stretch: groups.div_ceil(count).next_multiple_of(whole).max(whole) }
+    }
+
+    /// The groups of each stretch.
+    fn stretches(self) -> impl Iterator<Item = Range<usize>> {
+        let Self { groups, of_stretch } = self;
+        (0..groups).step_by(of_stretch).map(move |first| first..groups.min(first + of_stretch))
+    }
+
+    /// How many there are.
+    #[inline(always)]
+    fn count(self) -> usize {
+        self.groups.div_ceil(self.of_stretch)
+    }
 }
 
-/// Of so many groups those of a stretch, of about as many each; the last one may have fewer. They are whole steps, and whole
-/// units of any format that there is in so many groups.
-fn groups_of_stretch(groups: usize) -> usize {
-    let whole = if groups.is_multiple_of(MOST_SHARED) { MOST_SHARED } else { STEP };
-    let count = groups.div_ceil(STRETCH / whole * whole).max(1);
-    groups.div_ceil(count).next_multiple_of(whole).max(whole)
+/// Bytes of sixteen outputs.
+pub(super) fn stride<L: Layout>(cut: Cut) -> usize {
+    cut.stretches().map(|groups| L::bytes_of(groups.len())).sum()
 }
 
 /// Rearranges what sixteen outputs have stored.
-pub(super) fn pack<L: Layout>(rows: [&[u8]; SIDE], groups: usize, mut to: &mut [u8]) {
-    for groups in stretches(groups) {
+pub(super) fn pack<L: Layout>(rows: [&[u8]; SIDE], cut: Cut, mut to: &mut [u8]) {
+    for groups in cut.stretches() {
         let (own, rest) = to.split_at_mut(L::bytes_of(groups.len()));
         to = rest;
         let (scales, units) = own.split_at_mut(VECTOR);

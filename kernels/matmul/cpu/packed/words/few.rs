@@ -7,7 +7,7 @@
 
 use std::{marker::PhantomData, ops::Range};
 
-use super::{Layout, PackedProduct, QUADS, SIDE, STEP, Stretch, WordRows, rows::Lines, stretches};
+use super::{Layout, PackedProduct, QUADS, SIDE, STEP, Stretch, WordRows, rows::Lines};
 use crate::cpu::simd::{Avx2, Avx512, Kernel512, TileRow, Wide};
 
 /// So many rows at most are faster without tiles.
@@ -74,7 +74,7 @@ impl<L: Layout, const M: usize> Few<'_, L, M> {
         let layout = self.layout;
         let mut rest = weight.side(output);
         let mut chains = [avx512.splat(0.0); M];
-        for (index, groups) in stretches(layout.groups).enumerate() {
+        for (index, groups) in layout.cut.stretches().enumerate() {
             let (stretch, behind) = Stretch::of::<L>(rest, groups.len());
             let mut totals = [[avx512.splat_int(0); 2]; M];
             for (group, own) in groups.enumerate() {

@@ -1,6 +1,6 @@
 //! Activations as words, a stretch of them with a scale of their own.
 
-use super::{super::rounded::LARGEST_BYTE, GROUP, LEAST, SIDE, STEP, few::Sums, groups_of_stretch, stretches};
+use super::{super::rounded::LARGEST_BYTE, Cut, GROUP, LEAST, SIDE, STEP, few::Sums};
 use crate::cpu::{
     LARGEST_SHORT, Split, Tensor,
     simd::{Avx2, Avx512, Kernel512, TILE_ROWS, TileRow, Wide},
@@ -36,7 +36,7 @@ pub(crate) struct WordRows {
 /// How rows lie in memory: `[tiles][steps][planes][rows of a tile]` of 64 bytes each, scales `[tiles][stretches][rows of a tile]`.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Lines {
-    pub(super) groups: usize,
+    pub(super) cut: Cut,
     /// Rows of a tile: as many as there are, if they are few.
     pub(super) rows: usize,
 }
@@ -45,12 +45,7 @@ impl Lines {
     /// Rows of tiles that a row is.
     #[inline(always)]
     pub(super) fn steps(self) -> usize {
-        self.groups.div_ceil(STEP)
-    }
-
-    #[inline(always)]
-    pub(super) fn stretches(self) -> usize {
-        self.groups.div_ceil(groups_of_stretch(self.groups))
+        self.cut.groups.div_ceil(STEP)
     }
 
     /// Where a row's upper bytes of its first step are; the lower ones are a tile's rows behind them, and so on.
@@ -62,13 +57,13 @@ impl Lines {
     /// Where a row's first sums are; the next ones are a tile's rows behind them.
     #[inline(always)]
     pub(super) fn sum(self, row: usize) -> usize {
-        row / self.rows * self.rows * self.groups + row % self.rows
+        row / self.rows * self.rows * self.cut.groups + row % self.rows
     }
 
     /// Where a row's first scale is; the next one is a tile's rows behind it.
     #[inline(always)]
     pub(super) fn scale(self, row: usize) -> usize {
-        row / self.rows * self.rows * self.stretches() + row % self.rows
+        row / self.rows * self.rows * self.cut.count() + row % self.rows
     }
 }
 
@@ -83,7 +78,7 @@ impl WordRows {
         if self.block > TILE_ROWS {
             self.block = self.block.next_multiple_of(TILE_ROWS);
         }
-        let layout = Lines { groups: columns / GROUP, rows: self.block.min(TILE_ROWS) };
+        let layout = Lines { cut: Cut::of(columns / GROUP, bytes), rows: self.block.min(TILE_ROWS) };
         (self.layout, self.bytes) = (layout, bytes);
         let room = rows.next_multiple_of(layout.rows);
         self.lines.resize(layout.line(room), TileRow::ZERO);
@@ -96,7 +91,8 @@ impl WordRows {
             for row in item * grain..rows.min((item + 1) * grain) {
                 let (first, scale) = (layout.line(row), layout.scale(row));
                 let sums = sums.as_ref().map(|sums| (sums, layout.sum(row)));
-                let place = Place { lines: &lines, scales: &scales, sums, apart: layout.rows, first, scale };
+                let place =
+                    Place { lines: &lines, scales: &scales, sums, cut: layout.cut, apart: layout.rows, first, scale };
                 avx512.run_512(Convert { values: x.row(row), bytes, place });
             }
         });
@@ -105,6 +101,11 @@ impl WordRows {
     /// Rows that lie together, and are best multiplied together.
     pub(in super::super) fn block(&self) -> usize {
         self.block
+    }
+
+    /// Whether words have 8 bits.
+    pub(in super::super) fn bytes(&self) -> bool {
+        self.bytes
     }
 
     /// Whether sums are there.
@@ -142,6 +143,7 @@ struct Place<'a> {
     scales: &'a Split<'a, f32>,
     /// And where its first ones are, if they are wanted.
     sums: Option<(&'a Split<'a, Sums>, usize)>,
+    cut: Cut,
     apart: usize,
     first: usize,
     scale: usize,
@@ -164,8 +166,8 @@ struct Convert<'a> {
 impl Kernel512 for Convert<'_> {
     #[inline(always)]
     fn run(self, avx512: Avx512) {
-        let Place { lines, scales, sums, apart, first, scale } = self.place;
-        for (stretch, groups) in stretches(self.values.len() / GROUP).enumerate() {
+        let Place { lines, scales, sums, cut, apart, first, scale } = self.place;
+        for (stretch, groups) in cut.stretches().enumerate() {
             let sixteens = self.values[groups.start * GROUP..groups.end * GROUP].as_chunks::<SIDE>().0;
             let mut most = avx512.splat_int(0);
             for values in sixteens {

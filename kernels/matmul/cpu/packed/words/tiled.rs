@@ -6,7 +6,6 @@ use std::{cell::RefCell, marker::PhantomData, ops::Range};
 use super::{
     Layout, PackedProduct, QUADS, SIDE, STEP, STRETCH, Stretch, VECTOR, WordRows,
     rows::{Lines, ROWS_AT_ONCE},
-    stretches,
 };
 use crate::cpu::simd::{Avx2, Avx512, Kernel512, Shaped, TILE_ROWS, TileRow, Tiles, Wide, WordSums};
 
@@ -59,7 +58,7 @@ pub(super) fn run<L: Layout>(
             let (lines, scales) = (&x.lines()[layout.line(first)..], &x.scales()[layout.scale(first)..]);
             X { layout, lines, scales, bytes: x.bytes }
         } else {
-            let own = Lines { groups: layout.groups, rows: rows.len().min(TILE_ROWS) };
+            let own = Lines { cut: layout.cut, rows: rows.len().min(TILE_ROWS) };
             let room = rows.len().next_multiple_of(own.rows);
             lines.resize(own.line(room), TileRow::ZERO);
             scales.resize(own.scale(room), 0.0);
@@ -67,7 +66,7 @@ pub(super) fn run<L: Layout>(
                 for line in 0..2 * layout.steps() {
                     lines[own.line(index) + line * own.rows] = x.lines()[layout.line(row) + line * layout.rows];
                 }
-                for stretch in 0..layout.stretches() {
+                for stretch in 0..layout.cut.count() {
                     scales[own.scale(index) + stretch * own.rows] =
                         x.scales()[layout.scale(row) + stretch * layout.rows];
                 }
@@ -149,7 +148,7 @@ impl<'a, L: Layout> Tiled<'a, L> {
     ) {
         let (weight, X { layout, lines, scales, .. }) = (self.product.weight, self.x);
         let mut rest = weight.side(output);
-        for (index, groups) in stretches(layout.groups).enumerate() {
+        for (index, groups) in layout.cut.stretches().enumerate() {
             let (stretch, next) = Stretch::of::<L>(rest, groups.len());
             let steps = groups.len().div_ceil(STEP);
             let rows_of_step = TILE_ROWS.div_ceil(steps);
@@ -176,7 +175,7 @@ impl<'a, L: Layout> Tiled<'a, L> {
                     turn,
                     scales: (stretch.scales, &scales[layout.scale(row) + index * layout.rows..]),
                     is_first: index == 0,
-                    is_last: groups.end == layout.groups,
+                    is_last: groups.end == layout.cut.groups,
                 });
             }
             rest = next;
