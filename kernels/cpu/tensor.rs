@@ -165,6 +165,11 @@ impl Weight {
         self.packed.get().is_some_and(|packed| packed.iter().all(Option::is_some))
     }
 
+    /// Whether it is two stored matrices of as many outputs.
+    pub(crate) fn has_equal_halves(&self) -> bool {
+        matches!(&self.parts[..], [first, second] if first.rows() == second.rows())
+    }
+
     /// The outputs `range` in pieces of `grain` at most, each within one stored matrix.
     pub(crate) fn pieces(&self, range: Range<usize>, grain: usize) -> impl Iterator<Item = Piece<'_>> {
         let packed = self.packed.get().map_or(&[][..], Vec::as_slice);

@@ -1,12 +1,15 @@
 //! Gated linear units on the CPU.
 
+use std::cell::RefCell;
+
 use super::{Activation, Glu};
 use crate::{
     Result,
     cpu::{
-        Cpu, Split, Tensor,
+        Cpu, Floats, Split, Tensor, Weight,
         simd::{Isa, Kernel, LANES, Simd, exp, padded},
     },
+    matmul::{MatMul, PACKED_SIDE, Place, Product, Rows, Shares},
 };
 
 /// What a gated element costs a thread, roughly: only sharing among threads depends on it.
@@ -30,6 +33,69 @@ impl Glu for Cpu {
         });
         Ok(output)
     }
+
+    /// Gates and ups of the same columns are made one after the other, and go no further than a core's cache.
+    fn gated_product(
+        &self,
+        x: &Tensor,
+        gate_up: &Weight,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        let rounded = self.rounded(x, gate_up);
+        // Else columns of one half would begin within what is packed together.
+        if !gate_up.has_equal_halves() || !gate_up.has_packed() {
+            drop(rounded);
+            return self.glu(&self.matmul(x, gate_up, bias)?, activation);
+        }
+        assert_eq!(x.columns(), gate_up.inputs(), "x has as many columns as the weight has inputs");
+        let (width, bias) = (gate_up.outputs() / 2, bias.map(Tensor::data));
+        assert!(bias.is_none_or(|bias| bias.len() == 2 * width), "a bias per output");
+        let mut output = self.scratch(x.rows(), width);
+        let Shares { block, outputs } = self.shares(x.rows(), gate_up, rounded.as_deref());
+        let grain = (outputs / 2).next_multiple_of(2 * PACKED_SIDE).min(GATES);
+        let (pieces, blocks) = (width.div_ceil(grain), x.rows().div_ceil(block));
+        let (split, isa) = (Split::new(output.data_mut()), self.isa);
+        self.team.run(blocks * pieces, |item| {
+            let (first, start) = (item / pieces * block, item % pieces * grain);
+            let (end, columns) = (x.rows().min(first + block), start..width.min(start + grain));
+            HALVES.with_borrow_mut(|halves| {
+                let length = (end - first) * columns.len();
+                for (index, half) in halves.iter_mut().enumerate() {
+                    half.resize(length);
+                    let (own, of_half) = (Split::new(half), index * width);
+                    let bias = bias.map(|bias| &bias[of_half + start..]);
+                    for piece in gate_up.pieces(of_half + start..of_half + columns.end, columns.len()) {
+                        let place = Place {
+                            output: &own,
+                            stride: columns.len(),
+                            first_row: 0,
+                            first_column: piece.first,
+                            bias,
+                        };
+                        let (x, rounded) = (Rows::of(x).run(first..end), rounded.as_deref());
+                        Product { x, rounded, part: piece.part, packed: piece.packed, rows: piece.rows, place }
+                            .run(isa);
+                    }
+                }
+                let [gates, ups] = halves.each_ref().map(|half| half.chunks_exact(columns.len()));
+                for ((row, gates), ups) in (first..end).zip(gates).zip(ups) {
+                    // SAFETY: items are of different rows or of different columns.
+                    let output = unsafe { split.part(row * width + columns.start..row * width + columns.end) };
+                    run(isa, activation, Piece { gates, ups, output });
+                }
+            });
+        });
+        Ok(output)
+    }
+}
+
+/// Gates that a thread takes at once, at most: with as many ups, of a block's rows, some of a second-level cache.
+const GATES: usize = 128;
+
+thread_local! {
+    /// Each thread's own room for gates and ups.
+    static HALVES: RefCell<[Floats; 2]> = const { RefCell::new([Floats::new(), Floats::new()]) };
 }
 
 /// Elements that a thread takes at once.

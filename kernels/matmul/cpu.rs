@@ -83,13 +83,8 @@ impl MatMul for Cpu {
         assert!(bias.is_none_or(|bias| bias.len() == weight.outputs()), "a bias per output");
         let mut output = self.scratch(x.rows(), weight.outputs());
         let rounded = self.rounded(x, weight);
-        // Rows that stay in a core's cache while it has weights pass by; where weights are decoded first, that is for all.
-        let block = match &rounded {
-            Some(rounded) => rounded.block(),
-            None if weight.has_packed() => halves::BLOCK,
-            None => x.rows().max(1),
-        };
-        let pieces: Vec<_> = weight.pieces(0..weight.outputs(), self.grain(x.rows(), block, weight)).collect();
+        let Shares { block, outputs } = self.shares(x.rows(), weight, rounded.as_deref());
+        let pieces: Vec<_> = weight.pieces(0..weight.outputs(), outputs).collect();
         let (split, isa) = (Split::new(output.data_mut()), self.isa);
         self.team.run(x.rows().div_ceil(block) * pieces.len(), |item| {
             let Piece { part, packed, rows, first } = pieces[item % pieces.len()].clone();
@@ -116,6 +111,16 @@ impl Cpu {
         })
     }
 
+    /// How `rows` rows, which are `rounded` if they are to be, are shared among the threads.
+    pub(crate) fn shares(&self, rows: usize, weight: &Weight, rounded: Option<&Rounded>) -> Shares {
+        let block = match rounded {
+            Some(rounded) => rounded.block(),
+            None if weight.has_packed() => halves::BLOCK,
+            None => rows.max(1),
+        };
+        Shares { block, outputs: self.grain(rows, block, weight) }
+    }
+
     /// How many outputs of `block` rows a thread takes at once: whole panels, or a few thousandths of a second's work, yet
     /// enough items that the threads end together. A multiple of [`PACKED_SIDE`], but for panels.
     fn grain(&self, rows: usize, block: usize, weight: &Weight) -> usize {
@@ -136,6 +141,14 @@ impl Cpu {
         let even = weight.outputs().div_ceil(self.team.threads() * 8).next_multiple_of(2 * SIDE);
         if rows < PANEL_ROWS { even } else { even.min(panel_outputs(weight.inputs())) }
     }
+}
+
+/// How a product is shared among threads.
+pub(crate) struct Shares {
+    /// Rows that stay in a core's cache while it has weights pass by; where weights are decoded first, that is for all.
+    pub(crate) block: usize,
+    /// Outputs of theirs that a thread takes at once.
+    pub(crate) outputs: usize,
 }
 
 /// The rows that are multiplied: all of a tensor's or some of them, and of each all columns or some.

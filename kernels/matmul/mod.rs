@@ -17,7 +17,7 @@ mod e4m3;
 mod formats;
 mod quantize;
 
-pub(crate) use cpu::{Integers, PACKED_SIDE, Packed, Place, Product, Rounded, Rows, decode};
+pub(crate) use cpu::{Integers, PACKED_SIDE, Packed, Place, Product, Rounded, Rows, Shares, decode};
 pub use dequantize::dequantize;
 pub use e4m3::{E4M3_MAX, decode_e4m3, encode_e4m3};
 pub use quantize::{f8_scale, is_quantizable, quantize, quantize_f8, store_f8, store_wint4, store_wint8};
