@@ -1,9 +1,11 @@
 //! The threads that compute together: the caller and its helpers, joined at the end of every operation.
 //!
 //! A job is a number of items, claimed one by one. Each thread begins with a run of its own, the same share of every job,
-//! and then takes over from the others: so what it wrote in one operation is mostly in its cache for the next. Helpers enter a job through a *door* that the caller
-//! opens and closes: one that wakes too late finds it closed, so that nobody waits for a sleeping thread. Between jobs
-//! helpers spin for a moment (if told that they may) and then sleep: an idle team costs no CPU.
+//! and then takes over from the others: so what it wrote in one operation is mostly in its cache for the next.
+//!
+//! Helpers enter a job through a *door* that the caller opens and closes: one that wakes too late finds it closed, so that
+//! nobody waits for a sleeping thread. Between jobs helpers spin for a moment (if told that they may) and then sleep: an
+//! idle team costs no CPU.
 
 mod door;
 

@@ -10,6 +10,7 @@ use crate::{
         simd::{Isa, Kernel, LANES, Simd, exp, padded},
     },
     matmul::{MatMul, PACKED_SIDE, Place, Product, Rows, Shares},
+    memory::Memory,
 };
 
 /// What a gated element costs a thread, roughly: only sharing among threads depends on it.
@@ -42,16 +43,16 @@ impl Glu for Cpu {
         bias: Option<&Tensor>,
         activation: Activation,
     ) -> Result<Tensor> {
-        let rounded = self.rounded(x, gate_up);
+        self.prepare(gate_up);
         // Else columns of one half would begin within what is packed together.
         if !gate_up.has_equal_halves() || !gate_up.has_packed() {
-            drop(rounded);
             return self.glu(&self.matmul(x, gate_up, bias)?, activation);
         }
         assert_eq!(x.columns(), gate_up.inputs(), "x has as many columns as the weight has inputs");
         let (width, bias) = (gate_up.outputs() / 2, bias.map(Tensor::data));
         assert!(bias.is_none_or(|bias| bias.len() == 2 * width), "a bias per output");
         let mut output = self.scratch(x.rows(), width);
+        let rounded = self.rounded(x, gate_up);
         let Shares { block, outputs } = self.shares(x.rows(), gate_up, rounded.as_deref());
         let grain = (outputs / 2).next_multiple_of(2 * PACKED_SIDE).min(GATES);
         let (pieces, blocks) = (width.div_ceil(grain), x.rows().div_ceil(block));

@@ -1,8 +1,8 @@
 //! Products in words, where the machine multiplies whole tiles of bytes (AMX).
 //!
 //! A tile's sums are worth their time only if they may stay there for many inputs, and so may have no scale in between.
-//! So weights are integers of 16 bits here, activations too, and up to 576 inputs have a scale in common: a *stretch*. A stored
-//! weight's place between zero and the largest of its stretch becomes such a *word*,
+//! So weights are integers of 16 bits here, activations too, and up to 576 inputs have a scale in common: a *stretch*. A
+//! stored weight's place between zero and the largest of its stretch becomes such a *word*,
 //!
 //! ```text
 //! word = quant · factor + offset
