@@ -7,6 +7,7 @@ mod kv_cache;
 pub(crate) mod lasting;
 #[allow(unsafe_code, reason = "advises the system on pages")]
 mod pages;
+pub(crate) mod shorts;
 #[allow(unsafe_code, reason = "vector instructions, behind a proof that the machine has them")]
 pub(crate) mod simd;
 #[allow(unsafe_code, reason = "lends parts of slices to threads")]

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::cpu::{
     Floats, KEY_EXCESS, LARGEST_HEAD, LARGEST_SHORT, Planes,
+    shorts::{greatest_lane, greatest_size, in_planes},
     simd::{Isa, Kernel, Simd, TILE_ROWS, Wide},
 };
 
@@ -182,24 +183,16 @@ impl Part<'_, '_> {
         {
             padded[..dim].copy_from_slice(&self.view.qkv.row(row)[head * dim..][..dim]);
             let query = &padded.as_chunks::<SIDE>().0[..self.planes.dim / SIDE];
-            let mut most = wide.splat(0.0);
-            for values in query {
-                let values = wide.load(values);
-                most = wide.max(wide.max(values, wide.sub(wide.splat(0.0), values)), most);
-            }
-            let most = greatest(simd, most);
-            let inverse = wide.splat(if most < LEAST { 0.0 } else { LARGEST_SHORT / most });
+            let most = greatest_size(simd, query.iter().copied());
+            let inverse = if most < LEAST { 0.0 } else { LARGEST_SHORT / most };
             // Of the integers, and of 256 times their upper bytes: both have 24 bits.
             let mut sums = [wide.splat_int(0); 2];
             let (uppers, lowers) = (uppers.as_chunks_mut::<SIDE>().0, lowers.as_chunks_mut::<SIDE>().0);
             for ((values, uppers), lowers) in query.iter().zip(uppers).zip(lowers) {
-                let numbers = wide.round(wide.mul(wide.load(values), inverse));
-                // The upper byte is one more where the lower one is below zero.
-                let above = wide.add_int(numbers, wide.splat_int(128));
-                *uppers = wide.low_bytes(wide.shift_right::<8>(above));
-                *lowers = wide.low_bytes(numbers);
+                let [upper, numbers] = in_planes(wide, values, inverse);
+                (*uppers, *lowers) = (wide.low_bytes(upper), wide.low_bytes(numbers));
                 sums[0] = wide.add_int(sums[0], numbers);
-                sums[1] = wide.add_int(sums[1], wide.and(above, wide.splat_int(!255)));
+                sums[1] = wide.add_int(sums[1], wide.shift_left::<8>(upper));
             }
             let [numbers, above] = [sum(simd, wide.float(sums[0])), sum(simd, wide.float(sums[1]))];
             // Of what is no number anything may come, but no fault.
@@ -305,7 +298,7 @@ impl Part<'_, '_> {
                 }
             }
             let old = self.sums.best[query];
-            let new = old.max(greatest(simd, best));
+            let new = old.max(greatest_lane(simd, best));
             self.sums.best[query] = new;
             self.keeps[query] = old - new;
         }
@@ -333,7 +326,7 @@ impl Part<'_, '_> {
                     put(wide, weight, score);
                 }
             }
-            let most = greatest(simd, most);
+            let most = greatest_lane(simd, most);
             let inverse = wide.splat(if most < LEAST { 0.0 } else { LARGEST_WEIGHT / most });
             self.facts[query].weight_step = most / LARGEST_WEIGHT * 256.0;
             let (own, [uppers, lowers]) = (row * self.lanes..row * self.lanes + count, &mut self.weights);
@@ -373,13 +366,6 @@ fn sixteens<'a>([sums, mixed]: &'a mut [&mut [u8]; 2], first: usize, count: usiz
 #[inline(always)]
 fn scales<'a>(view: &View<'a>, side: usize, tile: usize, slots: usize) -> &'a [[f32; SIDE]] {
     view.cache.scales[side][tile * slots..][..slots].as_chunks().0
-}
-
-/// The greatest of sixteen values.
-#[inline(always)]
-fn greatest<S: Simd>(simd: S, values: <S::Wide as Wide>::F) -> f32 {
-    let [lower, upper] = simd.wide().halves(values);
-    simd.max_lane(simd.max(lower, upper))
 }
 
 /// Their sum: of those eight apart, then as [`Simd::sum`].

@@ -5,6 +5,7 @@ use crate::{
     cpu::{
         Cpu, Elements, KEY_EXCESS, KvBF16, KvCache, KvF8E4M3, KvF16, KvF32, KvFormat, KvInt8, LARGEST_SHORT, Split,
         Tensor,
+        shorts::{greatest_size, in_planes},
         simd::{Kernel, Simd, Wide},
     },
 };
@@ -286,14 +287,7 @@ impl KeepShorts<'_> {
     /// What the head's elements are multiplied by to become integers.
     #[inline(always)]
     fn keep_scale<S: Simd>(&self, simd: S, place: Place, head: &[f32]) -> f32 {
-        let wide = simd.wide();
-        let mut most = wide.splat(0.0);
-        for values in sixteens(head) {
-            let values = wide.load(&values);
-            most = wide.max(wide.max(values, wide.sub(wide.splat(0.0), values)), most);
-        }
-        let [lower, upper] = wide.halves(most);
-        let greatest = simd.max_lane(simd.max(lower, upper));
+        let greatest = greatest_size(simd, sixteens(head));
         // Neither a row of zeros nor one of infinities has a scale; nor has one that is all but zero.
         let scales = (f32::MIN_POSITIVE * LARGEST_SHORT..=f32::MAX).contains(&greatest);
         let at = place.tile * self.shape.padded_slots() + place.slot;
@@ -301,13 +295,4 @@ impl KeepShorts<'_> {
         unsafe { self.scales.part(at..at + 1)[0] = if scales { greatest / LARGEST_SHORT } else { 0.0 } };
         if scales { LARGEST_SHORT / greatest } else { 0.0 }
     }
-}
-
-/// Sixteen numbers, once multiplied at most [`LARGEST_SHORT`], rounded: in the lowest byte of each lane its upper byte, and
-/// its lower one, both with a sign.
-#[inline(always)]
-fn in_planes<W: Wide>(wide: W, values: &[f32; SIDE], factor: f32) -> [W::I; 2] {
-    let numbers = wide.round(wide.mul(wide.load(values), wide.splat(factor)));
-    // The upper byte is one more where the lower one is below zero.
-    [wide.shift_right::<8>(wide.add_int(numbers, wide.splat_int(128))), numbers]
 }
